@@ -1,0 +1,57 @@
+"""A transformer block: attention and feed-forward, each behind a norm and a residual."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fm9g.model.attention import Attention, Kernel
+from fm9g.model.config import ModelConfig
+from fm9g.model.feedforward import FeedForward
+from fm9g.model.norm import RMSNorm
+from fm9g.model.packed import Packed
+from fm9g.runtime import bmt
+
+
+class SelfAttentionBranch(bmt.DistributedModule):
+    """Norm and attention, the residual's first branch."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, kernel: Kernel) -> None:
+        super().__init__()
+        self.layernorm_before_attention = RMSNorm(config.dim_model, config.eps, dtype)
+        self.self_attention = Attention(config, dtype, kernel)
+
+    def forward(self, x_TD: Tensor, cos: Tensor, sin: Tensor, packed: Packed) -> Tensor:
+        return self.self_attention(self.layernorm_before_attention(x_TD), cos, sin, packed)
+
+
+class FeedForwardBranch(bmt.DistributedModule):
+    """Norm and feed-forward, the residual's second branch."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layernorm_before_ffn = RMSNorm(config.dim_model, config.eps, dtype)
+        self.ffn = FeedForward(config, dtype)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.ffn(self.layernorm_before_ffn(x_TD))
+
+
+class TransformerBlock(bmt.DistributedModule):
+    """[T, dim_model] -> [T, dim_model]; branches are scaled (muP) and dropped out before they are added."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, kernel: Kernel) -> None:
+        super().__init__()
+        self.self_att = SelfAttentionBranch(config, dtype, kernel)
+        self.ffn = FeedForwardBranch(config, dtype)
+        self._scale, self._dropout_p = config.residual_scale, config.dropout_p
+
+    def _add(self, x_TD: Tensor, branch_TD: Tensor) -> Tensor:
+        if self._dropout_p:
+            branch_TD = F.dropout(branch_TD, self._dropout_p, self.training)
+        return torch.add(x_TD, branch_TD, alpha=self._scale)
+
+    def forward(self, x_TD: Tensor, cos: Tensor, sin: Tensor, packed: Packed) -> Tensor:
+        x_TD = self._add(x_TD, self.self_att(x_TD, cos, sin, packed))
+        return self._add(x_TD, self.ffn(x_TD))

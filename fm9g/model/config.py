@@ -1,0 +1,138 @@
+"""The shape of a model: model_configs/*.json, its checks, and its number of parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from fm9g.errors import UserError, closest
+from fm9g.files import read_json, write_json
+
+DTYPES = ("bf16", "fp16", "float32")
+ACTIVATIONS = ("silu", "gelu")
+ROPE_SCALINGS = ("", "linear", "dynamic")
+
+
+@dataclass
+class ModelConfig:
+    """A decoder's shape. Field names are the keys of model_configs/*.json.
+
+    With `scale` the model is muP (MiniCPM's, https://arxiv.org/abs/2404.06395, section 3): embeddings times
+    scale_emb, residual branches times scale_depth / sqrt(num_layers), hidden states before the head
+    divided by dim_model / dim_model_base. Without it, and with scale_depth <= 0, it is a LLaMA.
+    """
+
+    vocab_size: int
+    dim_model: int
+    num_heads: int
+    num_layers: int
+    dim_ff: int
+    num_kv_heads: int = 0  # 0: as many as num_heads
+    dim_head: int = 0  # 0: dim_model / num_heads
+    dropout_p: float = 0.0
+    activate_fn: str = "silu"
+    eps: float = 1e-5
+    init_std: float = 0.02
+    dtype: str = "bf16"
+    base: float = 10000.0
+    tie_lm_head: bool = False
+    max_length: int = 4096
+    scale: bool = False
+    scale_emb: float = 1.0
+    scale_depth: float = -1.0
+    dim_model_base: int = 0  # 0: dim_model
+    qk_norm: bool = False
+    ffn_gated: bool = True
+    rope_scaling_type: str = ""
+    rope_scaling_factor: float = 1.0
+    orig_max_length: int = 0  # 0: max_length
+    pose_prob: float = 0.0
+    pose_scaling_factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.num_kv_heads = self.num_kv_heads or self.num_heads
+        self.dim_model_base = self.dim_model_base or self.dim_model
+        self.orig_max_length = self.orig_max_length or self.max_length
+        if not self.dim_head and self.num_heads > 0:
+            self.dim_head = self.dim_model // self.num_heads
+        self._check()
+
+    def _check(self) -> None:
+        for name in ("vocab_size", "dim_model", "num_heads", "num_layers", "dim_ff", "num_kv_heads", "max_length"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.num_heads % self.num_kv_heads:
+            raise UserError(f"num_heads ({self.num_heads}) is not a multiple of num_kv_heads ({self.num_kv_heads})")
+        if self.dim_head <= 0 or self.dim_head % 2:
+            raise UserError(f"dim_head must be even and positive for rotary embeddings, not {self.dim_head}")
+        for name, allowed in (
+            ("dtype", DTYPES),
+            ("activate_fn", ACTIVATIONS),
+            ("rope_scaling_type", ROPE_SCALINGS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {getattr(self, name)!r}")
+        for name, wanted in (("qk_norm", False), ("ffn_gated", True), ("pose_prob", 0.0)):
+            if getattr(self, name) != wanted:
+                raise UserError(f"{name}={getattr(self, name)} is not supported: no published FM9G model uses it")
+
+    @property
+    def residual_scale(self) -> float:
+        """What each residual branch is multiplied by."""
+        return self.scale_depth / math.sqrt(self.num_layers) if self.scale or self.scale_depth > 0 else 1.0
+
+    @property
+    def embedding_scale(self) -> float:
+        """What token embeddings are multiplied by."""
+        return self.scale_emb if self.scale else 1.0
+
+    @property
+    def width_ratio(self) -> float:
+        """dim_model / dim_model_base with muP, else 1: divides head inputs and matrix learning rates."""
+        return self.dim_model / self.dim_model_base if self.scale else 1.0
+
+    def num_parameters(self) -> int:
+        """The number of trainable parameters, a tied head counted once."""
+        attention = self.dim_model * self.dim_head * 2 * (self.num_heads + self.num_kv_heads)
+        layer = attention + 3 * self.dim_model * self.dim_ff + 2 * self.dim_model
+        embeddings = self.vocab_size * self.dim_model * (1 if self.tie_lm_head else 2)
+        return embeddings + self.num_layers * layer + self.dim_model
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "model config") -> ModelConfig:
+        """Build a config; an unknown, missing or ill-typed key is a UserError that names it and `where`."""
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: expected a JSON object of settings, found {type(values).__name__}")
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name, value in values.items():
+            if name not in fields:
+                raise UserError(f"{where}: unknown key {name!r}{closest(name, fields)}")
+            values = {**values, name: _typed(where, name, value, str(fields[name].type))}
+        required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
+        missing = [name for name in required if name not in values]
+        if missing:
+            raise UserError(f"{where}: missing key(s) {', '.join(missing)}")
+        try:
+            return cls(**values)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> ModelConfig:
+        """Read model_configs/*.json."""
+        return cls.from_dict(read_json(path), str(path))
+
+    def to_json(self, path: str | os.PathLike[str]) -> None:
+        """Write every field, so that a later change of a default does not change this model."""
+        write_json(path, dataclasses.asdict(self))
+
+
+def _typed(where: str, name: str, value: Any, kind: str) -> Any:
+    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value).__name__ != kind:
+        raise UserError(f"{where}: {name} must be {kind}, not {value!r}")
+    return value

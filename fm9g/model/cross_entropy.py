@@ -1,0 +1,67 @@
+"""Head and cross-entropy in one, a chunk of tokens at a time, so that no logits of a whole batch exist.
+
+The gradients are computed along with the losses, while a chunk's logits are at hand (as in Liger kernels,
+https://arxiv.org/abs/2410.10989), and only scaled in backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_LOGITS = 1 << 24  # elements of a chunk's float32 logits: 64 MB
+IGNORED = -100
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """(hidden [N, D], weight [V, D], targets [N]) -> (sum of losses [], losses [N]), both float32."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+        losses_N = torch.zeros(hidden_ND.size(0), dtype=torch.float32, device=hidden_ND.device)
+        grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
+        chunk = max(1, CHUNK_LOGITS // weight_VD.size(0))
+        for start in range(0, hidden_ND.size(0), chunk):
+            rows = slice(start, start + chunk)
+            hidden_cD, targets_c1 = hidden_ND[rows], targets_N[rows, None]
+            logits_cV = (hidden_cD @ weight_VD.T).float()
+            log_total_c1 = logits_cV.logsumexp(-1, keepdim=True)
+            losses_N[rows] = (log_total_c1 - logits_cV.gather(1, targets_c1)).squeeze(1)
+            if not (needs_hidden or needs_weight):
+                continue
+            probabilities = logits_cV.sub_(log_total_c1).exp_()
+            minus_one = torch.full_like(targets_c1, -1, dtype=torch.float32)
+            grad_cV = probabilities.scatter_add_(1, targets_c1, minus_one).to(hidden_ND.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad_cV, weight_VD, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight += grad_cV.T @ hidden_cD
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight_VD.dtype
+        ctx.mark_non_differentiable(losses_N)
+        return losses_N.sum(), losses_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_sum: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = (grad_hidden.float() * grad_sum).to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad_sum).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None
+
+
+def linear_cross_entropy(hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over valid targets of the cross-entropy of `hidden @ weight.T`, and each token's loss.
+
+    Targets of -100 are ignored: they cost nothing and their loss is 0. Both results are float32; the
+    losses carry no gradient.
+    """
+    valid = (targets_T != IGNORED).nonzero().squeeze(1)
+    total, losses_N = LinearCrossEntropy.apply(hidden_TD[valid], weight_VD, targets_T[valid])
+    losses_T = torch.zeros(targets_T.shape, dtype=torch.float32, device=targets_T.device)
+    return total, losses_T.index_copy_(0, valid, losses_N)

@@ -1,0 +1,38 @@
+"""The gated feed-forward layer (Shazeer, https://arxiv.org/abs/2002.05202)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fm9g.model.config import ModelConfig
+from fm9g.model.linear import Linear
+from fm9g.runtime import bmt
+
+ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu}
+
+
+class GatedInput(bmt.DistributedModule):
+    """act(w_0 x) * w_1 x: [T, dim_model] -> [T, dim_ff]."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.w_0 = Linear(config.dim_model, config.dim_ff, config.init_std, dtype)
+        self.w_1 = Linear(config.dim_model, config.dim_ff, config.init_std, dtype)
+        self._activate = ACTIVATIONS[config.activate_fn]
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self._activate(self.w_0(x_TD)) * self.w_1(x_TD)
+
+
+class FeedForward(bmt.DistributedModule):
+    """[T, dim_model] -> [T, dim_model]."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.w_in = GatedInput(config, dtype)
+        self.w_out = Linear(config.dim_ff, config.dim_model, config.init_std, dtype)
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return self.w_out(self.w_in(x_TD))

@@ -1,0 +1,156 @@
+"""BMTrain on the device at hand: CUDA with its own extension, CUDA without it, or plain CPUs.
+
+Import this before anything imports `bmtrain`: it decides how BMTrain is loaded (see docs/runtime.md).
+
+    import fm9g.runtime as runtime
+    runtime.initialize(seed=1234)
+    total = runtime.all_reduce(3.5)          # over all ranks
+    model = runtime.bmt.BMTrainModelWrapper(model)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fm9g.runtime import process
+from fm9g.runtime.backend import Backend, choose
+from fm9g.runtime.replacements import import_bmtrain
+
+backend: Backend = choose()
+process.use_cuda(backend.on_cuda)
+bmt: Any = import_bmtrain(backend)
+
+Value = TypeVar("Value", int, float, Tensor)
+
+
+def initialize(seed: int = 0, tp_size: int = 1) -> None:
+    """Start the process group and seed torch, numpy and random with `seed`.
+
+    Rank and world size come from the launcher's environment; without one this is a run of a single rank.
+    A missing or mismatched rank is a UserError that names it.
+    """
+    if bmt.init.is_initialized():
+        raise RuntimeError("the runtime is initialised already")
+    os.environ.setdefault("MASTER_ADDR", "localhost")
+    os.environ.setdefault("MASTER_PORT", "0")
+    with _quiet_initialization():
+        bmt.init_distributed(seed=seed, tp_size=tp_size)
+    if rank() == 0:
+        print(describe(), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _quiet_initialization() -> Any:
+    """Keep BMTrain from printing a block for every rank of a large run."""
+    printer = bmt.init.print_dict
+    bmt.init.print_dict = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        bmt.init.print_dict = printer
+
+
+def describe() -> str:
+    """One line: the backend, why it was chosen, the device and the number of ranks."""
+    name = torch.cuda.get_device_name() if backend.on_cuda else f"CPU, {torch.get_num_threads()} threads a rank"
+    return f"runtime: {backend.name} backend ({backend.reason}), {name}, {world_size()} rank(s)"
+
+
+def device() -> torch.device:
+    """The device this rank computes on."""
+    return torch.device("cuda", bmt.config["local_rank"]) if backend.on_cuda else torch.device("cpu")
+
+
+def rank() -> int:
+    """This process's number among all ranks."""
+    return int(bmt.config["rank"])
+
+
+def world_size() -> int:
+    """The number of ranks."""
+    return int(bmt.config["world_size"])
+
+
+def local_rank() -> int:
+    """This process's number among the ranks of its node."""
+    return int(bmt.config["local_rank"])
+
+
+def tp_rank() -> int:
+    """This process's number in its tensor-parallel group."""
+    return int(bmt.config["tp_rank"])
+
+
+def tp_size() -> int:
+    """The number of ranks in a tensor-parallel group."""
+    return int(bmt.config["tp_size"])
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    bmt.synchronize()
+
+
+def synchronize_device() -> None:
+    """Wait until the device has done what it was given (a CPU always has)."""
+    if backend.on_cuda:
+        torch.cuda.synchronize()
+
+
+def memory_bytes() -> int:
+    """Peak memory of this rank since the start: of the GPU, or resident on a CPU."""
+    if backend.on_cuda:
+        return int(torch.cuda.max_memory_allocated())
+    from fm9g.runtime.cpu import CpuDevice
+
+    return CpuDevice.max_memory_allocated()
+
+
+def _as_tensor(value: int | float | Tensor) -> Tensor:
+    """The value on this rank's device, owning its storage; Python numbers keep their 64 bits."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device()).clone(memory_format=torch.contiguous_format)
+    return torch.tensor([value], dtype=torch.int64 if isinstance(value, int) else torch.float64, device=device())
+
+
+def all_reduce(value: Value, op: str = "sum") -> Value:
+    """Reduce a number or a tensor over all ranks: sum, avg, max, min or prod. Every rank gets the result."""
+    tensor = _as_tensor(value)
+    bmt.nccl.allReduce(tensor.storage(), tensor.storage(), op, bmt.config["comm"])
+    return tensor if isinstance(value, Tensor) else tensor.item()  # type: ignore[return-value]
+
+
+def gather(value: int | float | Tensor) -> Any:
+    """Every rank's value on every rank: a list of numbers, or a tensor [ranks, ...] for a tensor."""
+    tensor = _as_tensor(value)
+    gathered = tensor.new_empty((world_size(), *tensor.shape))
+    if tensor.numel():
+        bmt.nccl.allGather(tensor.storage(), gathered.storage(), bmt.config["comm"])
+    return gathered if isinstance(value, Tensor) else gathered.flatten().tolist()
+
+
+def gather_bytes(value: bytes) -> list[bytes]:
+    """Every rank's bytes, of any lengths, on every rank."""
+    lengths = gather(len(value))
+    padded = torch.zeros(max(max(lengths), 1), dtype=torch.uint8)
+    padded[: len(value)] = torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else padded[:0]
+    rows = gather(padded).cpu().numpy()
+    return [rows[i, :length].tobytes() for i, length in enumerate(lengths)]
+
+
+def broadcast(tensor: Tensor, root: int = 0) -> Tensor:
+    """The root's tensor on every rank; the others give one of the same shape and dtype."""
+    result = _as_tensor(tensor)
+    bmt.nccl.broadcast(result.storage(), result.storage(), root, bmt.config["comm"])
+    return result
+
+
+def fail(reason: str) -> None:
+    """Tell the other ranks that this one cannot go on, so that they end and say why."""
+    process.fail(reason)

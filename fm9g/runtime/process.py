@@ -1,0 +1,287 @@
+"""How the ranks of a run find each other, and how all of them end when one does.
+
+Every rank announces itself in the rendezvous store (a mismatch is seen there and then), and a thread of
+it beats in the store every few seconds. Rank 0 watches the beats and writes its verdict into the store,
+where every rank reads it. So a rank that dies ends the others within a minute, with its name, whatever
+collective they wait in. A rank also ends when the launcher that started it is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import datetime
+import json
+import os
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from types import ModuleType, TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from fm9g.errors import UserError
+
+BEAT_SECONDS = 3.0
+DEAD_AFTER_SECONDS = float(os.environ.get("FM9G_HEARTBEAT_SECONDS", "40"))
+MISSING_AFTER_SECONDS = float(os.environ.get("FM9G_RENDEZVOUS_SECONDS", "50"))
+FAILED = "fm9g/failed"  # the verdict that ends the run
+_RENDEZVOUS_ERRORS = (RuntimeError, OSError)  # torch's DistStoreError is a RuntimeError
+
+
+class _State:
+    """What this process knows of the run it takes part in."""
+
+    store: Any = None
+    rank = 0
+    size = 1
+    cuda = False
+    watch: Watch | None = None
+
+
+def store() -> Any:
+    """The store that the ranks share; RuntimeError before initialisation."""
+    if _State.store is None:
+        raise RuntimeError("the runtime is not initialised: call fm9g.runtime.initialize() first")
+    return _State.store
+
+
+def use_cuda(cuda: bool) -> None:
+    """Say whether new groups carry CUDA tensors."""
+    _State.cuda = cuda
+
+
+def on_cuda() -> bool:
+    """Whether new groups carry CUDA tensors."""
+    return _State.cuda
+
+
+def unique_name() -> bytes:
+    """A name that no other group has."""
+    return uuid.uuid4().bytes
+
+
+def _describe(rank: int, claim: dict[str, Any]) -> str:
+    return f"rank {rank} (process {claim['pid']} on {claim['host']})"
+
+
+class Rendezvous:
+    """Stands for torch.distributed in bmtrain.init: `rendezvous` gives the checked and watched store."""
+
+    def __init__(self, original: ModuleType) -> None:
+        self._original = original
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+    def rendezvous(
+        self, init_method: str, rank: int, world_size: int, timeout: datetime.timedelta
+    ) -> Iterator[tuple[Any, int, int]]:
+        """Yield (store, rank, world_size) once every rank is here and agrees on the world's size."""
+        if not 0 <= rank < world_size:
+            raise UserError(f"RANK={rank} is not below WORLD_SIZE={world_size}: check how this process was started")
+        _State.rank, _State.size = rank, world_size
+        if world_size == 1:
+            _State.store = dist.HashStore()
+        else:
+            address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            _State.store = _connect(*address, rank, timeout)
+            claims = announce(_State.store, rank, world_size)
+            _State.watch = Watch(_connect(*address, -1, timeout), rank, claims)
+            _State.watch.start()
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
+        yield _State.store, rank, world_size
+
+
+def _connect(host: str, port: int, rank: int, timeout: datetime.timedelta) -> Any:
+    serve = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        return dist.TCPStore(host, port, is_master=serve, timeout=timeout, wait_for_workers=False, multi_tenant=True)
+    except _RENDEZVOUS_ERRORS as error:
+        what = "serve the rendezvous at" if serve else "reach the rendezvous at"
+        hint = "the port is in use: set another MASTER_PORT" if "EADDRINUSE" in str(error) else str(error)
+        raise UserError(f"rank {max(rank, 0)} cannot {what} {host}:{port}: {hint}") from error
+
+
+def announce(shared: Any, rank: int, size: int) -> dict[int, dict[str, Any]]:
+    """Put this rank's claim into the store and wait for those of all the others: {rank: claim}.
+
+    A claim of another world size, a rank claimed twice, or none new for MISSING_AFTER_SECONDS is a UserError
+    that names the rank.
+    """
+    mine = {"rank": rank, "size": size, "host": socket.gethostname(), "pid": os.getpid()}
+    ticket = shared.add("fm9g/tickets", 1)
+    shared.set(f"fm9g/claim/{ticket}", json.dumps(mine))
+    claims: dict[int, dict[str, Any]] = {}
+    read, last_arrival, last_report = 0, time.monotonic(), time.monotonic()
+    while len(claims) < size:
+        tickets = shared.add("fm9g/tickets", 0)
+        for number in range(read + 1, tickets + 1):
+            claim = json.loads(shared.get(f"fm9g/claim/{number}"))
+            _check_claim(claim, claims, rank, size)
+            claims[claim["rank"]] = claim
+            last_arrival = time.monotonic()
+        read = tickets
+        missing = sorted(set(range(size)) - set(claims))
+        if missing and time.monotonic() - last_arrival > MISSING_AFTER_SECONDS:
+            raise UserError(
+                f"rank {rank} of {size}: no sign of rank(s) {_listed(missing)} for {MISSING_AFTER_SECONDS:.0f} s. "
+                "Check that every node runs, with the same NNODES and GPUS_PER_NODE and a RANK of its own "
+                "(FM9G_RENDEZVOUS_SECONDS waits longer)"
+            )
+        if missing and time.monotonic() - last_report > 10:
+            print(f"rank {rank}: waiting for rank(s) {_listed(missing)} of {size}", file=sys.stderr, flush=True)
+            last_report = time.monotonic()
+        time.sleep(0.02 if missing else 0)
+    return claims
+
+
+def _check_claim(claim: dict[str, Any], claims: dict[int, dict[str, Any]], rank: int, size: int) -> None:
+    other = claim["rank"]
+    problem = ""
+    if claim["size"] != size:
+        problem = (
+            f"{_describe(other, claim)} was started for {claim['size']} ranks, rank {rank} for {size}: "
+            "NNODES and GPUS_PER_NODE must be the same on every node"
+        )
+    elif other in claims and claims[other] != claim:
+        problem = (
+            f"{_describe(other, claim)} and {_describe(other, claims[other])} both claim rank {other}: "
+            "every node needs a RANK of its own"
+        )
+    if problem:
+        time.sleep(2)  # rank 0 serves the store: the others must read the same claims before it goes
+        raise UserError(problem)
+
+
+def _listed(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+
+
+class Watch(threading.Thread):
+    """Beats in the store for this rank, and ends the process when another rank is found dead."""
+
+    def __init__(self, shared: Any, rank: int, claims: dict[int, dict[str, Any]]) -> None:
+        super().__init__(name="fm9g-watch", daemon=True)
+        self._store, self._rank, self._claims = shared, rank, claims
+        self._lock = threading.Lock()  # the store's connection takes one question at a time
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._finished = threading.Event()
+        atexit.register(self.finish)
+
+    def run(self) -> None:
+        while not self._finished.wait(BEAT_SECONDS):
+            try:
+                verdict = self.look()
+            except _RENDEZVOUS_ERRORS as error:
+                verdict = f"lost the rendezvous store, so rank 0 or its node has ended ({error})"
+            if verdict and not self._finished.is_set():
+                print(f"rank {self._rank} ends: {verdict}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def look(self) -> str:
+        """Beat, and return why the run must end, or an empty string."""
+        with self._lock:
+            self._store.add(f"fm9g/beat/{self._rank}", 1)
+            if self._store.check([FAILED]):
+                return str(self._store.get(FAILED).decode())
+            watched = [rank for rank in self._claims if rank != self._rank] if self._rank == 0 else [0]
+            dead = [rank for rank in watched if self._is_dead(rank)]
+            if not dead:
+                return ""
+            verdict = ", ".join(_describe(rank, self._claims[rank]) for rank in dead) + " died or stopped answering"
+            self._store.set(FAILED, verdict)
+            return verdict
+
+    def _is_dead(self, rank: int) -> bool:
+        claim = self._claims[rank]
+        if self._store.check([f"fm9g/done/{rank}"]):
+            return False
+        if claim["host"] == socket.gethostname() and not _process_lives(claim["pid"]):
+            return True
+        beats = self._store.add(f"fm9g/beat/{rank}", 0)
+        before, since = self._seen.get(rank, (-1, 0.0))
+        if beats != before:
+            self._seen[rank] = (beats, time.monotonic())
+            return False
+        return time.monotonic() - since > DEAD_AFTER_SECONDS
+
+    def culprit(self, patience: float) -> str:
+        """Wait up to `patience` seconds for the reason that a collective failed, whichever rank finds it."""
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            with self._lock:
+                if self._store.check([FAILED]):
+                    return str(self._store.get(FAILED).decode())
+                for rank, claim in self._claims.items():
+                    local = claim["host"] == socket.gethostname()
+                    if rank != self._rank and local and not _process_lives(claim["pid"]):
+                        return f"{_describe(rank, claim)} has ended"
+            time.sleep(0.2)
+        return "no rank is known to have died"
+
+    def fail(self, reason: str) -> None:
+        """Tell the other ranks that this one fails."""
+        with self._lock:
+            self._store.set(FAILED, f"{_describe(self._rank, self._claims[self._rank])} failed: {reason}")
+
+    def finish(self) -> None:
+        """Tell the other ranks that this one has come to its end, so that its silence is no alarm."""
+        if self._finished.is_set():
+            return
+        self._finished.set()
+        try:
+            with self._lock:
+                self._store.set(f"fm9g/done/{self._rank}", "")
+        except _RENDEZVOUS_ERRORS as error:
+            print(f"rank {self._rank}: the rendezvous store ended first ({error})", file=sys.stderr)
+
+
+def _process_lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"  # a zombie still has its number
+    except FileNotFoundError:
+        return False
+
+
+def _end_with_launcher(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(1)
+    print(f"rank {_State.rank} ends: its launcher (process {launcher}) is gone", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def blame(collective: str, error: BaseException) -> RuntimeError:
+    """The error to raise when a collective fails: it names the rank that is to blame, where one is found."""
+    reason = _State.watch.culprit(DEAD_AFTER_SECONDS + BEAT_SECONDS) if _State.watch else "single process"
+    return RuntimeError(f"rank {_State.rank}: {collective} failed ({reason}): {error}")
+
+
+def fail(reason: str) -> None:
+    """Tell the other ranks, if there are any, that this one cannot go on."""
+    if _State.watch is not None:
+        _State.watch.fail(reason)
+
+
+def _report_exception(
+    kind: type[BaseException], value: BaseException, trace: TracebackType | None, previous: Any = sys.excepthook
+) -> None:
+    try:
+        fail(f"{kind.__name__}: {value}")
+    except _RENDEZVOUS_ERRORS as error:
+        print(f"rank {_State.rank}: could not tell the other ranks ({error})", file=sys.stderr)
+    previous(kind, value, trace)
+
+
+sys.excepthook = _report_exception
