@@ -1,0 +1,226 @@
+"""Packed batches of a rank, step by step, with the state after each of them.
+
+    mixture -> DocumentLine of each dataset -> Lane (rows) -> StepBatch (all rows of a rank's step) -> trainer
+
+Row k of step t comes from lane (t mod 16) * G + k, G rows a step; k = (micro * ranks + rank) * batch_size + i. So
+which rank and which worker reads a lane changes nothing in what it yields: lanes are dealt to ranks by k and
+to workers by t mod 16. A StepBatch carries the states of the lanes it came from; the loader keeps those of
+the batches it has handed out, so what it saves is what was consumed and never what was prefetched.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from fm9g.data.document import DocumentLine, ReadAhead
+from fm9g.data.lane import Lane, Row
+from fm9g.data.mixture import Source
+from fm9g.data.tokenizer import load_tokenizer
+from fm9g.errors import UserError
+
+LANES_PER_ROW = 16
+IGNORED = -100
+PADDING_TASK = -1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fixes the sequence of rows, and this rank's part of it."""
+
+    seed: int
+    row_length: int
+    batch_size: int
+    grad_accum: int
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.ranks * self.batch_size * self.grad_accum
+
+    @property
+    def lanes(self) -> int:
+        return LANES_PER_ROW * self.rows_per_step
+
+    def lanes_of_step(self, step: int) -> list[int]:
+        """This rank's lanes at a step, in the order of its rows."""
+        first = step % LANES_PER_ROW * self.rows_per_step
+        return [
+            first + (micro * self.ranks + self.rank) * self.batch_size + i
+            for micro in range(self.grad_accum)
+            for i in range(self.batch_size)
+        ]
+
+    def lanes_of_rank(self) -> list[int]:
+        """All lanes that this rank reads."""
+        return [lane for step in range(LANES_PER_ROW) for lane in self.lanes_of_step(step)]
+
+
+@dataclass
+class Strip:
+    """The rows of one micro-step end to end: T = batch_size * row_length places."""
+
+    tokens: Tensor  # [T] int64
+    targets: Tensor  # [T] int64, -100 where there is no loss
+    lengths: list[int]  # of the documents' pieces, padding as a piece of its own; they sum to T
+    tasks: list[int]  # of the pieces, -1 for padding
+
+
+@dataclass
+class StepBatch:
+    """All micro-steps of a rank's step, and what must be remembered after it."""
+
+    step: int
+    strips: list[Strip]
+    lane_states: Tensor  # [rows, state size] int64
+    exhausted: list[bool]  # of these lanes, which have nothing left
+    row_digests: bytes  # 32 bytes a row
+    documents: list[int] = field(default_factory=list)  # begun in this step, by task
+    tokens: list[int] = field(default_factory=list)  # places filled in this step, by task
+
+
+def row_digest(row: Row, names: list[str]) -> bytes:
+    """sha256 over (task, record, first token, last token) of each piece."""
+    digest = sha256()
+    for piece in row.pieces:
+        digest.update(names[piece.task].encode())
+        digest.update(struct.pack("<qqq", piece.document.record, piece.first, piece.last))
+    return digest.digest()
+
+
+def make_strip(rows: list[Row], row_length: int) -> Strip:
+    """Lay rows end to end; what a row leaves empty is padding with no loss."""
+    tokens = np.zeros(len(rows) * row_length, dtype=np.int64)
+    targets = np.full(len(rows) * row_length, IGNORED, dtype=np.int64)
+    lengths: list[int] = []
+    tasks: list[int] = []
+    for number, row in enumerate(rows):
+        place = number * row_length
+        for piece in row.pieces:
+            document = piece.document
+            tokens[place : place + piece.pairs] = document.tokens[piece.first : piece.last]
+            skipped = min(max(document.first_target - piece.first - 1, 0), piece.pairs)
+            targets[place + skipped : place + piece.pairs] = document.tokens[piece.first + 1 + skipped : piece.last + 1]
+            lengths.append(piece.pairs)
+            tasks.append(piece.task)
+            place += piece.pairs
+        if place < (number + 1) * row_length:
+            lengths.append((number + 1) * row_length - place)
+            tasks.append(PADDING_TASK)
+    return Strip(torch.from_numpy(tokens), torch.from_numpy(targets), lengths, tasks)
+
+
+class StepStream(IterableDataset):  # type: ignore[type-arg]
+    """The steps of a rank, or those of one of its workers.
+
+    A UserError is yielded and not raised, since a DataLoader would wrap it in the worker's traceback.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sources: list[Source],
+        tokenizer_path: str,
+        steps: range,
+        states: dict[int, np.ndarray],
+        read_ahead: ReadAhead,
+    ) -> None:
+        self.plan, self.sources, self.steps = plan, sources, steps
+        self._tokenizer = load_tokenizer(tokenizer_path)
+        self.lines = [DocumentLine(source, self._tokenizer, plan.seed, plan.row_length) for source in sources]
+        self._names = [source.task_name for source in sources]
+        self.states, self._read_ahead = states, read_ahead
+        self._lanes: dict[int, Lane] = {}
+
+    def __iter__(self) -> Iterator[StepBatch | UserError]:
+        info = get_worker_info()
+        workers, worker = (info.num_workers, info.id) if info else (1, 0)
+        for step in self.steps:
+            # the DataLoader asks its workers in turn, the first one first, wherever the run starts
+            if (step - self.steps.start) % workers == worker:
+                try:
+                    batch: StepBatch | UserError = self.step(step)
+                except UserError as error:
+                    batch = error
+                yield batch
+
+    def _lane(self, number: int) -> Lane:
+        if number not in self._lanes:
+            plan = self.plan
+            lane = Lane(number, plan.lanes, self.lines, plan.seed, plan.row_length, self._read_ahead)
+            if number in self.states:
+                lane.load_state(self.states[number])
+            self._lanes[number] = lane
+        return self._lanes[number]
+
+    def exhausted_lanes(self) -> dict[int, bool]:
+        """Which of this rank's lanes have nothing left at the start."""
+        return {number: self._lane(number).exhausted for number in self.plan.lanes_of_rank()}
+
+    def step(self, step: int) -> StepBatch:
+        """Read this rank's rows of a step."""
+        lanes = [self._lane(number) for number in self.plan.lanes_of_step(step)]
+        rows = [lane.next_row() for lane in lanes]
+        size = self.plan.batch_size
+        documents, tokens = [0] * len(self.lines), [0] * len(self.lines)
+        for row in rows:
+            for task, count in row.begun.items():
+                documents[task] += count
+            for piece in row.pieces:
+                tokens[piece.task] += piece.pairs
+        return StepBatch(
+            step,
+            [make_strip(rows[i : i + size], self.plan.row_length) for i in range(0, len(rows), size)],
+            torch.from_numpy(np.stack([lane.state() for lane in lanes])),
+            [lane.exhausted for lane in lanes],
+            b"".join(row_digest(row, self._names) for row in rows),
+            documents,
+            tokens,
+        )
+
+
+class Loader:
+    """Iterates over a rank's StepBatches of `steps`, and knows the state after those it has yielded."""
+
+    def __init__(self, stream: StepStream, workers: int, prefetch: int) -> None:
+        self.stream = stream
+        self.states = dict(stream.states)
+        self._exhausted = stream.exhausted_lanes()
+        # a lane belongs to one worker, which must divide the 16 steps after which it comes again
+        self.workers = 1 << (min(workers, LANES_PER_ROW).bit_length() - 1) if workers else 0
+        self._batches = DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=prefetch if self.workers else None,
+            multiprocessing_context="fork" if self.workers else None,
+        )
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        for batch in self._batches:
+            if isinstance(batch, UserError):
+                raise batch
+            numbers = self.stream.plan.lanes_of_step(batch.step)
+            self.states.update(zip(numbers, batch.lane_states.numpy(), strict=True))
+            self._exhausted.update(zip(numbers, batch.exhausted, strict=True))
+            yield batch
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether none of this rank's lanes has anything left after the batches yielded."""
+        return all(self._exhausted.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """{lanes [n] int64, states [n, state size] int64} of this rank's lanes that were read."""
+        mine = sorted(set(self.states) & set(self.stream.plan.lanes_of_rank()))
+        size = Lane.state_size(len(self.stream.lines))
+        states = np.stack([self.states[number] for number in mine]) if mine else np.zeros((0, size), dtype=np.int64)
+        return {"lanes": torch.tensor(mine, dtype=torch.int64), "states": torch.from_numpy(states)}

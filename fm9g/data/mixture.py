@@ -1,0 +1,102 @@
+"""The mixture file, dataset_config/*.json: which datasets to read, and how much of each."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fm9g.errors import UserError, closest
+from fm9g.files import read_json
+
+OVERSIZE_RULES = ("segment", "head", "drop")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "path": (str,),
+    "abs_weight": (int, float),
+    "task_name": (str,),
+    "dataset_name": (str,),
+    "transforms": (str, type(None)),
+    "allow_repeat": (bool,),
+    "oversize_rule": (str,),
+    "max_epochs": (int, float, type(None)),
+    "nlines": (int, float, type(None)),
+    "ave_tokens_per_line": (int, float, type(None)),
+    "total_tokens": (int, float, type(None)),
+}
+INFORMATIVE = ("nlines", "ave_tokens_per_line", "total_tokens")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One entry of a mixture. `share` is its part of all tokens: abs_weight over the sum of weights."""
+
+    task_name: str
+    path: Path
+    share: float
+    transforms: Path | None
+    allow_repeat: bool
+    oversize_rule: str
+    max_epochs: float | None
+    declared: dict[str, float]
+
+    @property
+    def epochs(self) -> float | None:
+        """After how many epochs this dataset ends, or None if it never does."""
+        return self.max_epochs if self.allow_repeat else min(1.0, self.max_epochs or 1.0)
+
+
+def read_mixture(path: str | os.PathLike[str]) -> list[Source]:
+    """Read and check a mixture file; a UserError names the file, the entry and the key."""
+    path = Path(path)
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: expected a list of datasets with at least one entry")
+    checked = [_checked(entry, f"{path}, entry {number}") for number, entry in enumerate(entries, 1)]
+    names = [str(entry.get("task_name") or entry.get("dataset_name")) for entry in checked]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: {names.count(name)} entries are named {name!r}: task_name must be unique")
+    total = sum(entry["abs_weight"] for entry in checked)
+    if total <= 0:
+        raise UserError(f"{path}: the weights sum to zero: give at least one dataset a positive abs_weight")
+    return [_source(entry, name, total, path.parent) for entry, name in zip(checked, names, strict=True)]
+
+
+def _checked(entry: Any, where: str) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: expected an object, found {type(entry).__name__}")
+    for key, value in entry.items():
+        if key not in _KINDS:
+            raise UserError(f"{where}: unknown key {key!r}{closest(key, _KINDS)}")
+        if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and bool not in _KINDS[key]):
+            wanted = " or ".join(kind.__name__ for kind in _KINDS[key])
+            raise UserError(f"{where}: {key} must be {wanted}, not {value!r}")
+    for key in ("path", "abs_weight"):
+        if key not in entry:
+            raise UserError(f"{where}: {key} is missing")
+    if not (entry.get("task_name") or entry.get("dataset_name")):
+        raise UserError(f"{where}: task_name (or dataset_name) is missing")
+    if not 0 <= entry["abs_weight"] < float("inf"):
+        raise UserError(f"{where}: abs_weight must be finite and not negative, not {entry['abs_weight']}")
+    rule = entry.get("oversize_rule", "segment")
+    if rule not in OVERSIZE_RULES:
+        raise UserError(f"{where}: oversize_rule {rule!r} is not one of {', '.join(OVERSIZE_RULES)}")
+    epochs = entry.get("max_epochs")
+    if epochs is not None and epochs <= 0:
+        raise UserError(f"{where}: max_epochs must be positive, not {epochs}")
+    return entry
+
+
+def _source(entry: dict[str, Any], name: str, total: float, folder: Path) -> Source:
+    transforms = entry.get("transforms") or None
+    return Source(
+        task_name=name,
+        path=folder / entry["path"],
+        share=entry["abs_weight"] / total,
+        transforms=folder / transforms if transforms else None,
+        allow_repeat=entry.get("allow_repeat", True),
+        oversize_rule=entry.get("oversize_rule", "segment"),
+        max_epochs=entry.get("max_epochs"),
+        declared={key: entry[key] for key in INFORMATIVE if entry.get(key) is not None},
+    )

@@ -1,0 +1,1 @@
+"""Training: settings, the loop, its objective, optimizer, schedule, checkpoints and metrics."""

@@ -1,0 +1,311 @@
+"""Every setting of a run: its default, its meaning, where its value comes from, and its checks.
+
+Later over earlier: the defaults here; the args[...] table of run_bmtrain.sh; train_configs/<config>.json; the
+command line. Docs and --help are made from the fields below, so they cannot differ from the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fm9g.errors import UserError, closest
+from fm9g.files import read_json
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCHEDULERS = ("cosine", "warmupstabledrop", "warmupstableexp")
+
+
+def _setting(default: Any, meaning: str, **metadata: Any) -> Any:
+    return field(default=default, metadata={"meaning": meaning, **metadata})
+
+
+@dataclass
+class Settings:
+    """The settings of one run, after merging."""
+
+    # where a run starts
+    pretrained_model: str = _setting("", "a .pt of weights in our names to start from, at step 0")
+    resume_ckpt: str = _setting("", 'a step of this run to resume, or "latest" (which starts at 0 if there is none)')
+    only_load_model: bool | None = _setting(None, "with resume_ckpt: 1 loads the weights alone and starts at step 0")
+    load_grad: bool | None = _setting(None, "load the optimizer state; implied by a full resume, 0 starts it anew")
+    grad_ckpt_num: int = _setting(160, "number of optimizer files; found from the checkpoint, checked if given")
+    load_dataloader_ckpt: bool | None = _setting(None, "resume the data position; implied by a full resume, 0 restarts")
+    parallel_load_datastate: int = _setting(8, "threads that read the files of a checkpoint's data state")
+    resume_no_optimze: int = _setting(0, "steps after a resume over which the learning rate is ramped from 0")
+    strict_state_dict: bool = _setting(True, "0 allows missing and unexpected keys, and lists them")
+    # what is trained
+    config: str = _setting("7b", "model_configs/<config>.json and train_configs/<config>.json, or a path")
+    tokenizer_path: str = _setting(
+        "./tokenizer/tokenizer.model", "a sentencepiece file or a Hugging Face tokenizer folder"
+    )
+    dataset_config: str = _setting("data_test", "dataset_config/<name>.json, or a path")
+    model_unique: str = _setting("7b", "the run's name, and that of its folders")
+    # how it is run
+    n_gpus: int = _setting(2, "processes on this node (CPU ranks where there is no GPU)")
+    flash: str = _setting("cuda", "attention kernel: cuda (the best there is) or none (the plain reference)")
+    max_length: int = _setting(4096, "tokens in a row")
+    batch_size: int = _setting(1, "rows per rank and micro-step")
+    grad_accum: int = _setting(1, "micro-steps per optimizer step")
+    local: bool = _setting(False, "True: paths as they are; False: relative ones are also looked for beside the app")
+    use_checkpoint: bool = _setting(False, "recompute activations in backward to save memory")
+    tp_size: int = _setting(1, "tensor-parallel ranks")
+    offload: bool | None = _setting(None, "optimizer state and step on the CPU; default: on the native backend only")
+    ignore_cuda_oom: bool = _setting(True, "accepted and without effect, as it always was")
+    # the data
+    dataloader: str = _setting("indexed", "the loader; there is only this one")
+    dataloader_num_workers: int = _setting(1, "loader processes per rank; 0 loads in the training process")
+    dataloader_num_threads: int = _setting(1, "threads of a loader process that read ahead")
+    dataloader_prefetch: int = _setting(1, "records that are read ahead, per lane and dataset")
+    dataloader_prefetch_factor: int = _setting(1, "batches that each loader process makes ahead")
+    stop_when_end: bool = _setting(False, "when a non-repeating mixture is exhausted: 1 stops early, 0 fails")
+    only_run_dataloader: bool = _setting(False, "run the data pipeline alone and report on it")
+    accept_changed_data: bool = _setting(False, "resume although a dataset's file is not what it was")
+    # optimisation
+    train_iters: int = _setting(10000, "iterations to run")
+    lr: float = _setting(1e-2, "peak learning rate")
+    lr_scheduler: str = _setting("cosine", "cosine, warmupstabledrop or warmupstableexp", lower=True)
+    warmup_iters: float = _setting(20, "iterations of linear warm-up; in (0, 1): a fraction of train_iters")
+    drop_iters: float = _setting(0.1, "iterations of the final drop; in (0, 1): a fraction of train_iters")
+    drop_begin: int = _setting(-1, "iteration at which the drop begins; -1: train_iters - drop_iters")
+    drop_rate: float = _setting(0.5, "warmupstableexp: what the rate is multiplied by every drop_iters")
+    weight_decay: float = _setting(0.1, "AdamW's decoupled weight decay, on every parameter")
+    betas: tuple[float, float] = _setting((0.9, 0.95), "AdamW's decay rates of the moments")
+    clip_grad: float = _setting(1.0, "largest gradient norm; 0 does not clip")
+    eps: float | None = _setting(None, "layer-norm epsilon; overrides the model config when set")
+    loss_scale: float | None = _setting(None, "initial loss scale; default: none, 65536 for fp16; 0 turns it off")
+    loss_scale_factor: float = _setting(2.0, "what the loss scale is divided or multiplied by")
+    loss_scale_steps: int = _setting(1024, "steps without overflow after which the loss scale grows")
+    min_loss_scale: float = _setting(1.0, "the loss scale does not fall below this")
+    seed: int = _setting(1234, "everything random derives from it")
+    # what is written
+    output_dir: str = _setting("", "where the run writes; default: the app's data/")
+    save: bool = _setting(True, "write checkpoints")
+    save_iters: int = _setting(500, "iterations between checkpoints")
+    async_save: bool = _setting(False, "write checkpoints in the background")
+    inspect_iters: int = _setting(100, "iterations between parameter and gradient summaries; 0: none")
+    tensorboard_all_tasks: bool = _setting(False, "write every task's loss and tokens to TensorBoard")
+    exp_group: str = _setting("", "prefix of the TensorBoard folder")
+    dry_run: bool = _setting(False, "check everything, report sizes and memory, and exit")
+    # later work
+    lora_layer: list[str] | None = _setting(None, "LoRA: layers that get adapters", later="LoRA")
+    lora_r: int | None = _setting(None, "LoRA: rank", later="LoRA")
+    lora_alpha: float | None = _setting(None, "LoRA: scale alpha / r", later="LoRA")
+    lora_dropout: float | None = _setting(None, "LoRA: dropout", later="LoRA")
+
+    given: frozenset[str] = field(default=frozenset(), metadata={"internal": True})
+
+    def iterations(self, name: str) -> int:
+        """warmup_iters or drop_iters in iterations, where given as a fraction of train_iters."""
+        value = getattr(self, name)
+        return round(value * self.train_iters) if 0 < value < 1 else int(value)
+
+
+FIELDS = {item.name: item for item in dataclasses.fields(Settings) if not item.metadata.get("internal")}
+
+
+def parse_value(name: str, value: Any, where: str) -> Any:
+    """Turn what a user wrote ("1e-2", "True", "0", 5) into the setting's type; a UserError says why not."""
+    item = FIELDS[name]
+    kind = str(item.type).split(" | ")[0]
+    try:
+        parsed = _PARSERS[kind](value)
+    except (ValueError, SyntaxError, TypeError):
+        raise UserError(f"{where}: {name} must be {_KIND_NAMES[kind]}, not {value!r}") from None
+    return parsed.lower() if item.metadata.get("lower") else parsed
+
+
+def _bool(value: Any) -> bool:
+    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    return words[str(value).strip().lower()] if str(value).strip().lower() in words else _fail()
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool):
+        _fail()
+    number = float(value)
+    return int(number) if number.is_integer() else _fail()
+
+
+def _float(value: Any) -> float:
+    number = _fail() if isinstance(value, bool) else float(value)
+    return number if not math.isnan(number) else _fail()
+
+
+def _str(value: Any) -> str:
+    return value if isinstance(value, str) else str(value) if isinstance(value, int | float) else _fail()
+
+
+def _sequence(value: Any) -> list[Any]:
+    if isinstance(value, str) and value.strip()[:1] in "[(":
+        value = ast.literal_eval(value)
+    return list(value) if isinstance(value, list | tuple) else value.replace(",", " ").split()
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    first, second = map(_float, _sequence(value))
+    return first, second
+
+
+def _fail() -> Any:
+    raise ValueError
+
+
+_PARSERS: dict[str, Any] = {
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "str": _str,
+    "list[str]": lambda value: [str(item) for item in _sequence(value)],
+    "tuple[float, float]": _pair,
+}
+_KIND_NAMES = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "list[str]": "a list",
+    "tuple[float, float]": "two numbers",
+}
+
+
+def _known(name: str, where: str) -> str:
+    normal = name.replace("-", "_")
+    if normal not in FIELDS:
+        raise UserError(f"{where}: unknown setting {name!r}{closest(normal, FIELDS)}")
+    later = FIELDS[normal].metadata.get("later")
+    if later:
+        raise UserError(f"{where}: {normal} belongs to {later}, which this version does not have yet")
+    return normal
+
+
+def parse_command_line(words: list[str]) -> dict[str, Any]:
+    """`--key value`, `--key=value`, or a bare `--key` for a boolean; of a repeated flag the last counts."""
+    where, values, index = "command line", {}, 0
+    while index < len(words):
+        word = words[index]
+        if not word.startswith("--"):
+            raise UserError(f"{where}: expected a --setting, found {word!r}")
+        name, equals, value = word[2:].partition("=")
+        name = _known(name, where)
+        index += 1
+        if not equals:
+            bare = index == len(words) or words[index].startswith("--")
+            if bare and not str(FIELDS[name].type).startswith("bool"):
+                raise UserError(f"{where}: --{name} needs a value")
+            value = "True" if bare else words[index]
+            index += not bare
+        values[name] = parse_value(name, value, where)
+    return values
+
+
+def parse_table(text: str) -> dict[str, Any]:
+    """The args[...] table of run_bmtrain.sh, handed over as lines of `key=value`; empty means unset."""
+    where, values = "the args table of run_bmtrain.sh", {}
+    for line in filter(None, text.splitlines()):
+        name, _, value = line.partition("=")
+        if value.strip():
+            name = _known(name.strip(), where)
+            values[name] = parse_value(name, value.strip(), where)
+    return values
+
+
+def read_train_config(path: Path) -> dict[str, Any]:
+    """train_configs/*.json: settings, possibly under "pretrain" or "finetune"."""
+    content = read_json(path)
+    if isinstance(content, dict) and len(content) == 1 and next(iter(content)) in ("pretrain", "finetune"):
+        content = next(iter(content.values()))
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object of settings")
+    values = {}
+    for name, value in content.items():
+        known = _known(name, str(path))
+        if value is not None and value != "":
+            values[known] = parse_value(known, value, str(path))
+    return values
+
+
+def config_paths(config: str) -> tuple[Path, Path]:
+    """The model config and the train config (which may not exist) that `config` names."""
+    if config.endswith(".json"):
+        model = Path(config)
+        return model, model.parent.parent / "train_configs" / model.name
+    return REPOSITORY / "model_configs" / f"{config}.json", REPOSITORY / "train_configs" / f"{config}.json"
+
+
+def read_settings(words: list[str], table: str = "") -> Settings:
+    """Merge all sources of settings and check the result; a UserError names the source and the key."""
+    from_table, from_line = parse_table(table), parse_command_line(words)
+    config = from_line.get("config", from_table.get("config", FIELDS["config"].default))
+    train_config = config_paths(config)[1]
+    from_file = read_train_config(train_config) if train_config.exists() else {}
+    from_file.pop("config", None)
+    values = {**from_table, **from_file, **from_line}
+    settings = Settings(**values, given=frozenset(values))
+    check_settings(settings)
+    return settings
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse values that no run can have, before anything is loaded."""
+    for name in ("n_gpus", "max_length", "batch_size", "grad_accum", "train_iters", "save_iters"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"{name} must be at least 1, not {getattr(settings, name)}")
+    for name in ("dataloader_num_workers", "dataloader_num_threads", "dataloader_prefetch", "inspect_iters", "lr"):
+        if getattr(settings, name) < 0:
+            raise UserError(f"{name} must not be negative, not {getattr(settings, name)}")
+    for name in ("parallel_load_datastate", "dataloader_prefetch_factor"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"{name} must be at least 1, not {getattr(settings, name)}")
+    if settings.dataloader != "indexed":
+        raise UserError(f"dataloader {settings.dataloader!r} does not exist: the only one is 'indexed'")
+    if settings.flash in ("1d", "triton"):
+        raise UserError(f"flash={settings.flash} is no longer there: use flash=cuda, which picks the best kernel")
+    if settings.flash not in ("cuda", "none"):
+        raise UserError(f"flash must be cuda or none, not {settings.flash!r}{closest(settings.flash, ['cuda', 'none'])}")
+    if settings.lr_scheduler not in SCHEDULERS:
+        hint = closest(settings.lr_scheduler, SCHEDULERS)
+        raise UserError(f"lr_scheduler must be one of {', '.join(SCHEDULERS)}, not {settings.lr_scheduler!r}{hint}")
+    if settings.tp_size != 1:
+        raise UserError(f"tp_size={settings.tp_size}: tensor parallelism belongs to a later version; use tp_size=1")
+    if settings.async_save:
+        raise UserError("async_save=True: background checkpoints belong to a later version; use async_save=False")
+    if settings.pretrained_model and settings.resume_ckpt:
+        raise UserError("pretrained_model starts a new run and resume_ckpt continues one: give only one of them")
+    _check_optimisation(settings)
+
+
+def _check_optimisation(settings: Settings) -> None:
+    for name in ("warmup_iters", "drop_iters", "weight_decay", "clip_grad"):
+        if getattr(settings, name) < 0:
+            raise UserError(f"{name} must not be negative, not {getattr(settings, name)}")
+    if not all(0 <= beta < 1 for beta in settings.betas):
+        raise UserError(f"betas must be in [0, 1), not {settings.betas}")
+    if settings.iterations("warmup_iters") > settings.train_iters:
+        raise UserError(f"warmup_iters ({settings.warmup_iters:g}) is beyond train_iters ({settings.train_iters})")
+    if settings.lr_scheduler != "cosine" and settings.iterations("drop_iters") < 1:
+        raise UserError(f"{settings.lr_scheduler} needs drop_iters of at least one iteration")
+    if settings.loss_scale_factor <= 1:
+        raise UserError(f"loss_scale_factor must be above 1, not {settings.loss_scale_factor}")
+
+
+def describe_settings() -> list[tuple[str, str, str]]:
+    """(name, default, meaning) of every setting, for --help and the docs."""
+    rows = []
+    for name, item in FIELDS.items():
+        default = "unset" if item.default is None or item.default == "" else str(item.default)
+        later = item.metadata.get("later")
+        rows.append((name, default, item.metadata["meaning"] + (f" (a later version: {later})" if later else "")))
+    return rows
+
+
+def help_text() -> str:
+    """What --help prints."""
+    lines = ["Settings, as --name value (a boolean works bare):", ""]
+    for name, default, meaning in describe_settings():
+        lines += [f"  --{name}  [{default}]", f"      {meaning}"]
+    return "\n".join(lines)

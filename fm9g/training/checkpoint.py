@@ -1,0 +1,204 @@
+"""Checkpoints: complete or not there, and loadable by any number of ranks.
+
+    checkpoints/U/<step>/fm9g_live_checkpoint-<step>.pt    weights, {name: tensor}
+    checkpoints/U/<step>/optimizer-00000.pt …              one a rank: its pieces of the parameters' states
+    checkpoints/U/<step>/data-00000.pt …                   one a rank: the states of its lanes
+    checkpoints/U/<step>/random-00000.pt …                 one a rank: its random generators
+    checkpoints/U/<step>/state.json                        step, counters, settings, model config
+    checkpoints/U/latest                                   the newest complete step
+
+All ranks write into `.<step>.partial`; when all are done it is renamed. A piece of optimizer state says which flat
+range of which parameter it is, so ranks that are cut otherwise pick what overlaps theirs.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fm9g import runtime
+from fm9g.errors import UserError
+from fm9g.files import fsync_path, write_json, write_text
+from fm9g.runtime import bmt
+
+OPTIMIZER_FILE = "optimizer-{rank:05d}.pt"
+RANDOM_FILE = "random-{rank:05d}.pt"
+MOMENTS = ("exp_avg", "exp_avg_sq", "_param_fp32")
+
+
+def weights_name(step: int) -> str:
+    """The name of the weights' file."""
+    return f"fm9g_live_checkpoint-{step}.pt"
+
+
+def gather_weights(model: Any) -> dict[str, Tensor]:
+    """All weights on the CPU of rank 0, each tensor with a storage of its own; {} on other ranks."""
+    gathered = bmt.store._save_to_rank0(model)
+    if runtime.rank() != 0:
+        return {}
+    return {name: _own_storage(tensor) for name, tensor in gathered.items()}
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    # BMTrain hands out views of a block's gather buffer, which torch.save would write whole for each
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole and not tensor.requires_grad else tensor.detach().clone()
+
+
+def pieces(model: Any) -> Iterator[tuple[str, Any, int, int]]:
+    """(name, parameter, start, end) of the flat ranges that this rank holds, empty ones left out."""
+    for name, param in model.named_parameters():
+        if param.numel() and param._start_partition is not None:
+            yield name, param, param._start_partition, param._start_partition + param.numel()
+
+
+def optimizer_state(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
+    """{name: {start, step, exp_avg, …}} of this rank's pieces."""
+    states = {}
+    for name, param, start, _ in pieces(model):
+        state = optimizer.state.get(param)
+        if state:
+            kept = {key: state[key].detach().flatten().cpu() for key in MOMENTS if key in state}
+            states[name] = {"start": start, "step": int(state["step"]), **kept}
+    return states
+
+
+def load_optimizer_state(model: Any, optimizer: Any, folder: Path, on_host: bool) -> int:
+    """Put the saved states of a checkpoint into the optimizer; returns the number of files read."""
+    files = sorted(folder.glob("optimizer-*.pt"))
+    if not files:
+        raise UserError(f"{folder}: holds no optimizer state; load_grad=0 starts the optimizer anew")
+    parts = [torch.load(path, weights_only=True, mmap=True, map_location="cpu") for path in files]
+    for name, param, start, end in pieces(model):
+        saved = [part[name] for part in parts if name in part]
+        if saved:
+            device = torch.device("cpu") if on_host else param.device
+            optimizer.state[param] = _assemble(name, saved, start, end, param, device, on_host)
+    return len(files)
+
+
+def _assemble(
+    name: str, saved: list[dict[str, Any]], start: int, end: int, param: Tensor, device: torch.device, on_host: bool
+) -> dict[str, Any]:
+    """One piece's state [end - start] out of the saved pieces that overlap it."""
+    keys = ["exp_avg", "exp_avg_sq"]
+    if param.dtype != torch.float32 or on_host:
+        keys.append("_param_fp32")
+    state: dict[str, Any] = {"step": max(part["step"] for part in saved)}
+    for key in keys:
+        flat = torch.empty(end - start, dtype=torch.float32)
+        filled = 0
+        for part in saved:
+            values = part.get(key)
+            if values is None:  # float32 without offload keeps no second copy: the parameter is the master
+                continue
+            low, high = max(start, part["start"]), min(end, part["start"] + len(values))
+            if low < high:
+                flat[low - start : high - start] = values[low - part["start"] : high - part["start"]]
+                filled += high - low
+        if filled == 0 and key == "_param_fp32":
+            flat.copy_(param.detach().flatten())
+        elif filled != end - start:
+            raise UserError(f"the optimizer files lack {end - start - filled} elements of {key} of {name}")
+        state[key] = flat.view(param.shape).to(device)
+    return state
+
+
+def random_state() -> dict[str, Any]:
+    """The states of all generators that a run draws from."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(random.getstate()[1], dtype=torch.int64),
+        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_position": int(position),
+    }
+    if runtime.backend.on_cuda:
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def load_random_state(folder: Path) -> bool:
+    """Restore this rank's generators; False if the checkpoint has none for it (it had fewer ranks)."""
+    path = folder / RANDOM_FILE.format(rank=runtime.rank())
+    if not path.exists():
+        return False
+    state = torch.load(path, weights_only=True)
+    torch.set_rng_state(state["torch"])
+    random.setstate((3, tuple(state["python"].tolist()), None))
+    np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), state["numpy_position"], 0, 0.0))
+    if runtime.backend.on_cuda and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+    return True
+
+
+def load_weights(model: Any, path: Path, strict: bool) -> list[str]:
+    """Load a .pt into the model, every rank reading what it holds; returns the keys skipped when not strict.
+
+    Missing, unexpected or misshapen keys are a UserError that lists them.
+    """
+    try:
+        weights = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a readable checkpoint: {error}") from None
+    expected = {name: tuple(param._original_shape) for name, param in model.named_parameters()}
+    missing = [f"missing {name} {list(expected[name])}" for name in expected if name not in weights]
+    unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in expected]
+    misshapen = [
+        f"{name}: the file has {list(weights[name].shape)}, the model {list(shape)}"
+        for name, shape in expected.items()
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    if misshapen or (strict and (missing or unexpected)):
+        problems = misshapen + missing + unexpected
+        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        hint = "" if misshapen else " (strict_state_dict=0 loads the rest)"
+        raise UserError(f"{path} does not fit the model{hint}:\n  {shown}")
+    model.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
+    return missing + unexpected
+
+
+class CheckpointWriter:
+    """Writes one checkpoint; `files` are (name, contents) of this rank, `state` is rank 0's state.json."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._target = folder / str(step)
+        self._partial = folder / f".{step}.partial"
+
+    def write(self, files: dict[str, Any], state: dict[str, Any]) -> None:
+        """Write together with all other ranks; on return the checkpoint is complete on every rank."""
+        first = runtime.rank() == 0
+        if first:
+            shutil.rmtree(self._partial, ignore_errors=True)  # what a killed save of this run left
+            self._partial.mkdir()
+        runtime.barrier()
+        if not self._partial.is_dir():
+            raise UserError(f"rank {runtime.rank()} does not see {self._partial}: output_dir must be shared by all nodes")
+        for name, contents in files.items():
+            path = self._partial / name
+            torch.save(contents, path)
+            fsync_path(path)
+        runtime.barrier()
+        if first:
+            write_json(self._partial / "state.json", state)
+            fsync_path(self._partial)
+            self._publish()
+        runtime.barrier()
+
+    def _publish(self) -> None:
+        if self._target.exists():  # from before a resume at an earlier step: kept, under another name
+            number = 1
+            while (aside := self._target.with_name(f"{self._target.name}.superseded-{number}")).exists():
+                number += 1
+            os.rename(self._target, aside)
+        os.rename(self._partial, self._target)
+        fsync_path(self._target.parent)
+        write_text(self._target.parent / "latest", f"{self._target.name}\n")

@@ -1,0 +1,107 @@
+"""Everything a run reads, opened and checked before the first process group or GPU allocation."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fm9g.data.document import DocumentLine
+from fm9g.data.mixture import INFORMATIVE, Source, read_mixture
+from fm9g.data.tokenizer import Tokenizer, load_tokenizer
+from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
+from fm9g.training.arguments import REPOSITORY, Settings, config_paths
+
+
+@dataclass
+class Inputs:
+    """A run's settings and what they point to. `lines` are its datasets, opened."""
+
+    settings: Settings
+    model_config: ModelConfig
+    tokenizer: Tokenizer
+    tokenizer_path: Path
+    sources: list[Source]
+    lines: list[DocumentLine]
+    app: Path
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the run writes."""
+        given = self.settings.output_dir
+        return Path(given) if given else self.app / "data"
+
+
+def find(settings: Settings, app: Path, value: str) -> Path:
+    """The path a setting means: as it is, or (unless `local`) relative to the app or the repository."""
+    path = Path(value).expanduser()
+    if settings.local or path.is_absolute() or path.exists():
+        return path
+    beside = [folder / path for folder in (app, REPOSITORY) if (folder / path).exists()]
+    return beside[0] if beside else path
+
+
+def mixture_path(settings: Settings, app: Path) -> Path:
+    """The mixture file: a path, or the name of one in dataset_config/."""
+    value = settings.dataset_config
+    if value.endswith(".json"):
+        return find(settings, app, value)
+    return find(settings, app, f"dataset_config/{value}.json")
+
+
+def open_inputs(settings: Settings, app: Path) -> Inputs:
+    """Open and check all inputs; a UserError says what is wrong with which."""
+    config = read_model_config(settings)
+    tokenizer_path = find(settings, app, settings.tokenizer_path)
+    tokenizer = load_tokenizer(tokenizer_path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{tokenizer_path}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
+            f"{config.vocab_size} (vocab_size of config {settings.config!r})"
+        )
+    sources = read_mixture(mixture_path(settings, app))
+    lines = [DocumentLine(source, tokenizer, settings.seed, settings.max_length) for source in sources]
+    for line in lines:
+        _check_dataset(line)
+    if settings.pretrained_model:
+        weights = find(settings, app, settings.pretrained_model)
+        if not weights.is_file():
+            raise UserError(f"pretrained_model: {weights}: no such file")
+        settings.pretrained_model = str(weights)
+    return Inputs(settings, config, tokenizer, tokenizer_path, sources, lines, app)
+
+
+def read_model_config(settings: Settings) -> ModelConfig:
+    """The model config, with the settings that override it."""
+    path = config_paths(settings.config)[0]
+    config = ModelConfig.from_json(path)
+    if settings.eps is not None:
+        config = dataclasses.replace(config, eps=settings.eps)
+    if settings.max_length > config.max_length:
+        raise UserError(
+            f"max_length {settings.max_length} is beyond the {config.max_length} positions of {path}: "
+            "lower it, or raise max_length there with a rope_scaling_type"
+        )
+    return config
+
+
+def _check_dataset(line: DocumentLine) -> None:
+    source, meta = line.source, line.dataset.meta
+    name = f"dataset {source.task_name!r} ({source.path})"
+    without_text = meta.get("records_without_text", 0)
+    if without_text and source.transforms is None:
+        raise UserError(
+            f"{name}: {without_text} record(s) have no text in input or output, the first in line "
+            f"{meta.get('first_record_without_text')}: give the dataset a transform, or remove them"
+        )
+    actual = {
+        "nlines": line.records,
+        "ave_tokens_per_line": meta.get("avg_token_per_line"),
+        "total_tokens": (meta.get("avg_token_per_line") or 0) * line.records or None,
+    }
+    for key in INFORMATIVE:
+        declared, found = source.declared.get(key), actual[key]
+        if declared is not None and found is not None and abs(declared - found) > 0.01 * found:
+            print(f"warning: {name}: the mixture says {key} {declared:g}, its meta.json {found:g}", file=sys.stderr)

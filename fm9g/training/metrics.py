@@ -1,0 +1,123 @@
+"""What a run reports of each iteration: a line to read, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from fm9g.files import atomic_file
+
+
+@dataclass
+class Metrics:
+    """One iteration. Losses are nats per valid token over the whole global batch; null where there was none."""
+
+    iteration: int
+    loss: float | None
+    lr: float
+    grad_norm: float | None
+    tokens: int
+    tokens_per_second: float
+    mfu: float
+    step_seconds: float
+    data_seconds: float
+    memory_bytes: int
+    task_loss: dict[str, float]
+    task_tokens: dict[str, int]
+    loss_scale: float
+
+
+def readable_time(seconds: float) -> str:
+    """1:02:03, or 2d 1:02:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days}d " if days else "") + f"{hour}:{minute:02d}:{second:02d}"
+
+
+def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float) -> str:
+    """The line a person reads."""
+    loss = "no tokens" if metrics.loss is None else f"loss {metrics.loss:.4f}"
+    norm = "skipped (overflow)" if metrics.grad_norm is None else f"grad norm {metrics.grad_norm:.3f}"
+    parts = [
+        f"iter {metrics.iteration}/{train_iters}",
+        loss,
+        f"lr {metrics.lr:.3e}",
+        norm,
+        f"{metrics.tokens_per_second:,.0f} tok/s",
+        f"mfu {metrics.mfu:.1%}",
+        f"mem {metrics.memory_bytes / 1e9:.2f} GB",
+        f"data {metrics.data_seconds / max(metrics.step_seconds, 1e-9):.0%}",
+        f"eta {readable_time(eta_seconds)}",
+    ]
+    if len(metrics.task_tokens) > 1 and metrics.task_loss:
+        parts.append(", ".join(f"{task} {loss:.3f}" for task, loss in metrics.task_loss.items()))
+    if metrics.loss_scale != 1:
+        parts.insert(4, f"scale {metrics.loss_scale:g}")
+    return " | ".join(parts)
+
+
+def drop_later_lines(path: Path, iteration: int) -> None:
+    """Cut metrics.jsonl after `iteration`, so that a resumed run writes each iteration once.
+
+    A last line that a kill left half written is cut too.
+    """
+    if not path.exists():
+        return
+    kept = []
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:
+                break
+            kept.append(line)
+    with atomic_file(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+class MetricsWriter:
+    """Writes metrics.jsonl and TensorBoard events from `first_iteration` on; for rank 0."""
+
+    def __init__(self, logs: Path, tensorboard: Path, first_iteration: int, all_tasks: bool) -> None:
+        path = logs / "metrics.jsonl"
+        drop_later_lines(path, first_iteration - 1)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(tensorboard), purge_step=first_iteration, flush_secs=10)
+        self._all_tasks = all_tasks
+
+    def write(self, metrics: Metrics) -> None:
+        """Record one iteration."""
+        self._file.write(json.dumps(dataclasses.asdict(metrics), ensure_ascii=False) + "\n")
+        self._file.flush()
+        scalars: dict[str, Any] = {
+            "Loss/train": metrics.loss,
+            "Optimizer/lr": metrics.lr,
+            "Optimizer/grad_norm": metrics.grad_norm,
+            "Optimizer/loss_scale": metrics.loss_scale,
+            "Speed/tokens_per_second": metrics.tokens_per_second,
+            "Speed/mfu": metrics.mfu,
+            "Speed/step_seconds": metrics.step_seconds,
+            "Speed/data_seconds": metrics.data_seconds,
+            "Data/tokens": metrics.tokens,
+        }
+        if self._all_tasks:
+            scalars |= {f"Loss/task/{task}": loss for task, loss in metrics.task_loss.items()}
+            scalars |= {f"Data/task_tokens/{task}": count for task, count in metrics.task_tokens.items()}
+        for name, value in scalars.items():
+            if value is not None:
+                self._board.add_scalar(name, value, metrics.iteration)
+
+    def write_summary(self, summary: list[dict[str, Any]], iteration: int) -> None:
+        """Record the parameter and gradient summary of bmt.inspect.inspect_model."""
+        for item in summary:
+            for key in ("std", "mean", "max", "min", "grad_std", "grad_mean"):
+                self._board.add_scalar(f"Parameters/{item['name']}/{key}", item[key], iteration)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._file.close()
+        self._board.close()

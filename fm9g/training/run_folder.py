@@ -1,0 +1,82 @@
+"""Where a run keeps its files, and that only one process writes there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from fm9g.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folders of the run `name` under `output_dir`."""
+
+    output_dir: Path
+    name: str
+    exp_group: str
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.output_dir / "checkpoints" / self.name
+
+    @property
+    def logs(self) -> Path:
+        return self.output_dir / "checkpoints" / "logs" / self.name
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.output_dir / "tensorboard" / f"{self.exp_group}{self.name}"
+
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are complete, ascending."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdigit())
+
+    def create(self) -> None:
+        """Make the folders; a UserError if they cannot be written to."""
+        for folder in (self.checkpoints, self.logs, self.tensorboard):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"output_dir: cannot create {folder}: {error.strerror}") from None
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise UserError(f"output_dir: {folder} is not writable")
+
+    def lock(self) -> IO[str]:
+        """Become the run's one writer until the returned file is closed or the process ends."""
+        file = open(self.checkpoints / ".lock", "a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise UserError(f"{self.checkpoints} is being written by {owner}: end it, or use another model_unique") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
+        return file
+
+    def start_step(self, resume_ckpt: str) -> int | None:
+        """The step to resume, or None to start anew; refuses a folder with checkpoints but no resume_ckpt."""
+        steps = self.steps()
+        if not resume_ckpt:
+            if steps:
+                raise UserError(
+                    f"{self.checkpoints} already holds checkpoints (the newest at step {steps[-1]}): "
+                    "continue with --resume_ckpt latest, or choose another model_unique"
+                )
+            return None
+        if resume_ckpt == "latest":
+            return steps[-1] if steps else None
+        if not resume_ckpt.isdigit():
+            raise UserError(f'resume_ckpt must be a step or "latest", not {resume_ckpt!r}')
+        if int(resume_ckpt) not in steps:
+            listed = ", ".join(map(str, steps[-8:])) or "none"
+            raise UserError(f"resume_ckpt: {self.checkpoints} has no checkpoint of step {resume_ckpt} (it has: {listed})")
+        return int(resume_ckpt)

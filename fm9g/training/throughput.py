@@ -1,0 +1,68 @@
+"""How much of the device's arithmetic a run uses."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from fm9g import runtime
+from fm9g.data.loader import PADDING_TASK, StepBatch
+from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import TORCH_DTYPES
+
+# dense bf16/fp16 tensor-core peaks, FLOP/s, from the vendor's data sheets
+PEAKS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "L20": 119e12,
+    "RTX 4090": 165e12,
+    "A10": 125e12,
+    "V100": 125e12,
+}
+_MEASURED_SIZE = 1024
+
+
+def step_flops(config: ModelConfig, batch: StepBatch) -> float:
+    """Model FLOPs of this rank's part of a step, forward and backward, recomputation not counted.
+
+    6 for each parameter but the input embedding and token (Kaplan et al., https://arxiv.org/abs/2001.08361),
+    and 6 · heads · dim_head · length² for the causal attention of each document and layer.
+    """
+    parameters = config.num_parameters()
+    if not config.tie_lm_head:
+        parameters -= config.vocab_size * config.dim_model
+    squares = sum(
+        length * length
+        for strip in batch.strips
+        for length, task in zip(strip.lengths, strip.tasks, strict=True)
+        if task != PADDING_TASK
+    )
+    attention = 6 * config.num_layers * config.num_heads * config.dim_head * squares
+    return 6.0 * parameters * sum(batch.tokens) + attention
+
+
+def peak_flops(dtype_name: str) -> float:
+    """The device's peak FLOP/s: the data sheet's for a known GPU and half types, else that of a measured product."""
+    if runtime.backend.on_cuda and dtype_name != "float32":
+        name = torch.cuda.get_device_name()
+        for known, peak in PEAKS.items():
+            if known in name:
+                return peak
+    size = _MEASURED_SIZE * (8 if runtime.backend.on_cuda else 1)
+    a = torch.ones(size, size, dtype=TORCH_DTYPES[dtype_name], device=runtime.device())
+    fastest = float("inf")
+    for _ in range(4):
+        runtime.synchronize_device()
+        started = time.perf_counter()
+        a @ a
+        runtime.synchronize_device()
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * size**3 / fastest
