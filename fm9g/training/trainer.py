@@ -346,8 +346,12 @@ class DataRun(Run):
 def run(inputs: Inputs) -> None:
     """Start the runtime and do what the settings ask for."""
     runtime.initialize(inputs.settings.seed, inputs.settings.tp_size)
-    if inputs.settings.only_run_dataloader:
-        DataRun(inputs).run()
-    else:
-        Training(inputs).train()
-    runtime.barrier()
+    try:
+        if inputs.settings.only_run_dataloader:
+            DataRun(inputs).run()
+        else:
+            Training(inputs).train()
+        runtime.barrier()
+    except (UserError, OSError) as error:  # these become one line and an exit status; the other ranks must end too
+        runtime.fail(str(error))
+        raise

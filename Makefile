@@ -1,0 +1,40 @@
+# make quickstart   environment, then the whole workflow on text that is on this machine (or TEXT=my.txt)
+# make test         environment, then every test
+# make lint         format, lint and types
+# make soak         the long proofs, of which `make test` runs a sample
+# make bench        the benchmarks
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+TEXT ?=
+
+.PHONY: env quickstart test lint soak bench
+
+env: $(STAMP)
+
+$(STAMP): requirements.txt pyproject.toml tools/install_bmtrain.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python 3.10 to 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 …") if not (3, 10) <= v <= (3, 12) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python tools/install_bmtrain.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+quickstart: env
+	$(BIN)/python tools/quickstart.py $(if $(TEXT),--text "$(TEXT)")
+
+test: env
+	$(BIN)/python -m pytest -m "not soak"
+
+soak: env
+	$(BIN)/python -m pytest -m soak
+
+lint: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: env
+	$(BIN)/python benchmarks/train_cpu.py

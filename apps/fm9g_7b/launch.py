@@ -1,0 +1,82 @@
+"""Start a program once for each rank of this node: launch.py PROGRAM [--setting value ...]
+
+Settings and inputs are checked here too, so that a bad one is reported once and before any process starts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+APP = Path(__file__).resolve().parent
+sys.path.insert(0, str(APP.parents[1]))
+
+from fm9g.errors import UserError, run_command  # noqa: E402
+from fm9g.training.arguments import Settings, help_text, read_settings  # noqa: E402
+from fm9g.training.inputs import open_inputs  # noqa: E402
+
+
+def number(name: str, default: int) -> int:
+    """An environment variable that must be a whole number."""
+    value = os.environ.get(name, "").strip()
+    if value and not value.isdigit():
+        raise UserError(f"{name}={value!r} must be a whole number")
+    return int(value) if value else default
+
+
+def rendezvous(nodes: int) -> list[str]:
+    """How the nodes' launchers find each other: by the environment, or on one node by themselves."""
+    if nodes == 1:
+        return ["--standalone"]
+    address = os.environ.get("MASTER_ENDPOINT") or os.environ.get("MASTER_ADDR", "")
+    port, node = number("MASTER_PORT", 29500), number("RANK", -1)
+    if not address:
+        raise UserError(f"NNODES={nodes}: set MASTER_ENDPOINT to the address of the node with RANK=0")
+    if not 0 <= node < nodes:
+        raise UserError(f"NNODES={nodes}: set RANK to this node's number, 0 to {nodes - 1}")
+    if node == 0:
+        _check_port(port)
+    # static rendezvous: c10d would ignore the node's rank
+    return [f"--nnodes={nodes}", f"--node_rank={node}", f"--master_addr={address}", f"--master_port={port}"]
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise UserError(f"MASTER_PORT={port} cannot be used: {error.strerror}; set another one on all nodes") from None
+
+
+def processes(settings: Settings) -> int:
+    """n_gpus, checked against the GPUs that are there; on a machine without any, that many CPU ranks."""
+    import torch
+
+    gpus = torch.cuda.device_count() if os.environ.get("FM9G_BACKEND") != "cpu" else 0
+    if gpus and settings.n_gpus > gpus:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        seen = f"{gpus} GPU(s)" + (f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else "")
+        raise UserError(f"n_gpus={settings.n_gpus} (GPUS_PER_NODE), but this node shows {seen}")
+    return settings.n_gpus
+
+
+def main() -> None:
+    program, words = sys.argv[1], sys.argv[2:]
+    if "-h" in words or "--help" in words:
+        print(help_text())
+        return
+    settings = read_settings(words, os.environ.get("FM9G_ARGS_TABLE", ""))
+    if settings.dry_run:
+        os.execv(sys.executable, [sys.executable, program, *words])
+    open_inputs(settings, APP)
+    launcher = [sys.executable, "-m", "torch.distributed.run", *rendezvous(number("NNODES", 1))]
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
+    arguments = [f"--nproc_per_node={processes(settings)}", program, *words]
+    os.execv(sys.executable, [*launcher, *arguments])
+
+
+if __name__ == "__main__":
+    run_command(main)

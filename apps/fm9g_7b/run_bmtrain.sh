@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Train on this node: bash run_bmtrain.sh [--setting value ...]      (--help lists all settings)
+#
+# On several nodes run it on each of them, with NNODES, RANK (this node's), MASTER_ENDPOINT (the first
+# node's address), MASTER_PORT and the same GPUS_PER_NODE. The exit status is that of the training.
+
+declare -A args
+args["config"]="7b"                                          # model_configs/7b.json, train_configs/7b.json
+args["model_unique"]="7b"                                    # the run's name
+args["tokenizer_path"]="./tokenizer/tokenizer.model"
+args["dataset_config"]="data_test"                           # dataset_config/data_test.json
+args["n_gpus"]="${GPUS_PER_NODE:-}"                          # processes on this node; empty: see --help
+args["pretrained_model"]=""                                  # a .pt to start from
+args["resume_ckpt"]=""                                       # a step, or latest
+args["train_iters"]=""
+args["max_length"]=""
+args["batch_size"]=""
+args["grad_accum"]=""
+args["lr"]=""
+args["save_iters"]=""
+args["output_dir"]=""
+
+set -u
+app="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(cd "$app/../.." && pwd)"
+python="${PYTHON:-}"
+if [ -z "$python" ]; then
+  if [ -x "$root/.venv/bin/python" ]; then python="$root/.venv/bin/python"; else python=python3; fi
+fi
+
+FM9G_ARGS_TABLE=""
+for key in "${!args[@]}"; do
+  FM9G_ARGS_TABLE+="$key=${args[$key]}"$'\n'
+done
+export FM9G_ARGS_TABLE
+# with NCCL, a lost peer must end the process instead of hanging it
+export TORCH_NCCL_ASYNC_ERROR_HANDLING="${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}"
+
+exec "$python" "$app/launch.py" "$app/pretrain.py" "$@"

@@ -1,0 +1,90 @@
+"""What --dry-run reports: sizes, memory and steps, without a process group or a GPU."""
+
+from __future__ import annotations
+
+import os
+
+from fm9g.data.document import DocumentLine
+from fm9g.data.loader import LANES_PER_ROW
+from fm9g.model.config import ModelConfig
+from fm9g.training.arguments import Settings
+from fm9g.training.inputs import Inputs
+from fm9g.training.run_folder import RunFolder
+
+SAMPLED_DOCUMENTS = 200
+_BYTES = {"bf16": 2, "fp16": 2, "float32": 4}
+
+
+def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict[str, float]:
+    """Estimated bytes on the device by use, with ZeRO-3 over `ranks`.
+
+    Activations follow Korthikanti et al. (https://arxiv.org/abs/2205.05198, section 4) with attention
+    that stores no scores: about 34 · dim_model bytes a token and layer in half precision.
+    """
+    width = _BYTES[config.dtype]
+    parameters = config.num_parameters()
+    embedding = config.vocab_size * config.dim_model
+    layer = (parameters - embedding * (1 if config.tie_lm_head else 2)) / config.num_layers
+    tokens = settings.batch_size * settings.max_length
+    optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * parameters / ranks
+    full_layer = tokens * config.dim_model * 17 * width
+    checkpointed = settings.use_checkpoint
+    activations = full_layer + tokens * config.dim_model * width * config.num_layers if checkpointed else (
+        full_layer * config.num_layers
+    )
+    return {
+        "parameters": width * parameters / ranks,
+        "gradients": width * parameters / ranks,
+        "optimizer state": optimizer,
+        "gathered blocks, embedding and head": width * (4 * layer + 4 * embedding) + 4 * embedding,
+        "activations": activations,
+    }
+
+
+def tokens_per_document(line: DocumentLine) -> float:
+    """The mean number of places a document takes, over a spread sample of the dataset."""
+    count = min(SAMPLED_DOCUMENTS, line.records)
+    documents = [line.document(i * line.records // count) for i in range(count)]
+    sizes = [document.pairs for document in documents if document is not None]
+    return sum(sizes) / count
+
+
+def report(inputs: Inputs) -> str:
+    """Check what can be checked and describe the run; a UserError where something is wrong."""
+    settings, config = inputs.settings, inputs.model_config
+    folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
+    folder.create()
+    start = folder.start_step(settings.resume_ckpt)
+    ranks = settings.n_gpus * int(os.environ.get("NNODES") or 1)
+    rows = ranks * settings.batch_size * settings.grad_accum
+    places = rows * settings.max_length
+    lines = [
+        f"model        {config.num_parameters():,} parameters, {config.dtype}, {config.num_layers} layers",
+        f"tokenizer    {inputs.tokenizer.vocab_size:,} tokens of the model's {config.vocab_size:,}",
+        f"step         {rows} rows x {settings.max_length} = {places:,} tokens "
+        f"({ranks} ranks x batch_size {settings.batch_size} x grad_accum {settings.grad_accum})",
+        f"run          {settings.train_iters:,} iterations, {settings.train_iters * places:,} tokens, "
+        + (f"resuming step {start}" if start is not None else "from the start"),
+        f"output       {folder.checkpoints}",
+        f"data         {LANES_PER_ROW * rows} lanes",
+    ]
+    for line in inputs.lines:
+        lines.append(_describe_dataset(line, places, settings.train_iters))
+    estimate = memory_per_rank(config, settings, ranks)
+    lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
+    lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
+    return "\n".join([*lines, "dry run: everything checked, nothing started"])
+
+
+def _describe_dataset(line: DocumentLine, places: int, train_iters: int) -> str:
+    source = line.source
+    mean = tokens_per_document(line)
+    total = mean * line.records
+    if source.share == 0:
+        return f"  {source.task_name}: weight 0, not read"
+    steps = total / (places * source.share)
+    ends = "repeats" if source.epochs is None else f"ends after {source.epochs * steps:,.0f} steps"
+    return (
+        f"  {source.task_name}: {source.share:.1%}, {line.records:,} records, about {total:,.0f} tokens "
+        f"({mean:,.0f} each); {steps:,.0f} steps per epoch, {train_iters / steps:.2f} epochs in this run; {ends}"
+    )
