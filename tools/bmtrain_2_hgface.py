@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fm9g.convert.bmtrain_to_huggingface import DEFAULT_SHARD_SIZE, from_scratch, with_reference  # noqa: E402
-from fm9g.convert.command_line import parse_flags  # noqa: E402
-from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype  # noqa: E402
-from fm9g.errors import UserError, run_command  # noqa: E402
+from fm9g.convert.bmtrain_to_huggingface import DEFAULT_SHARD_SIZE, from_scratch, with_reference
+from fm9g.convert.command_line import parse_flags
+from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype
+from fm9g.errors import UserError, run_command
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fm9g.convert.command_line import parse_flags  # noqa: E402
-from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain  # noqa: E402
-from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype  # noqa: E402
-from fm9g.errors import run_command  # noqa: E402
+from fm9g.convert.command_line import parse_flags
+from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
+from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype
+from fm9g.errors import run_command
 
 
 def main() -> None:
