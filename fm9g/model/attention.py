@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fm9g.model.config import ModelConfig
 from fm9g.model.linear import Linear
 from fm9g.model.packed import Packed
 from fm9g.model.rotary import rotate
+from fm9g.model.sdpa import sdpa_attention
 from fm9g.runtime import bmt
 
 # query [T, heads, dim_head], key and value [T, kv_heads, dim_head] -> [T, heads, dim_head]
@@ -31,19 +31,6 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -
         weights = scores.masked_fill(future, float("-inf")).softmax(-1)
         outputs.append(torch.einsum("hts,shd->thd", weights, v))
     return torch.cat(outputs).to(query.dtype)
-
-
-def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
-    """torch's scaled_dot_product_attention, one document at a time."""
-    groups = query.size(1) // key.size(1)
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
-    documents = zip(*(x.split(packed.lengths) for x in (query, key, value)), strict=True)
-    outputs = [
-        F.scaled_dot_product_attention(*(x.transpose(0, 1).unsqueeze(0) for x in document), is_causal=True)
-        for document in documents
-    ]
-    return torch.cat([output.squeeze(0).transpose(0, 1) for output in outputs])
 
 
 def _flash_attention() -> Kernel | None:

@@ -39,7 +39,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(grad_cV, weight_VD, out=grad_hidden[rows])
             if grad_weight is not None:
-                grad_weight += grad_cV.T @ hidden_cD
+                _add_product(grad_weight, grad_cV.T, hidden_cD)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(losses_N)
@@ -53,6 +53,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         if grad_weight is not None:
             grad_weight = (grad_weight * grad_sum).to(ctx.weight_dtype)
         return grad_hidden, grad_weight, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, with a float32 total whatever the dtype of a and b."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def linear_cross_entropy(hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,9 +61,12 @@ class Decoder(bmt.DistributedModule):
 
     def hidden(self, tokens_T: Tensor, packed: Packed) -> Tensor:
         """[T] token ids -> [T, dim_model], scaled for the head."""
-        x_TD = self.input_embedding(tokens_T) * self.config.embedding_scale
+        x_TD = self.input_embedding(tokens_T)
+        if self.config.embedding_scale != 1:
+            x_TD = x_TD * self.config.embedding_scale
         cos, sin = self._rotary(packed.position_ids, x_TD.dtype)
-        return self.encoder(x_TD, cos, sin, packed) / self.config.width_ratio
+        x_TD = self.encoder(x_TD, cos, sin, packed)
+        return x_TD / self.config.width_ratio if self.config.width_ratio != 1 else x_TD
 
     def forward(self, tokens_T: Tensor, packed: Packed) -> Tensor:
         """[T] token ids -> [T, vocab_size] logits, all of them in memory: for inference and tests."""

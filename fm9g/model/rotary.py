@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,28 @@ class RotaryTable:
         return cos[position_ids], sin[position_ids]
 
 
+class Rotate(torch.autograd.Function):
+    """The rotation, which keeps nothing but cos and sin: its gradient is the rotation by the opposite angle."""
+
+    @staticmethod
+    def forward(ctx: Any, x_THd: Tensor, cos_T1h: Tensor, sin_T1h: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_T1h, sin_T1h)
+        return _rotated(x_THd, cos_T1h, sin_T1h, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_THd: Tensor) -> tuple[Tensor, None, None]:
+        return _rotated(grad_THd, *ctx.saved_tensors, -1), None, None
+
+
+def _rotated(x_THd: Tensor, cos_T1h: Tensor, sin_T1h: Tensor, direction: int) -> Tensor:
+    first, second = x_THd.chunk(2, dim=-1)
+    result = torch.empty(x_THd.shape, dtype=x_THd.dtype, device=x_THd.device)
+    first_result, second_result = result.chunk(2, dim=-1)
+    torch.mul(first, cos_T1h, out=first_result).addcmul_(second, sin_T1h, value=-direction)
+    torch.mul(second, cos_T1h, out=second_result).addcmul_(first, sin_T1h, value=direction)
+    return result
+
+
 def rotate(x_THd: Tensor, cos_T1h: Tensor, sin_T1h: Tensor) -> Tensor:
     """Rotate the pairs (x[i], x[i + dim_head / 2]) of each head by its position's angle."""
-    first, second = x_THd.chunk(2, dim=-1)
-    return torch.cat((first * cos_T1h - second * sin_T1h, second * cos_T1h + first * sin_T1h), dim=-1)
+    return Rotate.apply(x_THd, cos_T1h, sin_T1h)

@@ -1,0 +1,68 @@
+"""torch's scaled_dot_product_attention over packed documents, short ones together in padded batches.
+
+Causal attention lets no token see what follows it, so padding at a document's end changes nothing before it.
+A call for every short document costs several times as much as one for all (measured on a CPU: 4x at 48 tokens).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fm9g.model.packed import Packed
+
+LONGEST_BATCHED = 512
+
+
+def _padded_length(length: int) -> int:
+    """The next of 16, 24, 32, 48, 64, 96, …: at most half as long again."""
+    size = 16
+    while size < length:
+        size += size // 2 if size & (size - 1) == 0 else size // 3
+    return size
+
+
+def _batches(lengths: tuple[int, ...]) -> list[tuple[int, list[int]]]:
+    """(padded length, numbers of the documents) of each batch; a long document is one of its own, unpadded."""
+    by_length: dict[int, list[int]] = defaultdict(list)
+    batches: list[tuple[int, list[int]]] = []
+    for number, length in enumerate(lengths):
+        if length > LONGEST_BATCHED:
+            batches.append((length, [number]))
+        else:
+            by_length[_padded_length(length)].append(number)
+    # a batch of equals needs no padding
+    return batches + [(max(lengths[n] for n in members), members) for members in by_length.values()]
+
+
+def _places(packed: Packed, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each batch, the token at each place [documents, padded length], and which places are not padding."""
+    starts = torch.tensor([0, *packed.lengths]).cumsum(0)
+    for length, members in _batches(packed.lengths):
+        offsets = torch.arange(length)
+        sizes = torch.tensor([packed.lengths[n] for n in members]).unsqueeze(1)
+        tokens = starts[members].unsqueeze(1) + torch.minimum(offsets, sizes - 1)
+        yield tokens.to(device), (offsets < sizes).to(device)
+
+
+def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
+    """query [T, heads, dim_head], key and value [T, kv_heads, dim_head] -> [T, heads, dim_head]."""
+    groups = query.size(1) // key.size(1)
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    outputs, order = [], []
+    for tokens_nL, valid_nL in _places(packed, query.device):
+        n, length = tokens_nL.shape
+        padded = (
+            x.index_select(0, tokens_nL.flatten()).view(n, length, *x.shape[1:]).transpose(1, 2)
+            for x in (query, key, value)
+        )
+        output_nLHd = F.scaled_dot_product_attention(*padded, is_causal=True).transpose(1, 2)
+        kept = valid_nL.flatten().nonzero().squeeze(1)
+        outputs.append(output_nLHd.flatten(0, 1).index_select(0, kept))
+        order.append(tokens_nL.flatten()[kept])
+    return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
