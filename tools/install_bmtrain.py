@@ -28,9 +28,11 @@ def download(folder: Path) -> Path:
     version = sys.version_info[:2] if sys.version_info[:2] in WHEELS else (3, 11)
     tag = "".join(map(str, version))
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        + ["--implementation", "cp", "--python-version", tag, "--abi", f"cp{tag}"]
-        + ["--platform", "manylinux2014_x86_64", "--dest", str(folder), f"bmtrain=={VERSION}"],
+        [
+            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
+            *("--implementation", "cp", "--python-version", tag, "--abi", f"cp{tag}"),
+            *("--platform", "manylinux2014_x86_64", "--dest", str(folder), f"bmtrain=={VERSION}"),
+        ],
         check=True,
     )
     return next(folder.glob("bmtrain-*.whl"))
@@ -44,7 +46,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(download(Path(folder))) as wheel:
         # the wheel's record of itself comes last, so that an interrupted installation is done again
-        wheel.extractall(site, sorted(wheel.namelist(), key=lambda name: ".dist-info" in name))
+        for name in sorted(wheel.namelist(), key=lambda name: ".dist-info" in name):
+            wheel.extract(name, site)
     print(f"BMTrain {VERSION} installed in {site}")
 
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
-"""The whole workflow in a few minutes, on text that is on any machine: corpus, tokenizer, index, mixture, training with a
-kill and a resume on the way, conversion to Hugging Face, generated text.
+"""The whole workflow in a few minutes, on text that is on any machine.
+
+Corpus, tokenizer, index, mixture, training with a kill and a resume on the way, conversion to Hugging Face, generated
+text.
 
 Everything is written below .quickstart/<n>/, a new number each time. The commands it runs are the ones of the README.
 """
@@ -19,6 +21,7 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without fm9g being installed
@@ -174,7 +177,7 @@ def generate(model_folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder)
     for prompt in ("Return the", "This function"):
         inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         inputs.pop("token_type_ids", None)

@@ -56,9 +56,9 @@ def _torch_varlen_attention() -> Kernel | None:
 
     def attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
         bounds, longest = packed.cu_seqlens, packed.longest
-        return varlen_attn(
-            query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), enable_gqa=True
-        )
+        output = varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), enable_gqa=True)
+        assert isinstance(output, Tensor)
+        return output
 
     return attention
 

@@ -52,7 +52,8 @@ class Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_THd: Tensor) -> tuple[Tensor, None, None]:
-        return _rotated(grad_THd, *ctx.saved_tensors, -1), None, None
+        cos_T1h, sin_T1h = ctx.saved_tensors
+        return _rotated(grad_THd, cos_T1h, sin_T1h, -1), None, None
 
 
 def _rotated(x_THd: Tensor, cos_T1h: Tensor, sin_T1h: Tensor, direction: int) -> Tensor:

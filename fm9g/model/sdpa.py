@@ -57,11 +57,11 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) ->
     outputs, order = [], []
     for tokens_nL, valid_nL in _places(packed, query.device):
         n, length = tokens_nL.shape
-        padded = (
+        q, k, v = (
             x.index_select(0, tokens_nL.flatten()).view(n, length, *x.shape[1:]).transpose(1, 2)
             for x in (query, key, value)
         )
-        output_nLHd = F.scaled_dot_product_attention(*padded, is_causal=True).transpose(1, 2)
+        output_nLHd = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         kept = valid_nL.flatten().nonzero().squeeze(1)
         outputs.append(output_nLHd.flatten(0, 1).index_select(0, kept))
         order.append(tokens_nL.flatten()[kept])

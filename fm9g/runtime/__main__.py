@@ -53,6 +53,12 @@ def main() -> None:
         if end.code not in (None, 0):
             runtime.fail(f"exit status {end.code}")
         raise
+    except UserError as error:
+        runtime.fail(str(error))
+        raise
+    except OSError:  # the program's own: its author wants to see where
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
 
 
 if __name__ == "__main__":

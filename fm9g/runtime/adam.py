@@ -18,7 +18,7 @@ BUCKET_ELEMENTS = 1 << 26  # bounds the fp32 copies of low-precision gradients: 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
-def _trainable(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict[str, Any], Tensor]]:
+def _trainable(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict[str, Any], Any]]:
     for group in optimizer.param_groups:
         for param in group["params"]:
             if param.grad is None or not param.requires_grad:
@@ -38,10 +38,11 @@ def _ensure_state(state: dict[str, Any], param: Tensor, device: torch.device) ->
         state["_param_fp32"] = param.detach().to(device=device, dtype=torch.float32, copy=True)
 
 
-def _buckets(pairs: Iterator[tuple[dict[str, Any], Tensor]]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
+def _buckets(pairs: Iterator[tuple[dict[str, Any], Any]]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
     """Runs of parameters of one group and dtype, up to BUCKET_ELEMENTS together."""
-    current: list[Tensor] = []
-    elements, key, group = 0, None, {}
+    current: list[Any] = []
+    elements, key = 0, None
+    group: dict[str, Any] = {}
     for group_of_param, param in pairs:
         key_of_param = (id(group_of_param), param.dtype)
         if current and (key_of_param != key or elements + param.numel() > BUCKET_ELEMENTS):

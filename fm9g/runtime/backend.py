@@ -47,7 +47,8 @@ def load_extension(folder: Path) -> ModuleType:
         path = folder / f"C{suffix}"
         if path.exists():
             spec = importlib.util.spec_from_file_location("bmtrain.C", path)
-            assert spec is not None and spec.loader is not None
+            assert spec is not None
+            assert spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return module
@@ -96,4 +97,4 @@ def choose(
             raise UserError(f"FM9G_BACKEND=native, but BMTrain's extension does not work here: {error}") from error
         return Backend("portable", f"BMTrain's extension does not work here: {error}")
     sys.modules["bmtrain.C"] = extension
-    return Backend("native", forced and "FM9G_BACKEND" or "BMTrain's extension loads")
+    return Backend("native", (forced and "FM9G_BACKEND") or "BMTrain's extension loads")

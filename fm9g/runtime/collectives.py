@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import datetime
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -45,7 +45,7 @@ class GlooTransport:
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self._group = dist.ProcessGroupGloo(store, rank, size, TIMEOUT)
+        self._group: Any = dist.ProcessGroupGloo(store, rank, size, TIMEOUT)
 
     def all_gather(self, source: Tensor, target: Tensor) -> None:
         parts = [torch.empty_like(_bytes(source)) for _ in range(self.size)]
@@ -88,7 +88,7 @@ def _bytes(tensor: Tensor) -> Tensor:
 class NcclTransport:
     """Collectives on CUDA tensors over a torch.distributed NCCL process group, on the current stream."""
 
-    _OPERATORS = {
+    _OPERATORS: ClassVar[dict[str, Any]] = {
         "sum": dist.ReduceOp.SUM,
         "avg": dist.ReduceOp.AVG,
         "prod": dist.ReduceOp.PRODUCT,
@@ -100,7 +100,7 @@ class NcclTransport:
         self.rank, self.size = rank, size
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = TIMEOUT
-        self._group = dist.ProcessGroupNCCL(store, rank, size, options)
+        self._group: Any = dist.ProcessGroupNCCL(store, rank, size, options)
 
     def all_gather(self, source: Tensor, target: Tensor) -> None:
         self._group._allgather_base(target, source).wait()

@@ -100,7 +100,7 @@ class CpuDevice:
         return torch.device(value.device).type == "cpu"
 
     @staticmethod
-    def record_stream(value: Any, stream: Stream) -> None:
+    def record_stream(value: Any, stream: Any) -> None:
         """`value.record_stream(stream)`."""
 
     @staticmethod
@@ -135,14 +135,14 @@ class CpuDevice:
     def reset_peak_memory_stats(device: Any = None) -> None: ...
 
     @staticmethod
-    def current_stream(device: Any = None) -> Stream:
+    def current_stream(device: Any = None) -> Any:
         return _default_stream
 
     default_stream = current_stream
 
     @staticmethod
     @contextlib.contextmanager
-    def stream(stream: Stream | None) -> Iterator[None]:
+    def stream(stream: Any) -> Iterator[None]:
         yield
 
     @staticmethod
@@ -155,7 +155,8 @@ class CpuDevice:
 
     @staticmethod
     def max_memory_allocated(device: Any = None) -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # brought up to date now and then only
+        return max(peak, CpuDevice.memory_allocated())
 
     max_memory_reserved = max_memory_allocated
 

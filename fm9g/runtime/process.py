@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch.distributed as dist
 
@@ -98,7 +98,7 @@ class Rendezvous:
 
 
 def _connect(host: str, port: int, rank: int, timeout: datetime.timedelta) -> Any:
-    serve = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    serve = _serves(rank)
     try:
         return dist.TCPStore(host, port, is_master=serve, timeout=timeout, wait_for_workers=False, multi_tenant=True)
     except _RENDEZVOUS_ERRORS as error:
@@ -128,7 +128,7 @@ def announce(shared: Any, rank: int, size: int) -> dict[int, dict[str, Any]]:
         read = tickets
         missing = sorted(set(range(size)) - set(claims))
         if missing and time.monotonic() - last_arrival > MISSING_AFTER_SECONDS:
-            raise UserError(
+            _give_up(
                 f"rank {rank} of {size}: no sign of rank(s) {_listed(missing)} for {MISSING_AFTER_SECONDS:.0f} s. "
                 "Check that every node runs, with the same NNODES and GPUS_PER_NODE and a RANK of its own "
                 "(FM9G_RENDEZVOUS_SECONDS waits longer)"
@@ -154,8 +154,12 @@ def _check_claim(claim: dict[str, Any], claims: dict[int, dict[str, Any]], rank:
             "every node needs a RANK of its own"
         )
     if problem:
-        time.sleep(2)  # rank 0 serves the store: the others must read the same claims before it goes
-        raise UserError(problem)
+        _give_up(problem)
+
+
+def _give_up(problem: str) -> NoReturn:
+    time.sleep(2)  # rank 0 serves the store: the others must read the same claims before it goes
+    raise UserError(problem)
 
 
 def _listed(ranks: list[int]) -> str:
@@ -171,7 +175,6 @@ class Watch(threading.Thread):
         self._lock = threading.Lock()  # the store's connection takes one question at a time
         self._seen: dict[int, tuple[int, float]] = {}
         self._finished = threading.Event()
-        atexit.register(self.finish)
 
     def run(self) -> None:
         while not self._finished.wait(BEAT_SECONDS):
@@ -181,6 +184,8 @@ class Watch(threading.Thread):
                 verdict = f"lost the rendezvous store, so rank 0 or its node has ended ({error})"
             if verdict and not self._finished.is_set():
                 print(f"rank {self._rank} ends: {verdict}", file=sys.stderr, flush=True)
+                if _serves(self._rank):
+                    time.sleep(BEAT_SECONDS + 1)  # the others read the verdict in the store that ends with this process
                 os._exit(1)
 
     def look(self) -> str:
@@ -197,11 +202,19 @@ class Watch(threading.Thread):
             self._store.set(FAILED, verdict)
             return verdict
 
-    def _is_dead(self, rank: int) -> bool:
+    def _is_done(self, rank: int) -> bool:
+        return bool(self._store.check([f"fm9g/done/{rank}"]))
+
+    def _is_gone(self, rank: int) -> bool:
+        """Whether that rank's process was on this machine and is no more."""
         claim = self._claims[rank]
-        if self._store.check([f"fm9g/done/{rank}"]):
+        return claim["host"] == socket.gethostname() and not _process_lives(claim["pid"])
+
+    def _is_dead(self, rank: int) -> bool:
+        gone = self._is_gone(rank)  # asked first: a rank says that it is done, and then goes
+        if self._is_done(rank):
             return False
-        if claim["host"] == socket.gethostname() and not _process_lives(claim["pid"]):
+        if gone:
             return True
         beats = self._store.add(f"fm9g/beat/{rank}", 0)
         before, since = self._seen.get(rank, (-1, 0.0))
@@ -218,8 +231,7 @@ class Watch(threading.Thread):
                 if self._store.check([FAILED]):
                     return str(self._store.get(FAILED).decode())
                 for rank, claim in self._claims.items():
-                    local = claim["host"] == socket.gethostname()
-                    if rank != self._rank and local and not _process_lives(claim["pid"]):
+                    if rank != self._rank and (self._is_done(rank) or self._is_gone(rank)):
                         return f"{_describe(rank, claim)} has ended"
             time.sleep(0.2)
         return "no rank is known to have died"
@@ -230,15 +242,31 @@ class Watch(threading.Thread):
             self._store.set(FAILED, f"{_describe(self._rank, self._claims[self._rank])} failed: {reason}")
 
     def finish(self) -> None:
-        """Tell the other ranks that this one has come to its end, so that its silence is no alarm."""
-        if self._finished.is_set():
-            return
-        self._finished.set()
+        """Tell the other ranks that this one has come to its end, so that its silence is no alarm.
+
+        The rank that serves the store stays, and watches on, until the others need it no more.
+        """
         try:
             with self._lock:
                 self._store.set(f"fm9g/done/{self._rank}", "")
+            while _serves(self._rank) and not self._others_have_ended():
+                time.sleep(0.2)
         except _RENDEZVOUS_ERRORS as error:
             print(f"rank {self._rank}: the rendezvous store ended first ({error})", file=sys.stderr)
+        self._finished.set()
+
+    def _others_have_ended(self) -> bool:
+        with self._lock:
+            failed = self._store.check([FAILED])
+            ended = all(self._is_done(rank) or self._is_gone(rank) for rank in self._claims)
+        if failed and not ended:
+            time.sleep(BEAT_SECONDS + 1)  # they read it at their next beat
+        return failed or ended
+
+
+def _serves(rank: int) -> bool:
+    """Whether that rank holds the store, rather than the launcher."""
+    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
 def _process_lives(pid: int) -> bool:
@@ -272,6 +300,12 @@ def fail(reason: str) -> None:
     """Tell the other ranks, if there are any, that this one cannot go on."""
     if _State.watch is not None:
         _State.watch.fail(reason)
+
+
+@atexit.register  # before fm9g.runtime.collectives registers its own: groups close first, so that no rank waits in one
+def _finish() -> None:
+    if _State.watch is not None:
+        _State.watch.finish()
 
 
 def _report_exception(

@@ -20,7 +20,8 @@ from typing import Any
 from fm9g.runtime.cpu import device
 
 DEVICE_NAME = "__fm9g_device__"
-_CUDA_STRING = re.compile(r"cuda(:\d*)?")
+_CUDA_STRING = re.compile(r"cuda(:\d+)?")
+_CUDA_TEMPLATE = re.compile(r"cuda:(%[ds]|\{\w*\})?")  # "cuda:%d" % rank, "cuda:{}".format(rank), "cuda:" + str(rank)
 _TENSOR_METHODS = {"cuda": "to_device", "record_stream": "record_stream", "pin_memory": "pin_memory"}
 
 
@@ -41,9 +42,13 @@ class Retarget(ast.NodeTransformer):
     """Rewrites a syntax tree so that what it did on a CUDA device happens on the CPU."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        """`"cuda"`, `"cuda:0"`, and the `cuda:` that begins an f-string."""
-        if isinstance(node.value, str) and _CUDA_STRING.fullmatch(node.value):
+        """`"cuda"`, `"cuda:0"`, and `"cuda:"` that a number is still put into (torch knows a `cpu:0`)."""
+        if not isinstance(node.value, str):
+            return node
+        if _CUDA_STRING.fullmatch(node.value):
             return ast.copy_location(ast.Constant("cpu"), node)
+        if _CUDA_TEMPLATE.fullmatch(node.value):
+            return ast.copy_location(ast.Constant(node.value.replace("cuda", "cpu", 1)), node)
         return node
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:

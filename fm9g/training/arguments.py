@@ -266,7 +266,9 @@ def check_settings(settings: Settings) -> None:
     if settings.flash in ("1d", "triton"):
         raise UserError(f"flash={settings.flash} is no longer there: use flash=cuda, which picks the best kernel")
     if settings.flash not in ("cuda", "none"):
-        raise UserError(f"flash must be cuda or none, not {settings.flash!r}{closest(settings.flash, ['cuda', 'none'])}")
+        raise UserError(
+            f"flash must be cuda or none, not {settings.flash!r}{closest(settings.flash, ['cuda', 'none'])}"
+        )
     if settings.lr_scheduler not in SCHEDULERS:
         hint = closest(settings.lr_scheduler, SCHEDULERS)
         raise UserError(f"lr_scheduler must be one of {', '.join(SCHEDULERS)}, not {settings.lr_scheduler!r}{hint}")

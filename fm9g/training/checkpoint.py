@@ -25,6 +25,9 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
+from fm9g.convert.checkpoint_writers import write_pt
+from fm9g.convert.lazy import DTYPES, LazyTensor
+from fm9g.convert.progress import Progress
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, write_json, write_text
 from fm9g.runtime import bmt
@@ -32,6 +35,9 @@ from fm9g.runtime import bmt
 OPTIMIZER_FILE = "optimizer-{rank:05d}.pt"
 RANDOM_FILE = "random-{rank:05d}.pt"
 MOMENTS = ("exp_avg", "exp_avg_sq", "_param_fp32")
+SAFETENSORS_NAMES = {dtype.torch: name for name, dtype in DTYPES.items()}
+WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
+ZeroContext = bmt.zero_context.ZeroContext
 
 
 def weights_name(step: int) -> str:
@@ -39,18 +45,44 @@ def weights_name(step: int) -> str:
     return f"fm9g_live_checkpoint-{step}.pt"
 
 
-def gather_weights(model: Any) -> dict[str, Tensor]:
-    """All weights on the CPU of rank 0, each tensor with a storage of its own; {} on other ranks."""
-    gathered = bmt.store._save_to_rank0(model)
+def gathered_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name, whole tensor) of every weight in order, one block gathered at a time; all ranks must go through it."""
+    for prefix, module in model.named_modules():
+        if isinstance(module, bmt.Block):
+            with torch.no_grad(), ZeroContext(module):
+                for info in module._param_info:
+                    yield f"{prefix}.{info['name']}", info["parameter"].detach()
+        else:
+            for name, param in module._parameters.items():
+                if isinstance(param, bmt.DistributedParameter) and not param._in_block:
+                    with torch.no_grad():
+                        weight = param.gather()
+                    yield f"{prefix}.{name}" if prefix else name, weight
+
+
+def write_weights(model: Any, path: Path) -> None:
+    """Rank 0 writes {name: tensor} as torch.save would; no rank ever holds more than a block of the whole model."""
+    weights = gathered_weights(model)
     if runtime.rank() != 0:
-        return {}
-    return {name: _own_storage(tensor) for name, tensor in gathered.items()}
+        for _ in weights:
+            pass
+        return
+
+    def described(name: str, param: Any) -> LazyTensor:
+        def content() -> Iterator[Tensor]:
+            gathered_name, weight = next(weights)
+            assert gathered_name == name, f"{gathered_name} was gathered where {name} was expected"
+            yield from weight.flatten().split(WRITTEN_ELEMENTS)
+
+        return LazyTensor(SAFETENSORS_NAMES[param.dtype], tuple(param._original_shape), lambda: map(_on_cpu, content()))
+
+    tensors = {name: described(name, param) for name, param in model.named_parameters()}
+    write_pt(path, tensors, Progress(path.name, sum(tensor.nbytes for tensor in tensors.values())))
+    assert next(weights, None) is None
 
 
-def _own_storage(tensor: Tensor) -> Tensor:
-    # BMTrain hands out views of a block's gather buffer, which torch.save would write whole for each
-    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if whole and not tensor.requires_grad else tensor.detach().clone()
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor.cpu()
 
 
 def pieces(model: Any) -> Iterator[tuple[str, Any, int, int]]:
@@ -114,7 +146,7 @@ def _assemble(
 
 def random_state() -> dict[str, Any]:
     """The states of all generators that a run draws from."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
+    _, keys, position, *_ = np.random.get_state()
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": torch.tensor(random.getstate()[1], dtype=torch.int64),
@@ -167,25 +199,31 @@ def load_weights(model: Any, path: Path, strict: bool) -> list[str]:
 
 
 class CheckpointWriter:
-    """Writes one checkpoint; `files` are (name, contents) of this rank, `state` is rank 0's state.json."""
+    """Writes one checkpoint together with all other ranks."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self._target = folder / str(step)
         self._partial = folder / f".{step}.partial"
 
-    def write(self, files: dict[str, Any], state: dict[str, Any]) -> None:
-        """Write together with all other ranks; on return the checkpoint is complete on every rank."""
+    def write(self, files: dict[str, Any], state: dict[str, Any], model: Any = None) -> None:
+        """Write this rank's `files` {name: contents}, the model's weights and rank 0's `state`.
+
+        On return the checkpoint is complete on every rank.
+        """
         first = runtime.rank() == 0
         if first:
             shutil.rmtree(self._partial, ignore_errors=True)  # what a killed save of this run left
             self._partial.mkdir()
         runtime.barrier()
         if not self._partial.is_dir():
-            raise UserError(f"rank {runtime.rank()} does not see {self._partial}: output_dir must be shared by all nodes")
+            raise UserError(
+                f"rank {runtime.rank()} does not see {self._partial}: output_dir must be shared by all nodes"
+            )
         for name, contents in files.items():
-            path = self._partial / name
-            torch.save(contents, path)
-            fsync_path(path)
+            torch.save(contents, self._partial / name)
+            fsync_path(self._partial / name)
+        if model is not None:
+            write_weights(model, self._partial / weights_name(int(self._target.name)))
         runtime.barrier()
         if first:
             write_json(self._partial / "state.json", state)

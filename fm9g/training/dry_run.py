@@ -29,8 +29,10 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * parameters / ranks
     full_layer = tokens * config.dim_model * 17 * width
     checkpointed = settings.use_checkpoint
-    activations = full_layer + tokens * config.dim_model * width * config.num_layers if checkpointed else (
-        full_layer * config.num_layers
+    activations = (
+        full_layer + tokens * config.dim_model * width * config.num_layers
+        if checkpointed
+        else (full_layer * config.num_layers)
     )
     return {
         "parameters": width * parameters / ranks,

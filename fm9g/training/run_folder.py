@@ -56,7 +56,9 @@ class RunFolder:
             file.seek(0)
             owner = file.read().strip() or "another process"
             file.close()
-            raise UserError(f"{self.checkpoints} is being written by {owner}: end it, or use another model_unique") from None
+            raise UserError(
+                f"{self.checkpoints} is being written by {owner}: end it, or use another model_unique"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()
@@ -78,5 +80,7 @@ class RunFolder:
             raise UserError(f'resume_ckpt must be a step or "latest", not {resume_ckpt!r}')
         if int(resume_ckpt) not in steps:
             listed = ", ".join(map(str, steps[-8:])) or "none"
-            raise UserError(f"resume_ckpt: {self.checkpoints} has no checkpoint of step {resume_ckpt} (it has: {listed})")
+            raise UserError(
+                f"resume_ckpt: {self.checkpoints} has no checkpoint of step {resume_ckpt} (it has: {listed})"
+            )
         return int(resume_ckpt)

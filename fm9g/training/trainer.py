@@ -130,14 +130,18 @@ class Run:
             progress.task_documents[name] = progress.task_documents.get(name, 0) + begun
         self.digest.add(batch.row_digests)
 
-    def save(self, files: dict[str, Any] | None = None, state: dict[str, Any] | None = None) -> None:
-        """Write a checkpoint of the data, together with `files` of this rank and `state`."""
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self._write_checkpoint({}, {})
+
+    def _write_checkpoint(self, files: dict[str, Any], state: dict[str, Any], model: Decoder | None = None) -> None:
+        """Write the data's state, together with this rank's `files`, `state` and the model's weights."""
         self.progress.stream_sha256 = self.digest.fold()
         data = {stream.DATA_FILE.format(rank=runtime.rank()): self.loader.state_dict()}
         writer = checkpoint.CheckpointWriter(self.folder.checkpoints, self.progress.step)
         started = time.perf_counter()
         writer.write(
-            {**data, **(files or {})},
+            {**data, **files},
             {
                 "kind": self.kind,
                 "progress": dataclasses.asdict(self.progress),
@@ -145,8 +149,9 @@ class Run:
                 "ranks": runtime.world_size(),
                 "settings": {k: v for k, v in dataclasses.asdict(self.settings).items() if k != "given"},
                 "model": dataclasses.asdict(self.inputs.model_config),
-                **(state or {}),
+                **state,
             },
+            model,
         )
         log(f"saved checkpoint {self.progress.step} in {time.perf_counter() - started:.1f} s")
 
@@ -174,7 +179,8 @@ class Training(Run):
             )
         config = inputs.model_config
         log(
-            f"model: {config.num_parameters():,} parameters, {config.dtype}, attention {self.model.encoder.kernel_name}; "
+            f"model: {config.num_parameters():,} parameters, {config.dtype}, "
+            f"{self.model.encoder.kernel_name} attention; "
             f"{self.plan.rows_per_step} rows of {self.plan.row_length} tokens per step"
         )
 
@@ -218,7 +224,11 @@ class Training(Run):
         for batch, counts, waited in self.batches():
             metrics = self._iteration(batch, counts, waited)
             seconds = (time.perf_counter() - started) / (self.progress.step - first)
-            log(readable_line(metrics, self.settings.train_iters, seconds * (self.settings.train_iters - metrics.iteration)))
+            log(
+                readable_line(
+                    metrics, self.settings.train_iters, seconds * (self.settings.train_iters - metrics.iteration)
+                )
+            )
             if self._writer:
                 self._writer.write(metrics)
             if self.should_save:
@@ -270,8 +280,8 @@ class Training(Run):
         norm = float(self.manager.clip_grad_norm(groups, self.settings.clip_grad or math.inf))
         if not (math.isfinite(loss) and math.isfinite(norm)) and not self.manager.loss_scale_enabled:
             raise UserError(
-                f"iteration {iteration}: loss {loss}, gradient norm {norm}: training has diverged. The weights were not "
-                "updated; resume the last checkpoint with a lower lr, a longer warm-up or other data"
+                f"iteration {iteration}: loss {loss}, gradient norm {norm}: training has diverged. The weights "
+                "were not updated; resume the last checkpoint with a lower lr, a longer warm-up or other data"
             )
         if self.settings.inspect_iters and iteration % self.settings.inspect_iters == 0:
             self._inspect(iteration)
@@ -284,18 +294,15 @@ class Training(Run):
         if self._writer:
             self._writer.write_summary(summary, iteration)
 
-    def save(self, files: dict[str, Any] | None = None, state: dict[str, Any] | None = None) -> None:
+    def save(self) -> None:
         """Write a whole checkpoint."""
         rank = runtime.rank()
         files = {
             checkpoint.OPTIMIZER_FILE.format(rank=rank): checkpoint.optimizer_state(self.model, self.optimizer),
             checkpoint.RANDOM_FILE.format(rank=rank): checkpoint.random_state(),
         }
-        weights = checkpoint.gather_weights(self.model)
-        if rank == 0:
-            files[checkpoint.weights_name(self.progress.step)] = weights
         scale = {"loss_scale": self.manager.loss_scale, "steps_since_last_scale": self.manager.steps_since_last_scale}
-        super().save(files, scale)
+        self._write_checkpoint(files, scale, self.model)
 
 
 class DataRun(Run):
