@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from fm9g.commandline import parse_flags
 from fm9g.convert.bmtrain_to_huggingface import DEFAULT_SHARD_SIZE, from_scratch, with_reference
-from fm9g.convert.command_line import parse_flags
 from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype
 from fm9g.errors import UserError, run_command
 
@@ -57,6 +57,7 @@ def main() -> None:
         from_scratch(flags.model_config, flags.tokenizer, *paths, **options)
     else:
         raise UserError("give either --huggingface-ref-dir, or both --model-config and --tokenizer")
+    print(f"{flags.huggingface_save_dir}: a Hugging Face model")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without fm
 
 from fm9g.commandline import parse_flags
 from fm9g.data.build import build, check
-from fm9g.data.progress import Progress
 from fm9g.data.swap import leftovers
 from fm9g.errors import run_command
+from fm9g.progress import Progress
 
 
 def _arguments() -> argparse.Namespace:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fm9g.convert.command_line import parse_flags
+from fm9g.commandline import parse_flags
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype
 from fm9g.errors import run_command
@@ -32,7 +32,8 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the output files if they exist")
     flags = parse_flags(parser)
     dtype = parse_dtype(flags.dtype) if flags.dtype else None
-    huggingface_to_bmtrain(flags.huggingface_dir, flags.output, dtype, flags.overwrite)
+    config = huggingface_to_bmtrain(flags.huggingface_dir, flags.output, dtype, flags.overwrite)
+    print(f"{flags.output}: {config.num_parameters():,} parameters, {config.dtype}")
 
 
 if __name__ == "__main__":

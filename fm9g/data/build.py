@@ -25,11 +25,11 @@ from fm9g.data.index import (
     load_ends,
     load_meta,
 )
-from fm9g.data.progress import ProgressCallback, no_progress
 from fm9g.data.scan import TOKENS_PER_UNIT, BadLine, BlockScan, parse_record, read_blocks, scan_block
 from fm9g.data.swap import is_occupied, output_folder
 from fm9g.errors import UserError, closest
 from fm9g.files import write_json
+from fm9g.progress import ProgressCallback, no_progress
 
 _DATASET_FILES = {DATA, INDEX_H5, INDEX_TEXT, META}
 _LENGTH_LIMITS = [4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive

@@ -27,9 +27,9 @@ from torch import Tensor
 from fm9g import runtime
 from fm9g.convert.checkpoint_writers import write_pt
 from fm9g.convert.lazy import DTYPES, LazyTensor
-from fm9g.convert.progress import Progress
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, write_json, write_text
+from fm9g.progress import Progress
 from fm9g.runtime import bmt
 
 OPTIMIZER_FILE = "optimizer-{rank:05d}.pt"
@@ -77,7 +77,8 @@ def write_weights(model: Any, path: Path) -> None:
         return LazyTensor(SAFETENSORS_NAMES[param.dtype], tuple(param._original_shape), lambda: map(_on_cpu, content()))
 
     tensors = {name: described(name, param) for name, param in model.named_parameters()}
-    write_pt(path, tensors, Progress(path.name, sum(tensor.nbytes for tensor in tensors.values())))
+    with Progress(path.name, sum(tensor.nbytes for tensor in tensors.values())) as progress:
+        write_pt(path, tensors, progress)
     assert next(weights, None) is None
 
 

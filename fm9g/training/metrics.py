@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from fm9g.files import atomic_file
+from fm9g.files import write_text
 
 
 @dataclass
@@ -65,18 +65,17 @@ def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float) -> str
 def drop_later_lines(path: Path, iteration: int) -> None:
     """Cut metrics.jsonl after `iteration`, so that a resumed run writes each iteration once.
 
-    A last line that a kill left half written is cut too.
+    What is cut is kept beside it, as metrics.superseded-<n>.jsonl; a line that a kill left half written is not.
     """
     if not path.exists():
         return
-    kept = []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:
-                break
-            kept.append(line)
-    with atomic_file(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in lines if json.loads(line)["iteration"] <= iteration]
+    later = lines[len(kept) :]
+    if later:
+        number = 1 + len(list(path.parent.glob("metrics.superseded-*.jsonl")))
+        write_text(path.with_name(f"metrics.superseded-{number}.jsonl"), "".join(later))
+    write_text(path, "".join(kept))
 
 
 class MetricsWriter:

@@ -16,24 +16,37 @@ from fm9g.model.packed import Packed
 
 @dataclass
 class StepCounts:
-    """Over all ranks: targets that carry loss, and for each task the places filled and such targets."""
+    """A step over all ranks. Lists are by task."""
 
-    valid: int
-    task_places: list[int]
-    task_valid: list[int]
-    exhausted: bool
+    exhausted: bool  # no rank has anything left after this step
+    flops: float
+    places: list[int]  # filled with tokens
+    valid: list[int]  # targets that carry loss
+    documents: list[int]  # begun
+
+    @property
+    def all_places(self) -> int:
+        return sum(self.places)
+
+    @property
+    def all_valid(self) -> int:
+        return sum(self.valid)
 
 
-def count_step(batch: StepBatch, exhausted: bool) -> StepCounts:
-    """Count before the first backward, since the loss is divided by the count; one collective."""
+def count_step(batch: StepBatch, exhausted: bool, flops: float) -> StepCounts:
+    """Count before the first backward, since the loss is divided by the count; one collective.
+
+    `exhausted` and `flops` are this rank's.
+    """
     tasks = len(batch.tokens)
     task_valid = torch.zeros(tasks, dtype=torch.int64)
     for strip in batch.strips:
         valid = (strip.targets != IGNORED).to(torch.int64)
         task_valid += _by_task(valid, strip, tasks)
-    mine = torch.cat([torch.tensor([int(not exhausted), *batch.tokens]), task_valid])
-    unfinished, *counts = runtime.all_reduce(mine).tolist()
-    return StepCounts(sum(counts[tasks:]), counts[:tasks], counts[tasks:], unfinished == 0)
+    mine = torch.tensor([int(not exhausted), int(flops), *batch.tokens, *task_valid.tolist(), *batch.documents])
+    unfinished, total_flops, *counts = runtime.all_reduce(mine).tolist()
+    places, valid_by_task, documents = (counts[i * tasks : (i + 1) * tasks] for i in range(3))
+    return StepCounts(unfinished == 0, total_flops, places, valid_by_task, documents)
 
 
 def _by_task(values_T: Tensor, strip: Strip, tasks: int) -> Tensor:
@@ -56,8 +69,8 @@ def train_step(model: Decoder, manager: Any, batch: StepBatch, counts: StepCount
         packed = Packed.from_lengths(strip.lengths, device)
         tokens, targets = (x.to(device, non_blocking=True) for x in (strip.tokens, strip.targets))
         total, losses_T = model.loss(tokens, targets, packed)
-        manager.backward(total / max(1, counts.valid))
+        manager.backward(total / max(1, counts.all_valid))
         task_sums += _by_task(losses_T.double(), strip, tasks)
     sums = runtime.all_reduce(task_sums).tolist()
-    by_task = [sums[i] / counts.task_valid[i] if counts.task_valid[i] else 0.0 for i in range(tasks)]
-    return sum(sums) / max(1, counts.valid), by_task
+    by_task = [sums[i] / max(1, counts.valid[i]) for i in range(tasks)]
+    return sum(sums) / max(1, counts.all_valid), by_task

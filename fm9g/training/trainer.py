@@ -106,8 +106,8 @@ class Run:
             started = time.perf_counter()
             batch = next(iterator)
             waited = time.perf_counter() - started
-            counts = count_step(batch, self.loader.exhausted)
-            if counts.exhausted and not sum(counts.task_places):
+            counts = count_step(batch, self.loader.exhausted, step_flops(self.inputs.model_config, batch))
+            if counts.exhausted and not counts.all_places:
                 self._data_ended(step)
                 return
             yield batch, counts, waited
@@ -122,9 +122,8 @@ class Run:
         """Count a step as done."""
         progress = self.progress
         progress.step = batch.step + 1
-        progress.tokens += sum(counts.task_places)
-        documents = runtime.all_reduce(torch.tensor(batch.documents)).tolist()
-        for source, places, begun in zip(self.inputs.sources, counts.task_places, documents, strict=True):
+        progress.tokens += counts.all_places
+        for source, places, begun in zip(self.inputs.sources, counts.places, counts.documents, strict=True):
             name = source.task_name
             progress.task_tokens[name] = progress.task_tokens.get(name, 0) + places
             progress.task_documents[name] = progress.task_documents.get(name, 0) + begun
@@ -248,24 +247,23 @@ class Training(Run):
         self.manager.zero_grad()
         loss, by_task = train_step(self.model, self.manager, batch, counts)
         scale = float(self.manager.loss_scale)
-        norm = self._update(iteration, loss) if counts.valid else 0.0
+        norm = self._update(iteration, loss) if counts.all_valid else 0.0
         self.advance(batch, counts)
         runtime.synchronize_device()
         seconds = time.perf_counter() - started + waited
         names = [source.task_name for source in self.inputs.sources]
-        flops = runtime.all_reduce(step_flops(self.inputs.model_config, batch))
         return Metrics(
             iteration=iteration,
-            loss=loss if counts.valid else None,
+            loss=loss if counts.all_valid else None,
             lr=rate,
             grad_norm=norm,
             tokens=self.progress.tokens,
-            tokens_per_second=sum(counts.task_places) / seconds,
-            mfu=flops / seconds / (self._peak * runtime.world_size()),
+            tokens_per_second=counts.all_places / seconds,
+            mfu=counts.flops / seconds / (self._peak * runtime.world_size()),
             step_seconds=seconds,
             data_seconds=waited,
             memory_bytes=runtime.all_reduce(runtime.memory_bytes(), "max"),
-            task_loss={name: by_task[i] for i, name in enumerate(names) if counts.task_valid[i]},
+            task_loss={name: by_task[i] for i, name in enumerate(names) if counts.valid[i]},
             task_tokens=dict(self.progress.task_tokens),
             loss_scale=scale,
         )

@@ -22,14 +22,25 @@ class Progress:
     Use as a context manager: leaving it ends the line.
     """
 
-    def __init__(self, what: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
-        self._what = what
+    def __init__(
+        self,
+        what: str,
+        total: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._what, self._total, self._added = what, total, 0
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._terminal = self._stream.isatty()
         self._interval = 1.0 if self._terminal else 30.0
         self._started = self._printed = clock()
         self._line_open = False
+
+    def add(self, count: int) -> None:
+        """Count so many bytes more towards `total`."""
+        self._added += count
+        self(self._added, self._total)
 
     def __call__(self, done: int, total: int) -> None:
         now = self._clock()

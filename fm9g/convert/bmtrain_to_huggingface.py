@@ -1,0 +1,107 @@
+"""A .pt file in our names -> a Hugging Face folder that transformers loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fm9g.convert.checkpoint_files import read_pt
+from fm9g.convert.checkpoint_writers import parse_size, write_safetensors
+from fm9g.convert.hf_config import (
+    differences,
+    huggingface_config,
+    model_config_from_huggingface,
+    with_checkpoint_facts,
+)
+from fm9g.convert.lazy import as_dtype, main_dtype
+from fm9g.convert.names import match
+from fm9g.convert.outputs import check_output_folder, new_folder
+from fm9g.convert.tokenizer_files import REFERENCE_FILES, copy_files, install_tokenizer
+from fm9g.errors import UserError
+from fm9g.files import read_json, write_json
+from fm9g.model.config import ModelConfig
+from fm9g.progress import Progress
+
+DEFAULT_SHARD_SIZE = "5GB"
+
+# Given the new folder and the checkpoint's dtype, puts everything but weights there and returns config.json.
+Companions = Callable[[Path, str], dict[str, Any]]
+
+
+def with_reference(
+    reference: Path,
+    checkpoint: Path,
+    target: Path,
+    dtype: str | None = None,
+    max_shard_size: str = DEFAULT_SHARD_SIZE,
+    overwrite: bool = False,
+) -> None:
+    """Write `checkpoint` to the folder `target` with config and tokenizer of the Hugging Face folder `reference`.
+
+    The reference's config must describe the checkpoint: its tensors, and the .json beside it where there
+    is one. `dtype` is a key of DTYPES; None keeps each tensor's own.
+    """
+    if target.resolve() == reference.resolve():
+        raise UserError(f"{target}: is the reference folder itself; choose another folder to save to")
+    config_path = reference / "config.json"
+    values = read_json(config_path)
+    config = model_config_from_huggingface(values, str(config_path))
+    _check_sibling(checkpoint, config, config_path)
+
+    def companions(folder: Path, kind: str) -> dict[str, Any]:
+        copy_files(reference, folder, REFERENCE_FILES)
+        return with_checkpoint_facts(values, config, kind)
+
+    _write(config, checkpoint, target, dtype, max_shard_size, overwrite, companions)
+
+
+def from_scratch(
+    model_config: Path,
+    tokenizer: Path,
+    checkpoint: Path,
+    target: Path,
+    dtype: str | None = None,
+    max_shard_size: str = DEFAULT_SHARD_SIZE,
+    overwrite: bool = False,
+) -> None:
+    """As with_reference, for a model trained from scratch: a model_configs/*.json and a tokenizer instead."""
+    config = ModelConfig.from_json(model_config)
+
+    def companions(folder: Path, kind: str) -> dict[str, Any]:
+        token_ids = install_tokenizer(tokenizer, folder, config.vocab_size)
+        return huggingface_config(config, kind, token_ids, str(model_config))
+
+    _write(config, checkpoint, target, dtype, max_shard_size, overwrite, companions)
+
+
+def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> None:
+    """The config beside a converted .pt knows what tensors do not show: RoPE, eps, muP."""
+    sibling = checkpoint.with_suffix(".json")
+    if not sibling.exists():
+        return
+    differing = differences(ModelConfig.from_json(sibling), config)
+    if differing:
+        raise UserError(f"{sibling} and {config_path} describe different models: {'; '.join(differing)}")
+
+
+def _write(
+    config: ModelConfig,
+    checkpoint: Path,
+    target: Path,
+    dtype: str | None,
+    max_shard_size: str,
+    overwrite: bool,
+    companions: Companions,
+) -> None:
+    max_bytes = parse_size(max_shard_size)
+    check_output_folder(target, overwrite)
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such file")
+    pairs = match(config, read_pt(checkpoint), "ours", str(checkpoint))
+    tensors = {parameter.huggingface: as_dtype(parameter.ours, tensor, dtype) for parameter, tensor in pairs}
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with Progress(str(target), total) as progress, new_folder(target, overwrite) as folder:
+        values = companions(folder, main_dtype(list(tensors.values())))
+        write_json(folder / "config.json", values)
+        write_safetensors(folder, tensors, max_bytes, progress)

@@ -1,0 +1,43 @@
+"""A Hugging Face folder -> one .pt file in our names, and the model config beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fm9g.convert.checkpoint_files import read_huggingface_folder
+from fm9g.convert.checkpoint_writers import write_pt
+from fm9g.convert.hf_config import model_config_from_huggingface
+from fm9g.convert.lazy import DTYPES, as_dtype, main_dtype
+from fm9g.convert.names import match
+from fm9g.convert.outputs import check_output_file
+from fm9g.errors import UserError
+from fm9g.files import atomic_file, read_json
+from fm9g.model.config import ModelConfig
+from fm9g.progress import Progress
+
+
+def huggingface_to_bmtrain(
+    huggingface_dir: Path, output: Path, dtype: str | None = None, overwrite: bool = False
+) -> ModelConfig:
+    """Convert the folder to `output` (a .pt file) and its config to the .json of the same stem; return the config.
+
+    `dtype` is a key of DTYPES; None keeps each tensor's own. Memory stays at a few pieces of a tensor,
+    whatever the model. The .json is in place before the .pt, so a .pt is never without it.
+    """
+    if output.suffix != ".pt":
+        raise UserError(f"{output}: the output must be a .pt file")
+    config_path = output.with_suffix(".json")
+    for path in (output, config_path):
+        check_output_file(path, overwrite)
+    source_config = huggingface_dir / "config.json"
+    config = model_config_from_huggingface(read_json(source_config), str(source_config))
+    checkpoint = read_huggingface_folder(huggingface_dir)
+    pairs = match(config, checkpoint, "huggingface", str(huggingface_dir))
+    tensors = {parameter.ours: as_dtype(parameter.huggingface, tensor, dtype) for parameter, tensor in pairs}
+    config.dtype = DTYPES[main_dtype(list(tensors.values()))].config
+    output.parent.mkdir(parents=True, exist_ok=True)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with Progress(str(output), total) as progress, atomic_file(output) as temporary:
+        write_pt(temporary, tensors, progress)
+        config.to_json(config_path)
+    return config

@@ -1,0 +1,95 @@
+"""Tensors that are known by name, dtype and shape, and read a few megabytes at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from fm9g.errors import UserError
+
+PIECE_BYTES = 4 << 20  # how much of a tensor is in memory at a time
+
+
+class Dtype(NamedTuple):
+    """One number format in the spellings of everything that names it."""
+
+    torch: torch.dtype
+    config: str  # ModelConfig.dtype
+    huggingface: str  # config.json's torch_dtype
+    storage: str  # the class that a .pt file's pickle names
+    itemsize: int
+
+
+# Keys are the spelling of safetensors headers. Other formats (fp8, int8) are of quantized checkpoints, refused by name.
+DTYPES = {
+    "F32": Dtype(torch.float32, "float32", "float32", "FloatStorage", 4),
+    "F16": Dtype(torch.float16, "fp16", "float16", "HalfStorage", 2),
+    "BF16": Dtype(torch.bfloat16, "bf16", "bfloat16", "BFloat16Storage", 2),
+}
+DTYPE_ARGUMENTS = ("bf16", "bfloat16", "fp16", "float16", "fp32", "float32")
+
+
+def parse_dtype(text: str) -> str:
+    """The key of DTYPES for what a user types: one of DTYPE_ARGUMENTS."""
+    for key, dtype in DTYPES.items():
+        if text.lower() in (key.lower(), dtype.config, dtype.huggingface):
+            return key
+    if text.lower() == "fp32":
+        return "F32"
+    raise UserError(f"dtype must be one of {', '.join(DTYPE_ARGUMENTS)}, not {text!r}")
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """`pieces()` reads the tensor as flat tensors in row-major order, each of about PIECE_BYTES."""
+
+    dtype: str  # a key of DTYPES, or the name of a format that is not supported
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterator[torch.Tensor]]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * DTYPES[self.dtype].itemsize
+
+
+def as_dtype(name: str, tensor: LazyTensor, dtype: str | None) -> LazyTensor:
+    """`tensor` rounded to `dtype` (None: as it is); a finite value that overflows is a UserError with `name`."""
+    if dtype is None or dtype == tensor.dtype:
+        return tensor
+    target = DTYPES[dtype].torch
+
+    def pieces() -> Iterator[torch.Tensor]:
+        for piece in tensor.pieces():
+            converted = piece.to(target)
+            if bool((converted.isinf() & piece.isfinite()).any()):
+                raise UserError(f"{name}: values beyond the range of {DTYPES[dtype].huggingface}; choose another dtype")
+            yield converted
+
+    return dataclasses.replace(tensor, dtype=dtype, pieces=pieces)
+
+
+def raw_bytes(piece: torch.Tensor) -> memoryview:
+    """The bytes of a flat tensor, without a copy: NaN payloads and signed zeros stay as they are."""
+    return piece.view(torch.uint8).numpy().data
+
+
+def same_bits(first: LazyTensor, second: LazyTensor) -> bool:
+    """Whether two tensors of one checkpoint hold the same bytes."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape) or first.dtype not in DTYPES:
+        return False
+    pairs = zip(first.pieces(), second.pieces(), strict=True)  # one format, one shape: the pieces have the same bounds
+    return all(torch.equal(one.view(torch.uint8), other.view(torch.uint8)) for one, other in pairs)
+
+
+def main_dtype(tensors: list[LazyTensor]) -> str:
+    """The key of DTYPES that most values have: what a config can say of a checkpoint with several formats."""
+    return max(DTYPES, key=lambda dtype: sum(tensor.numel for tensor in tensors if tensor.dtype == dtype))

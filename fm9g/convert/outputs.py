@@ -1,0 +1,54 @@
+"""Outputs that appear whole, and that replace nothing of the user's unless --overwrite says so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fm9g.convert.tokenizer_files import is_model_folder_file
+from fm9g.errors import UserError
+from fm9g.files import atomic_folder
+
+
+def check_output_file(path: Path, overwrite: bool) -> None:
+    """Refuse an output that is there already, before hours of work rather than after."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists already; choose another name, or replace it with --overwrite")
+
+
+def check_output_folder(path: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds anything; with `overwrite`, one that holds more than a model's files."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"{path}: exists and is not a folder")
+    entries = sorted(entry.name for entry in path.iterdir())
+    if entries and not overwrite:
+        raise UserError(f"{path}: is not empty; choose another folder, or replace it with --overwrite")
+    foreign = [name for name in entries if not (path / name).is_file() or not is_model_folder_file(name)]
+    if foreign:
+        listed = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        raise UserError(f"{path}: --overwrite replaces the whole folder, which holds more than a model: {listed}")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path`, in place of what check_output_folder lets be replaced."""
+    path = path.resolve()
+    check_output_folder(path, overwrite)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+    try:
+        with atomic_folder(path) as temporary:
+            yield temporary
+            if path.exists() and any(path.iterdir()):
+                os.rename(path, aside)
+    except BaseException:
+        if aside.exists() and not path.exists():
+            os.rename(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
