@@ -79,7 +79,7 @@ class DocumentLine:
             tokens = tokens[: self._row_length + 1]
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
             return None
-        return Document(record, np.asarray(tokens, dtype=np.int64), max(1, len(head)), may_cut)
+        return Document(record, np.asarray(tokens, dtype=np.int32), max(1, len(head)), may_cut)
 
 
 class ReadAhead:

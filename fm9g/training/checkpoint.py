@@ -14,6 +14,7 @@ range of which parameter it is, so ranks that are cut otherwise pick what overla
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 from collections.abc import Iterator
@@ -173,15 +174,27 @@ def load_random_state(folder: Path) -> bool:
     return True
 
 
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: not a checkpoint of tensors alone; what else it holds is never run") from None
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: not a readable checkpoint: {error}") from None
+    if not isinstance(weights, dict):
+        raise UserError(f"{path}: expected tensors by name, found a {type(weights).__name__}")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise UserError(f"{path}: expected tensors by name, but {name!r} is a {type(value).__name__}")
+    return weights
+
+
 def load_weights(model: Any, path: Path, strict: bool) -> list[str]:
     """Load a .pt into the model, every rank reading what it holds; returns the keys skipped when not strict.
 
     Missing, unexpected or misshapen keys are a UserError that lists them.
     """
-    try:
-        weights = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable checkpoint: {error}") from None
+    weights = _read_weights(path)
     expected = {name: tuple(param._original_shape) for name, param in model.named_parameters()}
     missing = [f"missing {name} {list(expected[name])}" for name in expected if name not in weights]
     unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in expected]

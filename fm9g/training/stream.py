@@ -13,7 +13,7 @@ import torch
 
 from fm9g import runtime
 from fm9g.data.document import ReadAhead
-from fm9g.data.lane import CARRY_FIELDS, Lane
+from fm9g.data.lane import NONE, Lane
 from fm9g.data.loader import Loader, Plan, StepStream
 from fm9g.errors import UserError
 from fm9g.training.inputs import Inputs
@@ -127,11 +127,13 @@ def rearrange_states(
     rearranged = {}
     for lane, state in states.items():
         result = np.zeros(Lane.state_size(len(now)), dtype=np.int64)
+        begun, tokens, next_token = result[:-1].reshape(3, len(now))
+        next_token[:] = NONE
+        old_begun, old_tokens, old_next_token = state[:-1].reshape(3, len(before))
         for new, column in columns:
-            result[new] = state[column]
-            result[len(now) + new] = state[len(before) + column] if same_shares else 0
-        carry = state[-CARRY_FIELDS:]
-        result[-CARRY_FIELDS:] = (new_of_old.get(int(carry[0]), -1), *carry[1:])
+            begun[new], next_token[new] = old_begun[column], old_next_token[column]
+            tokens[new] = old_tokens[column] if same_shares else 0
+        result[-1] = new_of_old.get(int(state[-1]), NONE)
         rearranged[lane] = result
     return rearranged
 

@@ -1,0 +1,163 @@
+"""What every run does, with or without a model: its folder, its data, its progress, its checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fm9g import runtime
+from fm9g.data.loader import StepBatch
+from fm9g.errors import UserError
+from fm9g.files import read_json
+from fm9g.model.decoder import Decoder
+from fm9g.training import checkpoint, stream
+from fm9g.training.inputs import Inputs
+from fm9g.training.objective import StepCounts, count_step
+from fm9g.training.run_folder import RunFolder
+from fm9g.training.throughput import step_flops
+
+
+def log(message: str) -> None:
+    """Print a line on rank 0."""
+    if runtime.rank() == 0:
+        print(message, flush=True)
+
+
+@dataclass
+class Progress:
+    """What a run has done, in its checkpoints."""
+
+    step: int = 0
+    tokens: int = 0
+    task_tokens: dict[str, int] = field(default_factory=dict)
+    task_documents: dict[str, int] = field(default_factory=dict)
+    stream_sha256: str = bytes(32).hex()
+
+
+class Run:
+    """A training run, or with only_run_dataloader the data stream of one."""
+
+    kind = "training"
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs, self.settings = inputs, inputs.settings
+        self.folder = RunFolder(inputs.output_dir, self.settings.model_unique, self.settings.exp_group)
+        self.progress = Progress()
+        self.resumed_from: Path | None = None  # a checkpoint's folder
+        self.saved: dict[str, Any] = {}  # its state.json
+        self.resumed_at = 0
+        self._saved_step = -1
+        states: dict[int, Any] = {}
+        found = self._open_folder()
+        if found is not None:
+            states = self._resume(self.folder.checkpoints / str(found))
+        self.plan = stream.make_plan(inputs)
+        self.digest = stream.StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
+        self.loader = stream.make_loader(inputs, self.plan, self.progress.step, states)
+
+    def _open_folder(self) -> int | None:
+        """Lock the run's folder on rank 0; the step to resume, the same on all ranks."""
+        problem, found = "", None
+        if runtime.rank() == 0:
+            try:
+                self.folder.create()
+                self._lock = self.folder.lock()
+                found = self.folder.start_step(self.settings.resume_ckpt)
+            except UserError as error:
+                problem = str(error)
+        answer = json.loads(runtime.gather_bytes(json.dumps([problem, found]).encode())[0])
+        if answer[0]:
+            raise UserError(answer[0])
+        return answer[1]
+
+    def _resume(self, folder: Path) -> dict[int, Any]:
+        """Take up the progress of a checkpoint; returns its lanes' states, {} to start the data anew."""
+        self.saved = read_json(folder / "state.json")
+        if self.saved["kind"] != self.kind:
+            raise UserError(f"{folder} is a checkpoint of a {self.saved['kind']} run, this is a {self.kind} run")
+        self.resumed_from = folder
+        if self.settings.only_load_model:
+            return {}
+        self.progress = Progress(**self.saved["progress"])
+        self.resumed_at = self._saved_step = self.progress.step
+        log(f"resuming {folder} at step {self.progress.step}")
+        if self.settings.load_dataloader_ckpt is False:
+            log("load_dataloader_ckpt=0: the data starts anew")
+            return {}
+        note = stream.keep_rows_per_step(self.inputs, self.saved["stream"], runtime.world_size())
+        if note:
+            log(note)
+        stream.check_stream(self.inputs, self.saved["stream"])
+        return stream.load_states(folder, self.inputs, self.saved["stream"])
+
+    def batches(self) -> Iterator[tuple[StepBatch, StepCounts, float]]:
+        """(batch, counts over all ranks, seconds waited for it) of each step left, until the data ends."""
+        iterator = iter(self.loader)
+        for step in range(self.progress.step, self.settings.train_iters):
+            started = time.perf_counter()
+            batch = next(iterator)
+            waited = time.perf_counter() - started
+            counts = count_step(batch, self.loader.exhausted, step_flops(self.inputs.model_config, batch))
+            if counts.exhausted and not counts.all_places:
+                self._data_ended(step)
+                return
+            yield batch, counts, waited
+
+    def _data_ended(self, step: int) -> None:
+        message = f"the mixture is exhausted after {step} of {self.settings.train_iters} steps"
+        if not self.settings.stop_when_end:
+            self.save_if_new()
+            raise UserError(f"{message}: use stop_when_end=1 to end there, or allow_repeat for a dataset")
+        log(message)
+
+    def advance(self, batch: StepBatch, counts: StepCounts) -> None:
+        """Count a step as done."""
+        progress = self.progress
+        progress.step = batch.step + 1
+        progress.tokens += counts.all_places
+        for source, places, begun in zip(self.inputs.sources, counts.places, counts.documents, strict=True):
+            name = source.task_name
+            progress.task_tokens[name] = progress.task_tokens.get(name, 0) + places
+            progress.task_documents[name] = progress.task_documents.get(name, 0) + begun
+        self.digest.add(batch.row_digests)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        self._write_checkpoint({}, {})
+
+    def _write_checkpoint(self, files: dict[str, Any], state: dict[str, Any], model: Decoder | None = None) -> None:
+        """Write the data's state, together with this rank's `files`, `state` and the model's weights."""
+        self.progress.stream_sha256 = self.digest.fold()
+        data = {stream.DATA_FILE.format(rank=runtime.rank()): self.loader.state_dict()}
+        writer = checkpoint.CheckpointWriter(self.folder.checkpoints, self.progress.step)
+        started = time.perf_counter()
+        writer.write(
+            {**data, **files},
+            {
+                "kind": self.kind,
+                "progress": dataclasses.asdict(self.progress),
+                "stream": stream.describe_stream(self.inputs, self.plan),
+                "ranks": runtime.world_size(),
+                "settings": {k: v for k, v in dataclasses.asdict(self.settings).items() if k != "given"},
+                "model": dataclasses.asdict(self.inputs.model_config),
+                **state,
+            },
+            model,
+        )
+        self._saved_step = self.progress.step
+        log(f"saved checkpoint {self.progress.step} in {time.perf_counter() - started:.1f} s")
+
+    def save_if_due(self) -> None:
+        """Write a checkpoint every save_iters steps."""
+        if self.progress.step % self.settings.save_iters == 0:
+            self.save_if_new()
+
+    def save_if_new(self) -> None:
+        """Write a checkpoint unless there is one of this step, or save is off."""
+        if self.settings.save and self._saved_step != self.progress.step:
+            self.save()
