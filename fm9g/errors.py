@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -21,6 +22,9 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a command-line `main`; a UserError or OSError becomes one line on stderr and exit status 1."""
     try:
         main()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)

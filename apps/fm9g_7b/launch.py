@@ -13,9 +13,10 @@ from pathlib import Path
 APP = Path(__file__).resolve().parent
 sys.path.insert(0, str(APP.parents[1]))
 
-from fm9g.errors import UserError, run_command  # noqa: E402
-from fm9g.training.arguments import Settings, help_text, read_settings  # noqa: E402
-from fm9g.training.inputs import open_inputs  # noqa: E402
+from fm9g.errors import UserError, run_command
+from fm9g.training.arguments import Settings, help_text, read_settings
+from fm9g.training.inputs import open_inputs
+from fm9g.training.run_folder import RunFolder
 
 
 def number(name: str, default: int) -> int:
@@ -48,7 +49,16 @@ def _check_port(port: int) -> None:
         try:
             probe.bind(("", port))
         except OSError as error:
-            raise UserError(f"MASTER_PORT={port} cannot be used: {error.strerror}; set another one on all nodes") from None
+            raise UserError(
+                f"MASTER_PORT={port} cannot be used: {error.strerror}; set another one on all nodes"
+            ) from None
+
+
+def check(settings: Settings) -> None:
+    """Refuse what every rank would refuse, but once."""
+    folder = RunFolder(open_inputs(settings, APP).output_dir, settings.model_unique, settings.exp_group)
+    folder.check_writable()
+    folder.start_step(settings.resume_ckpt)
 
 
 def processes(settings: Settings) -> int:
@@ -71,7 +81,7 @@ def main() -> None:
     settings = read_settings(words, os.environ.get("FM9G_ARGS_TABLE", ""))
     if settings.dry_run:
         os.execv(sys.executable, [sys.executable, program, *words])
-    open_inputs(settings, APP)
+    check(settings)
     launcher = [sys.executable, "-m", "torch.distributed.run", *rendezvous(number("NNODES", 1))]
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
     arguments = [f"--nproc_per_node={processes(settings)}", program, *words]

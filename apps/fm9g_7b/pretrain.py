@@ -9,9 +9,9 @@ from pathlib import Path
 APP = Path(__file__).resolve().parent
 sys.path.insert(0, str(APP.parents[1]))
 
-from fm9g.errors import run_command  # noqa: E402
-from fm9g.training.arguments import help_text, read_settings  # noqa: E402
-from fm9g.training.inputs import open_inputs  # noqa: E402
+from fm9g.errors import run_command
+from fm9g.training.arguments import help_text, read_settings
+from fm9g.training.inputs import open_inputs
 
 
 def main() -> None:

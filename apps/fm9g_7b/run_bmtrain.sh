@@ -4,6 +4,7 @@
 # On several nodes run it on each of them, with NNODES, RANK (this node's), MASTER_ENDPOINT (the first
 # node's address), MASTER_PORT and the same GPUS_PER_NODE. The exit status is that of the training.
 
+# What is set here gives way to train_configs/<config>.json, and that to the command line; empty means unset.
 declare -A args
 args["config"]="7b"                                          # model_configs/7b.json, train_configs/7b.json
 args["model_unique"]="7b"                                    # the run's name

@@ -67,6 +67,7 @@ def from_scratch(
 ) -> None:
     """As with_reference, for a model trained from scratch: a model_configs/*.json and a tokenizer instead."""
     config = ModelConfig.from_json(model_config)
+    _check_sibling(checkpoint, config, model_config)
 
     def companions(folder: Path, kind: str) -> dict[str, Any]:
         token_ids = install_tokenizer(tokenizer, folder, config.vocab_size)
@@ -76,7 +77,7 @@ def from_scratch(
 
 
 def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> None:
-    """The config beside a converted .pt knows what tensors do not show: RoPE, eps, muP."""
+    """The config beside a .pt knows what tensors do not show: RoPE, eps, muP."""
     sibling = checkpoint.with_suffix(".json")
     if not sibling.exists():
         return

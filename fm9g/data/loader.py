@@ -202,6 +202,7 @@ class Loader:
             num_workers=self.workers,
             prefetch_factor=prefetch if self.workers else None,
             multiprocessing_context="fork" if self.workers else None,
+            generator=torch.Generator(),  # else it draws from the one that a resumed run has just restored
         )
 
     def __iter__(self) -> Iterator[StepBatch]:

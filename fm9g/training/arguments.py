@@ -255,7 +255,7 @@ def check_settings(settings: Settings) -> None:
     for name in ("n_gpus", "max_length", "batch_size", "grad_accum", "train_iters", "save_iters"):
         if getattr(settings, name) < 1:
             raise UserError(f"{name} must be at least 1, not {getattr(settings, name)}")
-    for name in ("dataloader_num_workers", "dataloader_num_threads", "dataloader_prefetch", "inspect_iters", "lr"):
+    for name in ("dataloader_num_workers", "dataloader_num_threads", "dataloader_prefetch", "inspect_iters"):
         if getattr(settings, name) < 0:
             raise UserError(f"{name} must not be negative, not {getattr(settings, name)}")
     for name in ("parallel_load_datastate", "dataloader_prefetch_factor"):
@@ -282,9 +282,16 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_optimisation(settings: Settings) -> None:
-    for name in ("warmup_iters", "drop_iters", "weight_decay", "clip_grad"):
-        if getattr(settings, name) < 0:
-            raise UserError(f"{name} must not be negative, not {getattr(settings, name)}")
+    for name in ("warmup_iters", "drop_iters", "weight_decay", "clip_grad", "loss_scale", "lr"):
+        value = getattr(settings, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise UserError(f"{name} must be finite and not negative, not {value}")
+    for name in ("drop_rate", "eps", "min_loss_scale"):
+        value = getattr(settings, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name} must be finite and positive, not {value}")
+    if not 0 <= settings.seed < 1 << 32:
+        raise UserError(f"seed must be from 0 to 4294967295, not {settings.seed}")
     if not all(0 <= beta < 1 for beta in settings.betas):
         raise UserError(f"betas must be in [0, 1), not {settings.betas}")
     if settings.iterations("warmup_iters") > settings.train_iters:

@@ -1,6 +1,7 @@
 """Checkpoints: complete or not there, and loadable by any number of ranks.
 
     checkpoints/U/<step>/fm9g_live_checkpoint-<step>.pt    weights, {name: tensor}
+    checkpoints/U/<step>/fm9g_live_checkpoint-<step>.json  the model config
     checkpoints/U/<step>/optimizer-00000.pt …              one a rank: its pieces of the parameters' states
     checkpoints/U/<step>/data-00000.pt …                   one a rank: the states of its lanes
     checkpoints/U/<step>/random-00000.pt …                 one a rank: its random generators
@@ -241,6 +242,8 @@ class CheckpointWriter:
         runtime.barrier()
         if first:
             write_json(self._partial / "state.json", state)
+            # beside the weights as the converters write it, so that they can check what they are given
+            write_json((self._partial / weights_name(int(self._target.name))).with_suffix(".json"), state["model"])
             fsync_path(self._partial)
             self._publish()
         runtime.barrier()

@@ -37,7 +37,7 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     return {
         "parameters": width * parameters / ranks,
         "gradients": width * parameters / ranks,
-        "optimizer state": optimizer,
+        "optimizer state (on the host with offload)": optimizer,
         "gathered blocks, embedding and head": width * (4 * layer + 4 * embedding) + 4 * embedding,
         "activations": activations,
     }
@@ -55,7 +55,7 @@ def report(inputs: Inputs) -> str:
     """Check what can be checked and describe the run; a UserError where something is wrong."""
     settings, config = inputs.settings, inputs.model_config
     folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
-    folder.create()
+    folder.check_writable()
     start = folder.start_step(settings.resume_ckpt)
     ranks = settings.n_gpus * int(os.environ.get("NNODES") or 1)
     rows = ranks * settings.batch_size * settings.grad_accum

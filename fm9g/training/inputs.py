@@ -55,6 +55,10 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     """Open and check all inputs; a UserError says what is wrong with which."""
     config = read_model_config(settings)
     tokenizer_path = find(settings, app, settings.tokenizer_path)
+    if not tokenizer_path.exists():
+        raise UserError(
+            f"tokenizer_path: {tokenizer_path}: no such file or folder (tools/train_tokenizer.py makes a tokenizer)"
+        )
     tokenizer = load_tokenizer(tokenizer_path)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(

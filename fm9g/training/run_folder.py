@@ -47,6 +47,21 @@ class RunFolder:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise UserError(f"output_dir: {folder} is not writable")
 
+    def _latest(self, steps: list[int]) -> int | None:
+        """The step that was written last, which after a rollback is not the highest; None if there is none."""
+        pointer = self.checkpoints / "latest"
+        named = pointer.read_text().strip() if pointer.exists() else ""
+        if named.isdigit() and int(named) in steps:
+            return int(named)
+        return steps[-1] if steps else None
+
+    def check_writable(self) -> None:
+        """A UserError if the folders could not be made; makes nothing."""
+        for folder in (self.checkpoints, self.logs, self.tensorboard):
+            existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+            if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+                raise UserError(f"output_dir: cannot write {folder}: {existing} is not a writable folder")
+
     def lock(self) -> IO[str]:
         """Become the run's one writer until the returned file is closed or the process ends."""
         file = open(self.checkpoints / ".lock", "a+")
@@ -75,7 +90,7 @@ class RunFolder:
                 )
             return None
         if resume_ckpt == "latest":
-            return steps[-1] if steps else None
+            return self._latest(steps)
         if not resume_ckpt.isdigit():
             raise UserError(f'resume_ckpt must be a step or "latest", not {resume_ckpt!r}')
         if int(resume_ckpt) not in steps:

@@ -137,7 +137,7 @@ class Training(Run):
         """Clip and step; the gradient's norm, or None where fp16 overflowed and the step was skipped."""
         groups = self.optimizer.param_groups
         norm = float(self.manager.clip_grad_norm(groups, self.settings.clip_grad or math.inf))
-        if not (math.isfinite(loss) and math.isfinite(norm)) and not self.manager.loss_scale_enabled:
+        if not (math.isfinite(loss) and math.isfinite(norm)) and not self._scale_can_fall:
             raise UserError(
                 f"iteration {iteration}: loss {loss}, gradient norm {norm}: training has diverged. The weights "
                 "were not updated; resume the last checkpoint with a lower lr, a longer warm-up or other data"
@@ -146,6 +146,12 @@ class Training(Run):
             self._inspect(iteration)
         self.manager.step()
         return norm if math.isfinite(norm) else None
+
+    @property
+    def _scale_can_fall(self) -> bool:
+        """Whether an overflow may be the loss scale's doing; BMTrain does not look for one in float32."""
+        scaled = self.manager.loss_scale_enabled and self.inputs.model_config.dtype != "float32"
+        return scaled and self.manager.loss_scale > self.settings.min_loss_scale
 
     def _inspect(self, iteration: int) -> None:
         summary = bmt.inspect.inspect_model(self.model, "*")
