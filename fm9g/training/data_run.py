@@ -46,5 +46,6 @@ class DataRun(Run):
         middle, longest = lengths[len(lengths) // 2], lengths[-1]
         log(
             f"data {self.progress.step}/{self.settings.train_iters} | {tokens / max(seconds, 1e-9):,.0f} tok/s | "
-            f"fill {tokens / max(1, self._places):.1%} | rank 0: piece length median {middle}, longest {longest} | {shares}"
+            f"fill {tokens / max(1, self._places):.1%} | "
+            f"rank 0: piece length median {middle}, longest {longest} | {shares}"
         )
