@@ -99,3 +99,11 @@ class RunFolder:
                 f"resume_ckpt: {self.checkpoints} has no checkpoint of step {resume_ckpt} (it has: {listed})"
             )
         return int(resume_ckpt)
+
+    def _latest(self, steps: list[int]) -> int | None:
+        """The step that `latest` names: after a return to an earlier step, higher ones are of the abandoned course."""
+        file = self.checkpoints / "latest"
+        named = file.read_text().strip() if file.exists() else ""
+        if named.isdigit() and int(named) in steps:
+            return int(named)
+        return steps[-1] if steps else None

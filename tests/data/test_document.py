@@ -1,0 +1,161 @@
+"""Documents of a dataset: their tokens, what carries loss, what happens to long ones, and their order."""
+
+import collections
+import dataclasses
+
+import pytest
+
+from fm9g.data.document import DocumentLine, ReadAhead
+from fm9g.data.mixture import Source
+from fm9g.data.tokenizer import load_tokenizer
+from fm9g.errors import UserError
+from tests.support.runs import index
+
+ROW = 24
+
+
+@pytest.fixture(scope="module")
+def tokenizer(place):
+    return load_tokenizer(place.tokenizer)
+
+
+@pytest.fixture
+def line(tmp_path, tokenizer):
+    """The documents of some records, with changes to the mixture's entry."""
+
+    def make(*records, tokenizer=tokenizer, seed=1, **changes):
+        path = index(tmp_path / str(len(list(tmp_path.iterdir()))), records)
+        source = Source("task", path, 1.0, None, True, "segment", None, {})
+        return DocumentLine(dataclasses.replace(source, **changes), tokenizer, seed, ROW)
+
+    return make
+
+
+def record(prompt, answer):
+    return {"input": prompt, "output": answer}
+
+
+def test_a_document_is_bos_input_output_eos(line, tokenizer):
+    document = line(record("one plus one?", "two")).document(0)
+    prompt, answer = tokenizer.encode("one plus one?"), tokenizer.encode("two")
+    assert document.tokens.tolist() == [tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id]
+
+
+def test_loss_is_on_output_and_eos_only(line, tokenizer):
+    document = line(record("one plus one?", "two")).document(0)
+    targets = document.tokens[document.first_target :].tolist()
+    assert targets == [*tokenizer.encode("two"), tokenizer.eos_id]
+
+
+def test_without_input_every_token_but_bos_is_a_target(line):
+    document = line(record("", "some text")).document(0)
+    assert document.first_target == 1
+    assert document.pairs == len(document.tokens) - 1
+
+
+def test_a_tokenizer_without_bos_gives_no_bos(line, tokenizer):
+    bare = NoBos(tokenizer)
+    document = line(record("", "some text"), tokenizer=bare).document(0)
+    assert document.tokens.tolist() == [*tokenizer.encode("some text"), tokenizer.eos_id]
+    assert document.first_target == 1  # nothing predicts the first token
+    assert line(record(" ", ""), tokenizer=bare).document(0) is not None
+    assert line(record("q", "a"), tokenizer=bare).document(0).first_target == len(tokenizer.encode("q"))
+
+
+class NoBos:
+    bos_id = None
+
+    def __init__(self, tokenizer):
+        self.encode, self.eos_id = tokenizer.encode, tokenizer.eos_id
+
+
+LONG = "long text " * 20
+
+
+@pytest.mark.parametrize("rule", ["segment", "head", "drop"])
+def test_a_document_that_fits_a_row_is_kept_whole(line, rule):
+    assert line(record("", "short"), oversize_rule=rule).document(0).pairs < ROW
+
+
+def test_segment_keeps_a_long_document_whole_to_be_cut_at_row_ends(line, tokenizer):
+    document = line(record("", LONG), oversize_rule="segment").document(0)
+    assert document.may_cut
+    assert document.tokens[-1] == tokenizer.eos_id
+    assert document.pairs == len(tokenizer.encode(LONG)) + 1
+
+
+def test_head_keeps_what_fills_a_row(line, tokenizer):
+    document = line(record("", LONG), oversize_rule="head").document(0)
+    assert not document.may_cut
+    assert document.tokens.tolist() == [tokenizer.bos_id, *tokenizer.encode(LONG)][: ROW + 1]
+    assert document.pairs == ROW
+
+
+def test_drop_leaves_a_long_document_out(line):
+    assert line(record("", LONG), oversize_rule="drop").document(0) is None
+    assert line(record("q", LONG), oversize_rule="drop").document(0) is None
+
+
+@pytest.mark.parametrize("rule", ["segment", "head"])
+def test_a_long_document_with_input_is_never_cut_but_loses_its_tail(line, rule):
+    document = line(record("q?", LONG), oversize_rule=rule).document(0)
+    assert not document.may_cut
+    assert document.pairs == ROW
+
+
+def test_a_document_with_input_is_not_cut_at_a_row_end(line):
+    assert not line(record("q?", "a")).document(0).may_cut
+    assert line(record("", "a")).document(0).may_cut
+
+
+def test_every_epoch_is_every_record_once_in_another_order(line):
+    documents = line(*(record("", f"text {i}") for i in range(40)))
+    epochs = [[documents.record(epoch * 40 + place) for place in range(40)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_seed_and_task_change_the_order(line):
+    records = [record("", f"text {i}") for i in range(40)]
+    lines = [line(*records), line(*records, seed=2), line(*records, task_name="other")]
+    orders = {tuple(each.record(place) for place in range(40)) for each in lines}
+    assert len(orders) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [({}, float("inf")), ({"allow_repeat": False}, 3), ({"max_epochs": 1.5}, 5), ({"max_epochs": 2}, 6)],
+)
+def test_where_a_line_ends(line, changes, end):
+    assert line(*(record("", str(i)) for i in range(3)), **changes).end == end
+
+
+def test_a_transform_gets_the_same_random_numbers_at_the_same_position(line, tmp_path):
+    transform = tmp_path / "draw.py"
+    transform.write_text('def transform(data, n, r):\n    return {"input": "", "output": str(r.random())}\n')
+    first, second = (line(*(record("", str(i)) for i in range(3)), transforms=transform) for _ in range(2))
+    texts = [tuple(first.document(position).tokens) for position in range(9)]
+    assert [tuple(second.document(position).tokens) for position in reversed(range(9))] == texts[::-1]
+    assert len(set(texts)) == 9  # the same record is drawn anew in each epoch
+
+
+def test_an_error_names_dataset_and_record(line):
+    documents = line(record("", "fine"), {"text": "no output"}, record("", "fine"))
+    position = next(place for place in range(3) if documents.record(place) == 1)
+    with pytest.raises(UserError, match=r"dataset 'task', record 2 of .*: a record without text \(it has 'text'\)"):
+        documents.document(position)
+
+
+def test_reading_ahead_changes_nothing_and_stops_at_the_end(line):
+    asked = collections.Counter()
+    documents = line(*(record("", str(i)) for i in range(3)), allow_repeat=False)
+    documents.dataset.will_need = lambda i: asked.update([i])
+    ahead = ReadAhead(threads=2, depth=1)
+    for position in range(5):
+        ahead.will_need(documents, position)
+    ahead._pool.shutdown()
+    assert asked == {0: 1, 1: 1, 2: 1}
+
+
+def test_reading_ahead_without_threads_is_off():
+    assert ReadAhead(threads=0, depth=5).depth == 0

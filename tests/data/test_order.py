@@ -1,0 +1,72 @@
+"""The keyed permutation that orders a dataset's records."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fm9g.data.order import Permutation, stable_hash, unit_interval
+
+
+@given(size=st.integers(1, 3000), key=st.tuples(st.integers(), st.text(max_size=5), st.integers(0, 10)))
+@settings(max_examples=60, deadline=None)
+def test_every_index_comes_once(size, key):
+    permutation = Permutation(size, *key)
+    assert sorted(permutation(i) for i in range(size)) == list(range(size))
+
+
+@given(size=st.integers(1 << 33, 10**15), start=st.integers(0, 1 << 32))
+@settings(max_examples=30, deadline=None)
+def test_huge_sizes_stay_in_range_and_do_not_collide(size, start):
+    permutation = Permutation(size, 1)
+    found = [permutation(i) for i in range(start, start + 100)]
+    assert len(set(found)) == 100
+    assert all(0 <= i < size for i in found)
+
+
+def test_a_trillion_records_are_permuted_and_reach_everywhere():
+    size = 10**12
+    permutation = Permutation(size, "key")
+    tenths = np.bincount([permutation(i) * 10 // size for i in range(2000)], minlength=10)
+    assert tenths.min() > 140  # 200 are expected, give or take 13
+    assert 0 <= permutation(size - 1) < size
+
+
+@pytest.mark.parametrize("other", [(2, "task", 0), (1, "other", 0), (1, "task", 1)])
+def test_seed_task_and_epoch_each_change_the_order(other):
+    first, second = Permutation(500, 1, "task", 0), Permutation(500, *other)
+    same = sum(first(i) == second(i) for i in range(500))
+    assert same < 20  # one is expected
+
+
+def test_the_same_key_gives_the_same_order():
+    assert [Permutation(77, 3, "a", 0)(i) for i in range(77)] == [Permutation(77, 3, "a", 0)(i) for i in range(77)]
+
+
+def test_neighbours_do_not_stay_neighbours():
+    permutation = Permutation(10_000, 1)
+    order = np.array([permutation(i) for i in range(10_000)])
+    assert (np.abs(np.diff(order)) < 10).mean() < 0.01
+    assert abs(np.corrcoef(order, np.arange(10_000))[0, 1]) < 0.05
+
+
+def test_the_order_is_part_of_the_format():
+    """A change of the permutation would silently give resumed runs other data."""
+    assert [Permutation(10, 1234, "pretrain", 0)(i) for i in range(10)] == [2, 8, 7, 9, 6, 5, 3, 1, 4, 0]
+
+
+def test_an_index_beyond_the_size_is_refused():
+    with pytest.raises(AssertionError):
+        Permutation(5, 1)(5)
+
+
+def test_hashes_do_not_run_parts_together():
+    assert stable_hash("ab", "c") != stable_hash("a", "bc")
+    assert stable_hash(1, 2) == stable_hash("1", "2")
+
+
+@given(st.lists(st.one_of(st.integers(), st.text()), min_size=1, max_size=4))
+def test_unit_interval_is_one(parts):
+    value = unit_interval(*parts)
+    assert 0 <= value < 1
+    assert value == unit_interval(*parts)

@@ -1,0 +1,96 @@
+"""Users' transforms: what they get, and how their mistakes are reported."""
+
+import random
+
+import pytest
+
+from fm9g.data.transform import apply_transform, identity, load_transform
+from fm9g.errors import UserError
+
+
+@pytest.fixture
+def transform(tmp_path):
+    """Writes the body of a transform and loads it."""
+
+    def load(body):
+        path = tmp_path / "clean.py"
+        path.write_text(f"def transform(data, num_sample, r):\n    {body}\n")
+        return load_transform(path)
+
+    return load
+
+
+def applied(function, data, seed=0):
+    return apply_transform(function, data, random.Random(seed), "dataset 'a', record 7 of /x")
+
+
+def refused(function, data):
+    with pytest.raises(UserError) as error:
+        applied(function, data)
+    assert str(error.value).startswith("dataset 'a', record 7 of /x: ")
+    return str(error.value)
+
+
+def test_none_is_the_identity():
+    assert load_transform(None) is identity
+    assert applied(identity, {"input": "q", "output": "a", "source": "x"}) == ("q", "a")
+
+
+@pytest.mark.parametrize(("data", "text"), [({"output": "a"}, ("", "a")), ({"input": "q"}, ("q", ""))])
+def test_the_identity_takes_a_missing_field_as_empty(data, text):
+    assert applied(identity, data) == text
+
+
+def test_a_transform_makes_text_of_any_record(transform):
+    function = transform('return {"input": data["q"].strip(), "output": data["a"] * num_sample}')
+    assert applied(function, {"q": " why ", "a": "so"}) == ("why", "so")
+
+
+def test_a_transform_draws_from_the_generator_it_is_given(transform):
+    function = transform('return {"input": "", "output": str(r.random())}')
+    assert applied(function, {}, seed=1) == applied(function, {}, seed=1)
+    assert applied(function, {}, seed=1) != applied(function, {}, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ('return data["nothing"]', "the transform raised KeyError: 'nothing'"),
+        ("raise ValueError('odd record')", "the transform raised ValueError: odd record"),
+        ("return None", 'the transform must return {"input": ..., "output": ...}, not None'),
+        ('return {"output": "x"}', "the transform must return"),
+        ('return [{"input": "", "output": "x"}]', "the transform must return"),
+        ('return {"input": "", "output": 5}', "output must be a string, not 5"),
+        ('return {"input": None, "output": "x"}', "input must be a string, not None"),
+        ('return "x" * 500', "..."),
+    ],
+)
+def test_what_a_transform_does_wrong_names_the_record(transform, body, says):
+    message = refused(transform(body), {"text": "x"})
+    assert says in message
+    assert len(message) < 250
+
+
+def test_a_record_without_text_is_named_with_its_fields():
+    message = refused(identity, {"Question": "q", "Response": "a"})
+    assert "a record without text (it has 'Question', 'Response'): give the dataset a transform" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "clean.py: no such transform file"),
+        ("def transform(data", "cannot be imported: SyntaxError"),
+        ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
+        ("def transforms(data, n, r): ...", "has no function transform(data, num_sample, r)"),
+        ("transform = 5", "has no function transform(data, num_sample, r)"),
+    ],
+)
+def test_a_file_that_is_no_transform_is_refused(tmp_path, content, says):
+    path = tmp_path / "clean.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError) as error:
+        load_transform(path)
+    assert str(error.value).startswith(str(path))
+    assert says in str(error.value)

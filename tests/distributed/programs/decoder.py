@@ -1,0 +1,75 @@
+"""Train a small decoder on one global batch a step, and save what every number of ranks must agree on.
+
+arguments: the file to write, and the number of steps
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fm9g import runtime
+from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import Decoder
+from fm9g.model.packed import Packed
+from fm9g.runtime import bmt
+
+ROWS = [[9, 3, 4], [16], [1, 7, 8], [5, 11]]  # lengths of the documents in each row of a global batch
+
+
+def read(row: int) -> tuple[Tensor, Tensor, Packed]:
+    generator = torch.Generator().manual_seed(row)
+    tokens, targets = torch.randint(0, 61, (2, 16), generator=generator).to(runtime.device())
+    targets[: 3 * row] = -100  # ranks differ in their number of valid targets
+    return tokens, targets, Packed.from_lengths(ROWS[row], runtime.device())
+
+
+def whole_gradients(model: Decoder) -> dict[str, Tensor]:
+    """Every parameter's gradient, put together from the parts that ranks hold."""
+    parts = {
+        name: (value._start_partition, value.grad.cpu())
+        for name, value in model.named_parameters()
+        if value._start_partition is not None and value.grad is not None
+    }
+    whole = {name: torch.zeros(value._original_shape) for name, value in model.named_parameters()}
+    for of_rank in map(pickle.loads, runtime.gather_bytes(pickle.dumps(parts))):
+        for name, (start, part) in of_rank.items():
+            whole[name].view(-1)[start : start + part.numel()] = part
+    return whole
+
+
+def train(dtype: str, steps: int) -> dict[str, Any]:
+    config = ModelConfig(
+        vocab_size=61, dim_model=32, num_heads=4, num_kv_heads=2, num_layers=3, dim_ff=48, init_std=0.1, dtype=dtype
+    )
+    model = Decoder(config, use_checkpoint=True)
+    torch.manual_seed(3)
+    bmt.init_parameters(model)
+    manager = bmt.optim.OptimManager(grad_scale=1)  # the loss is divided by the tokens of all ranks already
+    manager.add_optimizer(bmt.optim.AdamOptimizer(model.parameters(), lr=0.01, weight_decay=0.1))
+    result: dict[str, Any] = {"initial": model.state_dict(), "losses": []}
+    rows = [read(row) for row in range(len(ROWS)) if row % runtime.world_size() == runtime.rank()]
+    valid = runtime.all_reduce(sum(int((targets != -100).sum()) for _, targets, _ in rows))
+    for step in range(steps):
+        manager.zero_grad()
+        total = 0.0
+        for tokens, targets, packed in rows:
+            loss = model.loss(tokens, targets, packed)[0] / valid
+            manager.backward(loss)
+            total += loss.item()
+        result["losses"].append(runtime.all_reduce(total))
+        if step == 0:
+            result["gradients"] = whole_gradients(model)
+        manager.clip_grad_norm(manager.optimizers[0].param_groups, max_norm=1.0)
+        manager.step()
+    return {**result, "final": model.state_dict()}
+
+
+runtime.initialize(seed=3)
+results = {dtype: train(dtype, int(sys.argv[2])) for dtype in ("float32", "bf16")}
+if runtime.rank() == 0:
+    torch.save(results, sys.argv[1])

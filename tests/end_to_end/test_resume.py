@@ -1,0 +1,197 @@
+"""A run that is killed at any moment and resumed is the run that was never killed."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+from tests.support.runs import (
+    Output,
+    copy_output,
+    is_alive,
+    kill_all,
+    run_app,
+    run_killed,
+    start_app,
+    train_here,
+    training_here,
+    wait_until,
+)
+
+STEPS, KILLED_AT = 12, 6
+
+
+@pytest.fixture(scope="module")
+def options(place):
+    """Dropout and loader processes, so that random states and prefetched data matter."""
+    return {
+        "config": place.write_model("dropout", dropout_p=0.1),
+        "dataloader_num_workers": 2,
+        "dataloader_prefetch_factor": 2,
+        "train_iters": STEPS,
+        "save_iters": 4,
+    }
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
+def killed(request, place, options, tmp_path_factory):
+    """(settings, a run never killed, one killed between the checkpoints of steps 4 and 8)."""
+    folder = tmp_path_factory.mktemp("killed")
+    settings = {**options, "n_gpus": request.param}
+    result = run_app(place.words(folder / "whole", **settings), folder)
+    assert result.returncode == 0, result.output
+    run_killed(place.words(folder / "killed", **settings), folder, KILLED_AT)
+    return settings, Output(folder / "whole"), Output(folder / "killed")
+
+
+def test_a_killed_and_resumed_run_repeats_every_number_bit_for_bit(place, killed, tmp_path):
+    settings, whole, before = killed
+    assert (before.steps(), before.latest()) == ([4], 4)
+    resumed = copy_output(before, tmp_path / "resumed")
+    result = run_app(place.words(resumed.root, **settings, resume_ckpt="latest"), tmp_path)
+    assert result.returncode == 0, result.output
+    assert "at step 4" in result.output
+    assert [line["iteration"] for line in resumed.metrics()] == list(range(1, STEPS + 1))
+    assert resumed.learned() == whole.learned()
+    assert resumed.progress(STEPS) == whole.progress(STEPS)
+    expected = whole.weights(STEPS)
+    assert all(torch.equal(weight, expected[name]) for name, weight in resumed.weights(STEPS).items())
+
+
+def test_resumed_on_one_rank_it_reads_the_same_documents(place, killed, single_rank, tmp_path):
+    settings, whole, before = killed
+    resumed = copy_output(before, tmp_path / "resumed")
+    train_here(place, resumed.root, **{**settings, "n_gpus": 1, "dataloader_num_workers": 0}, resume_ckpt="latest")
+    assert resumed.progress(STEPS) == whole.progress(STEPS)  # documents and tokens by task, stream_sha256
+    tokens = [(line["tokens"], line["task_tokens"]) for line in resumed.metrics()]
+    assert tokens == [(line["tokens"], line["task_tokens"]) for line in whole.metrics()]
+
+
+def test_the_data_stream_is_the_same_on_other_ranks(place, single_rank, tmp_path):
+    data = {"only_run_dataloader": 1, "batch_size": 1, "grad_accum": 4, "train_iters": 30, "save_iters": 10}
+    whole = train_here(place, tmp_path / "whole", **data)
+    part = Output(tmp_path / "part")
+    shutil.copytree(whole.checkpoints / "10", part.checkpoints / "10")
+    words = place.words(part.root, **data, n_gpus=4, dataloader_num_workers=2, resume_ckpt=10)
+    result = run_app(words, tmp_path)
+    assert result.returncode == 0, result.output
+    assert "grad_accum is 1 (not 4) to keep the checkpoint's 4 rows per step" in result.output
+    assert result.output.splitlines()[-1] == whole.log.splitlines()[-1]
+    assert result.output.splitlines()[-1].startswith("stream_sha256 ")
+    assert part.progress(30) == whole.progress(30)
+
+
+def test_latest_with_nothing_there_starts_at_the_beginning(place, single_rank, tmp_path):
+    run = train_here(place, tmp_path, resume_ckpt="latest", train_iters=2)
+    assert [line["iteration"] for line in run.metrics()] == [1, 2]
+
+
+def test_a_resume_can_go_back_to_an_earlier_step(place, single_rank, tmp_path):
+    whole = train_here(place, tmp_path / "whole", train_iters=6, save_iters=2)
+    again = copy_output(whole, tmp_path / "again")
+    train_here(place, again.root, train_iters=6, save_iters=2, resume_ckpt=2)
+    assert again.learned() == whole.learned()
+    assert {path.name for path in again.checkpoints.iterdir()} >= {"4", "4.superseded-1", "6", "6.superseded-1"}
+
+
+def test_after_a_return_to_an_earlier_step_latest_follows_the_new_course(place, single_rank, tmp_path):
+    train_here(place, tmp_path, train_iters=6, save_iters=2)
+    with training_here(place, tmp_path, train_iters=6, save_iters=2, resume_ckpt=2, lr=1e-4) as run:
+        run.progress.step = 4  # as if it were killed after this checkpoint, with that of step 6 from before
+        run.save()
+    with training_here(place, tmp_path, resume_ckpt="latest", train_iters=6) as run:
+        assert run.progress.step == 4
+
+
+def test_a_finished_run_that_is_resumed_has_nothing_to_do(place, single_rank, tmp_path):
+    whole = train_here(place, tmp_path, train_iters=3)
+    before = whole.learned()
+    again = train_here(place, tmp_path, train_iters=3, resume_ckpt="latest")
+    assert again.learned() == before
+    assert again.steps() == [3]
+
+
+# killed in the middle of a save: a child of this process kills itself at one of the calls that reach the disk
+
+
+def killed_at_disk_write(place, output, number, **settings):
+    """Run in a forked child that is killed at its `number`th write to the disk; whether it came that far."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            count, fsync = [0], os.fsync
+
+            def fsync_or_die(descriptor):
+                count[0] += 1
+                if count[0] == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                fsync(descriptor)
+
+            os.fsync = fsync_or_die
+            train_here(place, output, **settings)
+            status = 0
+        os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one_intact(place, single_rank, tmp_path):
+    settings = {"train_iters": 4, "save_iters": 2}
+    whole = train_here(place, tmp_path / "whole", **settings)
+    half = train_here(place, tmp_path / "half", train_iters=2)
+    former, found, number = contents(half.checkpoints / "2"), set(), 1
+    while True:
+        output = copy_output(half, tmp_path / str(number))
+        if not killed_at_disk_write(place, output.root, number, **settings, resume_ckpt="latest"):
+            break
+        assert contents(output.checkpoints / "2") == former
+        found.add((tuple(output.steps()), output.latest()))
+        train_here(place, output.root, **settings, resume_ckpt="latest")
+        assert output.progress(4) == whole.progress(4)
+        assert output.latest() == 4
+        assert output.learned()[2:] == whole.learned()[2:]
+        shutil.rmtree(output.root)
+        number += 1
+    assert number > 6  # each file, the folder, its name and `latest`
+    assert found == {((2,), 2), ((2, 4), 2), ((2, 4), 4)}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_long_run_with_many_random_kills(place, options, tmp_path, ranks):
+    """Any instant: a power cut for all processes, or for the launcher alone, which its ranks must not outlive."""
+    settings = {**options, "train_iters": 1000, "save_iters": 40, "n_gpus": ranks}
+    result = run_app(place.words(tmp_path / "whole", **settings), tmp_path, timeout=1200)
+    assert result.returncode == 0, result.output
+    whole, output = Output(tmp_path / "whole"), Output(tmp_path / "killed")
+    r, kills = random.Random(ranks), 0
+    deadline = time.monotonic() + 3600
+    while not output.checkpoints.exists() or 1000 not in output.steps():
+        assert time.monotonic() < deadline
+        process = start_app(place.words(output.root, **settings, resume_ckpt="latest"), tmp_path)
+        known = len(output.metrics())
+        wait_until(lambda: process.poll() is not None or len(output.metrics()) != known, "the first step", 120)  # noqa: B023
+        with contextlib.suppress(Exception):
+            process.wait(timeout=r.uniform(0, 4))
+        if process.poll() is None:
+            kills += 1
+            kill_all(process)
+        else:
+            assert process.communicate() is not None
+            assert process.returncode == 0
+        assert not is_alive(process.pid)
+    assert kills >= 5
+    assert [line["iteration"] for line in output.metrics()] == list(range(1, 1001))
+    assert output.learned() == whole.learned()
+    assert output.progress(1000) == whole.progress(1000)

@@ -1,0 +1,138 @@
+"""Attention: which kernel runs where, and that each computes masked softmax attention within documents."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fm9g.model.attention import Kernel, choose_kernel, plain_attention, sdpa_attention
+from fm9g.model.packed import Packed
+
+CPU = torch.device("cpu")
+HALF_TYPES = (torch.float16, torch.bfloat16)
+FLASH, VARLEN = "flash_attn", "torch.nn.attention.varlen"
+
+
+class Recorded:
+    """A kernel of another library that notes how it was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def flash_attn(self, query, key, value, cu_q, cu_k, max_q, max_k, causal=False) -> Tensor:  # type: ignore[no-untyped-def]
+        self.calls.append((cu_q.tolist(), cu_k.tolist(), max_q, max_k, causal))
+        return query
+
+    def varlen(self, query, key, value, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1), enable_gqa=False) -> Tensor:  # type: ignore[no-untyped-def]
+        self.calls.append((cu_q.tolist(), cu_k.tolist(), max_q, max_k, window_size, enable_gqa))
+        return query
+
+    def old_varlen(self, query, key, value, cu_q, cu_k, max_q, max_k, is_causal=False) -> Tensor:  # type: ignore[no-untyped-def]
+        raise AssertionError("it cannot do grouped queries")
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make flash-attn and torch's varlen attention be there, or (None) not be there."""
+
+    def install(flash: Any = None, torch_varlen: Any = None) -> None:
+        found = {FLASH: ("flash_attn_varlen_func", flash), VARLEN: ("varlen_attn", torch_varlen)}
+        for name, (function, value) in found.items():
+            module = ModuleType(name)
+            setattr(module, function, value)
+            monkeypatch.setitem(sys.modules, name, module if value is not None else None)  # type: ignore[arg-type]
+
+    return install
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_flash_attention_comes_first(dtype: torch.dtype, install: Callable[..., None]) -> None:
+    other = Recorded()
+    install(flash=other.flash_attn, torch_varlen=other.varlen)
+    name, kernel = choose_kernel("cuda", dtype, on_cuda=True)
+    assert name == "flash-attn"
+    output = kernel(torch.ones(5, 2, 4), torch.ones(5, 1, 4), torch.ones(5, 1, 4), Packed.from_lengths([2, 3], CPU))
+    assert output.shape == (5, 2, 4)
+    assert other.calls == [([0, 2, 5], [0, 2, 5], 3, 3, True)]
+
+
+def test_torchs_varlen_attention_comes_second(install: Callable[..., None]) -> None:
+    other = Recorded()
+    install(torch_varlen=other.varlen)
+    name, kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
+    assert name == "torch varlen"
+    kernel(torch.ones(5, 2, 4), torch.ones(5, 1, 4), torch.ones(5, 1, 4), Packed.from_lengths([2, 3], CPU))
+    assert other.calls == [([0, 2, 5], [0, 2, 5], 3, 3, (-1, 0), True)]
+
+
+@pytest.mark.parametrize("torch_varlen", [None, Recorded().old_varlen])
+def test_sdpa_is_what_is_left(torch_varlen: Any, install: Callable[..., None]) -> None:
+    install(torch_varlen=torch_varlen)
+    assert choose_kernel("cuda", torch.bfloat16, on_cuda=True) == ("torch sdpa", sdpa_attention)
+
+
+@pytest.mark.parametrize(("dtype", "on_cuda"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_flash_kernels_are_for_half_types_on_cuda(
+    dtype: torch.dtype, on_cuda: bool, install: Callable[..., None]
+) -> None:
+    install(flash=Recorded().flash_attn, torch_varlen=Recorded().varlen)
+    assert choose_kernel("cuda", dtype, on_cuda)[0] == "torch sdpa"
+
+
+def test_none_is_the_plain_reference_everywhere(install: Callable[..., None]) -> None:
+    install(flash=Recorded().flash_attn, torch_varlen=Recorded().varlen)
+    for dtype in (torch.float32, *HALF_TYPES):
+        assert choose_kernel("none", dtype, on_cuda=True) == ("plain", plain_attention)
+
+
+def dense(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
+    """softmax(q kᵀ / √d + mask) v over the whole strip at once, in float64."""
+    groups = query.size(1) // key.size(1)
+    query, key, value = query.double(), *(x.double().repeat_interleave(groups, 1) for x in (key, value))
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    visible = (document[:, None] == document[None, :]).tril()
+    scores = torch.einsum("thd,shd->hts", query, key) / math.sqrt(query.size(-1))
+    return torch.einsum("hts,shd->thd", scores.masked_fill(~visible, -math.inf).softmax(-1), value)
+
+
+@pytest.mark.parametrize("kernel", [plain_attention, sdpa_attention])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("lengths", [[17], [1], [5, 1, 8, 3], [1, 1, 1]], ids=str)
+def test_kernels_are_masked_softmax_attention(kernel: Kernel, kv_heads: int, lengths: list[int]) -> None:
+    torch.manual_seed(0)
+    shapes = SimpleNamespace(q=(sum(lengths), 4, 6), kv=(sum(lengths), kv_heads, 6))
+    inputs = [torch.randn(shape, requires_grad=True) for shape in (shapes.q, shapes.kv, shapes.kv)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    output, expected = kernel(*inputs, Packed.from_lengths(lengths, CPU)), dense(*exact, lengths)
+    torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
+    factor = torch.randn_like(output)
+    (output * factor).sum().backward()
+    (expected * factor.double()).sum().backward()
+    for mine, theirs in zip(inputs, exact, strict=True):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [plain_attention, sdpa_attention])
+@pytest.mark.parametrize("dtype", HALF_TYPES)
+def test_half_types_come_back_as_they_went_in(kernel: Kernel, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    lengths = [5, 8]
+    inputs = [torch.randn(13, heads, 8).to(dtype) for heads in (4, 2, 2)]
+    output = kernel(*inputs, Packed.from_lengths(lengths, CPU))
+    assert output.dtype == dtype
+    tolerance = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(output.double(), dense(*inputs, lengths), rtol=tolerance, atol=tolerance)
+
+
+def test_positions_restart_at_every_document() -> None:
+    packed = Packed.from_lengths([3, 1, 2], CPU)
+    assert packed.position_ids.tolist() == [0, 1, 2, 0, 0, 1]
+    assert packed.cu_seqlens.tolist() == [0, 3, 4, 6]
+    assert (packed.cu_seqlens.dtype, packed.longest) == (torch.int32, 3)

@@ -1,0 +1,103 @@
+"""A model config is checked where it is read, and its size is known without building it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import Decoder
+from tests.support.ranks import REPOSITORY
+
+NEEDED = {"vocab_size": 32, "dim_model": 16, "num_heads": 4, "num_layers": 2, "dim_ff": 24}
+
+
+def read(**changes: Any) -> ModelConfig:
+    return ModelConfig.from_dict({**NEEDED, **changes}, "model.json")
+
+
+def test_what_is_left_out_follows_from_the_rest() -> None:
+    config = read()
+    assert (config.num_kv_heads, config.dim_head, config.dim_model_base) == (4, 4, 16)
+    assert config.orig_max_length == config.max_length
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_head": 4}, r"model.json: unknown key 'num_head' \(did you mean 'num_heads'\?\)"),
+        ({"hidden_size": 4}, "model.json: unknown key 'hidden_size'"),
+        ({"num_layers": "2"}, "model.json: num_layers must be int, not '2'"),
+        ({"num_layers": 2.0}, r"model.json: num_layers must be int, not 2\.0"),
+        ({"num_layers": True}, "model.json: num_layers must be int, not True"),
+        ({"scale": 1}, "model.json: scale must be bool, not 1"),
+        ({"eps": "1e-5"}, "model.json: eps must be float, not '1e-5'"),
+        ({"eps": None}, "model.json: eps must be float, not None"),
+        ({"vocab_size": 0}, "model.json: vocab_size must be positive, not 0"),
+        ({"num_layers": -1}, "model.json: num_layers must be positive, not -1"),
+        ({"num_kv_heads": 3}, r"num_heads \(4\) is not a multiple of num_kv_heads \(3\)"),
+        ({"dim_head": 5}, "dim_head must be even and positive for rotary embeddings, not 5"),
+        ({"dtype": "fp32"}, "dtype must be one of 'bf16', 'fp16', 'float32', not 'fp32'"),
+        ({"activate_fn": "relu"}, "activate_fn must be one of 'silu', 'gelu', not 'relu'"),
+        ({"rope_scaling_type": "yarn"}, "rope_scaling_type must be one of '', 'linear', 'dynamic', not 'yarn'"),
+        ({"qk_norm": True}, "qk_norm=True is not supported"),
+        ({"ffn_gated": False}, "ffn_gated=False is not supported"),
+        ({"pose_prob": 0.5}, "pose_prob=0.5 is not supported"),
+    ],
+)
+def test_a_mistake_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read(**changes)
+
+
+def test_missing_keys_are_named_together() -> None:
+    with pytest.raises(UserError, match=r"model.json: missing key\(s\) num_layers, dim_ff"):
+        ModelConfig.from_dict({"vocab_size": 1, "dim_model": 8, "num_heads": 1}, "model.json")
+
+
+def test_something_else_than_an_object_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"model.json: expected a JSON object of settings, found list"):
+        ModelConfig.from_dict([], "model.json")  # type: ignore[arg-type]
+
+
+def test_a_whole_number_serves_as_a_float() -> None:
+    assert read(scale_emb=12).scale_emb == 12.0
+    assert isinstance(read(base=10000).base, float)
+
+
+def test_a_file_comes_back_with_every_field(tmp_path: Path) -> None:
+    config = read(scale=True, scale_emb=12.0, tie_lm_head=True, dtype="bf16")
+    path = tmp_path / "model.json"
+    config.to_json(path)
+    assert ModelConfig.from_json(path) == config
+    assert set(json.loads(path.read_text())) == {field.name for field in dataclasses.fields(ModelConfig)}
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "model_configs").glob("*.json")), ids=lambda path: path.stem)
+def test_every_config_of_the_repository_can_be_read(path: Path) -> None:
+    assert ModelConfig.from_json(path).num_parameters() > 0
+
+
+def test_mup_scales() -> None:
+    mup = read(scale=True, scale_emb=12.0, scale_depth=1.4, dim_model_base=4)
+    assert mup.embedding_scale == 12
+    assert mup.residual_scale == pytest.approx(1.4 / 2**0.5)
+    assert mup.width_ratio == 4
+    llama = read(scale_emb=12.0, dim_model_base=4)
+    assert (llama.embedding_scale, llama.residual_scale, llama.width_ratio) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"tie_lm_head": True}, {"num_kv_heads": 1}, {"dim_head": 6}, {"num_layers": 1, "vocab_size": 7}],
+    ids=str,
+)
+def test_num_parameters_is_the_models_count(changes: dict[str, Any], single_rank: None) -> None:
+    config = read(dtype="float32", **changes)
+    model = Decoder(config)
+    assert config.num_parameters() == sum(value.numel() for value in model.state_dict().values())

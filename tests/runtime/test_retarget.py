@@ -1,0 +1,195 @@
+"""CUDA names in a user's program mean the CPU where there is no GPU, and nothing else changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fm9g.runtime.cpu import Event, Stream, device
+from fm9g.runtime.retarget import DEVICE_NAME, retargeted_code
+from tests.support.ranks import run_ranks
+
+
+def run(program: str, **given: Any) -> dict[str, Any]:
+    """The globals of a rewritten program."""
+    names = {"torch": torch, DEVICE_NAME: device, **given}
+    exec(retargeted_code(program, "program.py"), names)
+    return names
+
+
+def value_of(expression: str, **given: Any) -> Any:
+    return run(f"value = {expression}", **given)["value"]
+
+
+@pytest.mark.parametrize(
+    "device_name",
+    ["'cuda'", "'cuda:0'", "f'cuda:{rank}'", "'cuda:' + str(rank)", "'cuda:%d' % rank", "'cuda:{}'.format(rank)"],
+)
+@pytest.mark.parametrize(
+    "expression", ["torch.ones(2, device={})", "torch.ones(2).to({})", "torch.ones(2).to(torch.device({}))"]
+)
+def test_a_device_by_name(expression: str, device_name: str) -> None:
+    assert value_of(expression.format(device_name), rank=1).device == torch.device("cpu")
+
+
+def test_a_device_by_name_and_number() -> None:
+    assert value_of("torch.ones(2, device=torch.device('cuda', 1))").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("text", ["'cuda is fast'", "'cudaMalloc'", "'no cuda'", "f'on cuda:{1}'", "'cuda:x'"])
+def test_other_strings_stay(text: str) -> None:
+    assert value_of(text) == eval(text)
+
+
+def test_cuda_makes_a_copy() -> None:
+    host = torch.zeros(3)
+    on_device = value_of("host.cuda()", host=host)
+    on_device += 1
+    assert host.tolist() == [0, 0, 0]
+
+
+def test_cuda_keeps_the_gradient_path() -> None:
+    host = torch.ones(3, requires_grad=True)
+    value_of("host.cuda(0, non_blocking=True).sum()", host=host).backward()
+    assert host.grad is not None
+    assert host.grad.tolist() == [1, 1, 1]
+
+
+def test_cuda_of_a_module_is_the_module() -> None:
+    module = torch.nn.Linear(2, 2)
+    assert value_of("module.cuda()", module=module) is module
+
+
+def test_is_cuda_holds_for_what_is_on_the_device() -> None:
+    assert value_of("torch.ones(1).is_cuda") is True
+    assert value_of("torch.ones(1, device='meta').is_cuda") is False
+
+
+def test_pinned_memory() -> None:
+    assert value_of("torch.ones(2, pin_memory=True)").tolist() == [1, 1]
+    host = torch.zeros(2)
+    pinned = value_of("host.pin_memory()", host=host)
+    pinned += 1
+    assert host.tolist() == [0, 0]
+
+
+def test_streams_and_events() -> None:
+    names = run(
+        """
+stream, event = torch.cuda.Stream(priority=-1), torch.cuda.Event(enable_timing=True)
+with torch.cuda.stream(stream):
+    x = torch.ones(2, device="cuda")
+    x.record_stream(torch.cuda.current_stream())
+    event.record(stream)
+stream.wait_event(event)
+torch.cuda.current_stream().wait_stream(stream)
+torch.cuda.synchronize()
+later = stream.record_event()
+elapsed = event.elapsed_time(later)
+"""
+    )
+    assert isinstance(names["stream"], Stream)
+    assert isinstance(names["event"], Event)
+    assert names["event"].query()
+    assert names["elapsed"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("FloatTensor", torch.float32), ("HalfTensor", torch.float16), ("LongTensor", torch.int64)]
+)
+def test_tensor_types_of_torch_cuda(name: str, dtype: torch.dtype) -> None:
+    value = value_of(f"torch.cuda.{name}([1, 2])")
+    assert (value.dtype, value.device.type, value.tolist()) == (dtype, "cpu", [1, 2])
+
+
+def test_the_device_is_there_and_its_memory_is_known() -> None:
+    assert value_of("torch.cuda.is_available()") is True
+    assert value_of("torch.cuda.device_count()") == 1
+    assert value_of("torch.cuda.max_memory_allocated()") >= value_of("torch.cuda.memory_allocated()") > 1 << 20
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from torch.cuda import Stream",
+        "from torch.cuda import Stream as Queue; Stream = Queue",
+        "from torch import cuda; Stream = cuda.Stream",
+        "from torch import nn, cuda as gpu; Stream = gpu.Stream; nn.Linear",
+        "import torch.cuda as gpu; Stream = gpu.Stream",
+        "import os, torch.cuda as gpu; Stream = gpu.Stream; os.name",
+        "import torch.cuda; Stream = torch.cuda.Stream",
+    ],
+)
+def test_imports_of_torch_cuda(program: str) -> None:
+    assert run(program)["Stream"] is Stream
+
+
+def test_random_numbers_fork_and_repeat() -> None:
+    names = run(
+        """
+torch.cuda.manual_seed_all(7)
+state = torch.cuda.get_rng_state()
+with torch.random.fork_rng(devices=[torch.cuda.current_device()], enabled=True):
+    torch.cuda.set_rng_state(state)
+    inside = torch.rand(3, device="cuda")
+after = torch.rand(3, device="cuda")
+"""
+    )
+    assert torch.equal(names["inside"], names["after"])
+
+
+def test_a_traceback_shows_the_users_line(tmp_path: Path) -> None:
+    script = "import torch\n\nx = torch.ones(2, device='cuda:0')\nraise RuntimeError(f'{x.device} here')  # line four\n"
+    result = run_ranks(script, 1, tmp_path, module="fm9g.runtime")
+    assert result.returncode == 1
+    assert f'{tmp_path / "program.py"}", line 4' in result.output
+    assert "RuntimeError: cpu here" in result.output
+
+
+def test_modules_beside_the_script_are_rewritten_and_nothing_else(tmp_path: Path) -> None:
+    """`-m fm9g.runtime` reaches the user's modules, below the script's folder, but neither torch nor packages."""
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("")
+    (tmp_path / "package" / "layers.py").write_text("import torch\nx = torch.ones(2, device='cuda')\n")
+    (tmp_path / "venv" / "site-packages").mkdir(parents=True)
+    (tmp_path / "venv" / "site-packages" / "installed.py").write_text("NAME = 'cuda'\n")
+    (tmp_path / "elsewhere").mkdir()
+    result = run_ranks(
+        """
+        import sys
+        import torch
+        from package.layers import x
+        sys.path.append("venv/site-packages")
+        import installed
+        import torch.utils.checkpoint
+
+        assert x.is_cuda and x.device.type == "cuda"
+        assert len(installed.NAME) == 4
+        assert sys.modules["torch.cuda"].Stream is not torch.cuda.Stream
+        assert sys.argv[1:] == ["--flag", "value"]
+        assert __name__ == "__main__" and __file__.endswith("program.py")
+        print("checked", sys.modules["__main__"].x is x)
+        """,
+        1,
+        tmp_path,
+        args=("--flag", "value"),
+        module="fm9g.runtime",
+    )
+    assert result.returncode == 0, result.output
+    assert "checked True" in result.output
+
+
+def test_a_missing_script_is_named(tmp_path: Path) -> None:
+    result = run_ranks(tmp_path / "absent.py", 1, tmp_path, module="fm9g.runtime")
+    assert result.returncode == 1
+    assert f"error: {tmp_path / 'absent.py'}: no such script" in result.output
+
+
+def test_a_programs_own_file_error_keeps_its_traceback(tmp_path: Path) -> None:
+    result = run_ranks("open('absent.txt')", 1, tmp_path, module="fm9g.runtime")
+    assert result.returncode == 1
+    assert 'program.py", line 1' in result.output
+    assert "FileNotFoundError" in result.output

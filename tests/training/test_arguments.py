@@ -1,0 +1,329 @@
+"""Settings: where they come from, how users may write them, and which are refused."""
+
+import json
+
+import pytest
+
+from fm9g.errors import UserError
+from fm9g.training.arguments import (
+    FIELDS,
+    Settings,
+    config_paths,
+    describe_settings,
+    help_text,
+    parse_command_line,
+    parse_table,
+    read_settings,
+)
+
+DEFAULTS = {
+    "pretrained_model": "",
+    "resume_ckpt": "",
+    "only_load_model": None,
+    "load_grad": None,
+    "grad_ckpt_num": 160,
+    "load_dataloader_ckpt": None,
+    "parallel_load_datastate": 8,
+    "resume_no_optimze": 0,
+    "strict_state_dict": True,
+    "tokenizer_path": "./tokenizer/tokenizer.model",
+    "dataset_config": "data_test",
+    "model_unique": "7b",
+    "config": "7b",
+    "n_gpus": 2,
+    "flash": "cuda",
+    "max_length": 4096,
+    "batch_size": 1,
+    "grad_accum": 1,
+    "local": False,
+    "dataloader": "indexed",
+    "dataloader_num_workers": 1,
+    "dataloader_num_threads": 1,
+    "dataloader_prefetch": 1,
+    "dataloader_prefetch_factor": 1,
+    "save": True,
+    "save_iters": 500,
+    "async_save": False,
+    "train_iters": 10000,
+    "stop_when_end": False,
+    "inspect_iters": 100,
+    "lr": 1e-2,
+    "warmup_iters": 20,
+    "drop_iters": 0.1,
+    "lr_scheduler": "cosine",
+    "drop_begin": -1,
+    "drop_rate": 0.5,
+    "eps": None,
+    "weight_decay": 0.1,
+    "betas": (0.9, 0.95),
+    "clip_grad": 1.0,
+    "offload": None,
+    "loss_scale": None,
+    "use_checkpoint": False,
+    "tp_size": 1,
+    "ignore_cuda_oom": True,
+    "only_run_dataloader": False,
+    "tensorboard_all_tasks": False,
+    "exp_group": "",
+    "seed": 1234,
+    "output_dir": "",
+    "dry_run": False,
+}
+LATER = ("lora_layer", "lora_r", "lora_alpha", "lora_dropout")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config path whose train config holds the given settings."""
+
+    def write(content):
+        (tmp_path / "train_configs").mkdir(exist_ok=True)
+        (tmp_path / "train_configs/my.json").write_text(json.dumps(content))
+        return str(tmp_path / "model_configs/my.json")
+
+    return write
+
+
+def read(*words, table="", config="no-such-config"):
+    return read_settings(["--config", config, *words], table)
+
+
+def refused(*words, **options):
+    with pytest.raises(UserError) as error:
+        read(*words, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_every_setting_of_the_reference_has_its_default(name):
+    assert getattr(Settings(), name) == DEFAULTS[name]
+
+
+def test_every_setting_has_a_line_of_documentation():
+    described = {name: meaning for name, _, meaning in describe_settings()}
+    assert set(described) == set(FIELDS) >= {*DEFAULTS, *LATER}
+    assert all(meaning and "\n" not in meaning for meaning in described.values())
+    for name in FIELDS:
+        assert f"--{name} " in help_text()
+
+
+# where a value comes from, later over earlier
+
+
+def test_later_sources_win(config):
+    path = config({"batch_size": 3, "grad_accum": 3})
+    table = "lr=0.5\nbatch_size=2\ngrad_accum=2\n"
+    settings = read("--grad_accum", "4", table=table, config=path)
+    assert (settings.lr, settings.batch_size, settings.grad_accum) == (0.5, 3, 4)
+    assert settings.train_iters == DEFAULTS["train_iters"]
+
+
+def test_given_tells_what_the_user_set_even_to_the_default():
+    assert read("--lr", "1e-2", table="seed=1234").given == {"config", "lr", "seed"}
+
+
+def test_an_empty_value_in_the_table_is_unset():
+    assert parse_table("lr=\nresume_ckpt= \nbatch_size=2\n") == {"batch_size": 2}
+
+
+def test_a_value_in_the_table_may_hold_an_equals_sign():
+    assert parse_table("exp_group=lr=3/\n") == {"exp_group": "lr=3/"}
+
+
+@pytest.mark.parametrize("wrapped", ["pretrain", "finetune", None])
+def test_a_train_config_may_be_wrapped(config, wrapped):
+    content = {"lr": 0.25}
+    assert read(config=config({wrapped: content} if wrapped else content)).lr == 0.25
+
+
+def test_null_and_empty_in_a_train_config_are_unset(config):
+    assert read(config=config({"lr": None, "eps": "", "seed": 7})).given == {"config", "seed"}
+
+
+def test_the_train_config_is_found_by_name_or_beside_the_model_config(tmp_path):
+    assert [path.name for path in config_paths("tiny")] == ["tiny.json", "tiny.json"]
+    assert [path.parent.name for path in config_paths("tiny")] == ["model_configs", "train_configs"]
+    assert config_paths(str(tmp_path / "model_configs/a.json"))[1] == tmp_path / "train_configs/a.json"
+
+
+def test_the_config_may_be_named_in_the_table():
+    assert read_settings([], "config=tiny").max_length == 256  # of train_configs/tiny.json
+
+
+@pytest.mark.parametrize("content", ["[]", '"text"', "5"])
+def test_a_train_config_that_is_no_object_is_refused(tmp_path, content):
+    (tmp_path / "train_configs").mkdir()
+    (tmp_path / "train_configs/a.json").write_text(content)
+    assert "expected an object of settings" in refused(config=str(tmp_path / "model_configs/a.json"))
+
+
+# how values may be written
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("lr", "1e-2", 0.01),
+        ("lr", "3", 3.0),
+        ("train_iters", "1e4", 10000),
+        ("train_iters", "300.0", 300),
+        ("drop_begin", "-1", -1),
+        ("save", "True", True),
+        ("save", "0", False),
+        ("save", "false", False),
+        ("save", " yes", True),
+        ("only_load_model", "1", True),
+        ("offload", "off", False),
+        ("lr_scheduler", "Cosine", "cosine"),
+        ("lr_scheduler", "WarmupStableDrop", "warmupstabledrop"),
+        ("betas", "(0.9, 0.95)", (0.9, 0.95)),
+        ("betas", "[0.8, 0.99]", (0.8, 0.99)),
+        ("betas", "0.8,0.99", (0.8, 0.99)),
+        ("betas", "0.8 0.99", (0.8, 0.99)),
+        ("warmup_iters", "0.01", 0.01),
+        ("model_unique", "0", "0"),
+        ("resume_ckpt", "latest", "latest"),
+        ("loss_scale", "65536", 65536.0),
+    ],
+)
+def test_values_as_users_write_them(config, name, text, value):
+    assert parse_command_line([f"--{name}", text]) == {name: value}
+    assert parse_table(f"{name}={text}") == {name: value}
+    assert getattr(read(config=config({name: text})), name) == value
+
+
+@pytest.mark.parametrize(("written", "value"), [(True, True), (0, False), (1, True)])
+def test_booleans_of_a_train_config(config, written, value):
+    assert read(config=config({"use_checkpoint": written})).use_checkpoint is value
+
+
+def test_values_of_a_train_config_keep_their_kind(config):
+    settings = read(config=config({"betas": [0.5, 0.6], "lr": 1, "model_unique": 7, "eps": 1e-6}))
+    assert (settings.betas, settings.lr, settings.model_unique, settings.eps) == ((0.5, 0.6), 1.0, "7", 1e-6)
+
+
+@pytest.mark.parametrize("word", ["--batch-size", "--batch_size", "--batch-size=4"])
+def test_dash_and_underscore_are_the_same(word):
+    words = [word] if "=" in word else [word, "4"]
+    assert parse_command_line(words) == {"batch_size": 4}
+
+
+def test_booleans_work_bare_or_with_a_value():
+    words = ["--save", "--local", "--dry_run", "0", "--only-run-dataloader", "--offload"]
+    assert parse_command_line(words) == {
+        "save": True,
+        "local": True,
+        "dry_run": False,
+        "only_run_dataloader": True,
+        "offload": True,
+    }
+
+
+def test_the_last_value_of_a_repeated_flag_wins():
+    words = ["--save", "--lr", "1", "--lr=2", "--save", "False", "--lr", "3"]
+    assert parse_command_line(words) == {"save": False, "lr": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("written", "train_iters", "iterations"), [("20", 100, 20), ("0.1", 300, 30), ("0", 100, 0), ("1", 100, 1)]
+)
+def test_values_below_one_are_fractions_of_train_iters(written, train_iters, iterations):
+    settings = read("--warmup_iters", written, "--drop_iters", written, "--train_iters", str(train_iters))
+    assert settings.iterations("warmup_iters") == settings.iterations("drop_iters") == iterations
+
+
+# what is refused, and how
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("batchsize", "batch_size"), ("warmup", "warmup_iters"), ("resume-no-optimize", "resume_no_optimze")],
+)
+def test_an_unknown_setting_names_the_closest_known_one(config, wrong, meant):
+    hint = f"(did you mean '{meant}'?)"
+    assert hint in refused(f"--{wrong}", "1")
+    assert hint in refused(table=f"{wrong}=1")
+    assert hint in refused(config=config({wrong: 1}))
+
+
+def test_an_unlike_setting_is_unknown_without_a_guess():
+    assert refused("--xyzzy", "1") == "command line: unknown setting 'xyzzy'"
+
+
+def test_given_is_no_setting():
+    assert "unknown setting 'given'" in refused("--given", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("lr", "fast", "lr must be a number, not 'fast'"),
+        ("lr", "nan", "lr must be a number, not 'nan'"),
+        ("train_iters", "1.5", "train_iters must be a whole number, not '1.5'"),
+        ("batch_size", "two", "batch_size must be a whole number, not 'two'"),
+        ("save", "maybe", "save must be true or false, not 'maybe'"),
+        ("save", "2", "save must be true or false, not '2'"),
+        ("betas", "0.9", "betas must be two numbers, not '0.9'"),
+        ("betas", "(0.9, 0.95, 1)", "betas must be two numbers"),
+        ("betas", "(0.9, x)", "betas must be two numbers"),
+    ],
+)
+def test_an_ill_typed_value_names_source_and_setting(config, name, text, says):
+    assert refused(f"--{name}", text).startswith(f"command line: {says}")
+    assert refused(table=f"{name}={text}").startswith(f"the args table of run_bmtrain.sh: {says}")
+    path = config({name: text})
+    assert refused(config=path).startswith(f"{config_paths(path)[1]}: {says}")
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", True), ("lr", [1]), ("model_unique", {}), ("save", [])])
+def test_an_ill_typed_value_in_a_train_config(config, name, value):
+    assert f"{name} must be" in refused(config=config({name: value}))
+
+
+def test_a_value_without_a_flag_is_refused():
+    assert refused("latest") == "command line: expected a --setting, found 'latest'"
+    assert refused("--lr", "1", "2").endswith("found '2'")
+
+
+@pytest.mark.parametrize("words", [["--lr"], ["--lr", "--save"], ["--resume_ckpt"]])
+def test_a_flag_without_its_value_is_refused(words):
+    assert refused(*words) == f"command line: {words[0]} needs a value"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--tp_size", "2"], "tp_size=2: tensor parallelism belongs to a later version; use tp_size=1"),
+        (["--async_save", "True"], "async_save=True: background checkpoints belong to a later version"),
+        (["--flash", "1d"], "flash=1d is no longer there: use flash=cuda"),
+        (["--flash", "triton"], "flash=triton is no longer there: use flash=cuda"),
+        (["--flash", "cude"], "flash must be cuda or none, not 'cude' (did you mean 'cuda'?)"),
+        (["--dataloader", "normal"], "dataloader 'normal' does not exist: the only one is 'indexed'"),
+        (["--lr_scheduler", "cosin"], "not 'cosin' (did you mean 'cosine'?)"),
+        (["--pretrained_model", "a.pt", "--resume_ckpt", "5"], "give only one of them"),
+        (["--betas", "(0.9, 1.0)"], "betas must be in [0, 1)"),
+        (["--warmup_iters", "30", "--train_iters", "20"], "warmup_iters (30) is beyond train_iters (20)"),
+        (["--lr_scheduler", "warmupstabledrop", "--drop_iters", "0"], "needs drop_iters of at least one iteration"),
+        (["--loss_scale_factor", "1"], "loss_scale_factor must be above 1"),
+        (["--train_iters", "0"], "train_iters must be at least 1, not 0"),
+        (["--n_gpus", "0"], "n_gpus must be at least 1, not 0"),
+        (["--batch_size", "-1"], "batch_size must be at least 1, not -1"),
+        (["--grad_accum", "0"], "grad_accum must be at least 1"),
+        (["--save_iters", "0"], "save_iters must be at least 1"),
+        (["--max_length", "0"], "max_length must be at least 1"),
+        (["--dataloader_num_workers", "-1"], "dataloader_num_workers must not be negative"),
+        (["--dataloader_prefetch_factor", "0"], "dataloader_prefetch_factor must be at least 1"),
+        (["--parallel_load_datastate", "0"], "parallel_load_datastate must be at least 1"),
+        (["--lr", "-1"], "lr must not be negative"),
+        (["--clip_grad", "-1"], "clip_grad must not be negative"),
+        (["--weight_decay", "-0.1"], "weight_decay must not be negative"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(words, says):
+    assert says in refused(*words)
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_lora_belongs_to_a_later_version(config, name):
+    assert f"{name} belongs to LoRA" in refused(f"--{name}", "16")
+    assert f"{name} belongs to LoRA" in refused(config=config({name: 16}))

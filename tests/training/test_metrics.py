@@ -1,0 +1,145 @@
+"""What a run reports of each iteration."""
+
+import json
+import re
+
+import pytest
+
+from fm9g.training.metrics import Metrics, MetricsWriter, drop_later_lines, readable_line, readable_time
+from tests.support.runs import Output
+
+KEYS = [
+    *("iteration", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "mfu", "step_seconds", "data_seconds"),
+    *("memory_bytes", "task_loss", "task_tokens", "loss_scale"),
+]
+
+
+def metrics(iteration=3, **changes):
+    values = {
+        "iteration": iteration,
+        "loss": 2.5,
+        "lr": 1e-3,
+        "grad_norm": 0.75,
+        "tokens": 1000 * iteration,
+        "tokens_per_second": 123456.7,
+        "mfu": 0.41,
+        "step_seconds": 0.5,
+        "data_seconds": 0.05,
+        "memory_bytes": 2_000_000_000,
+        "task_loss": {"prose": 2.25, "詩": 2.75},
+        "task_tokens": {"prose": 700, "詩": 300},
+        "loss_scale": 1.0,
+    }
+    return Metrics(**{**values, **changes})
+
+
+def write(tmp_path, *items, first=1, all_tasks=False):
+    logs = tmp_path / "checkpoints/logs/u"
+    logs.mkdir(parents=True, exist_ok=True)
+    writer = MetricsWriter(logs, tmp_path / "tensorboard", first, all_tasks)
+    for item in items:
+        writer.write(item)
+    writer.close()
+    return Output(tmp_path)
+
+
+def test_a_line_of_metrics_jsonl_has_the_documented_keys(tmp_path):
+    (line,) = write(tmp_path, metrics()).metrics()
+    assert list(line) == KEYS
+    assert line["task_loss"] == {"prose": 2.25, "詩": 2.75}
+
+
+def test_losses_keep_every_bit(tmp_path):
+    (line,) = write(tmp_path, metrics(loss=1 / 3, grad_norm=2**-40 + 1)).metrics()
+    assert (line["loss"], line["grad_norm"]) == (1 / 3, 2**-40 + 1)
+
+
+def test_every_line_is_on_the_disk_at_once(tmp_path):
+    writer = MetricsWriter(tmp_path, tmp_path / "board", 1, False)
+    writer.write(metrics())
+    assert (tmp_path / "metrics.jsonl").read_text().endswith("}\n")
+    writer.close()
+
+
+def test_a_resume_cuts_later_lines_and_continues(tmp_path):
+    write(tmp_path, *(metrics(i) for i in range(1, 8)))
+    output = write(tmp_path, metrics(6, loss=9.0), metrics(7), first=6)
+    assert [line["iteration"] for line in output.metrics()] == [1, 2, 3, 4, 5, 6, 7]
+    assert output.losses()[5] == 9.0
+
+
+def test_a_half_written_last_line_is_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"itera')
+    drop_later_lines(path, 10)
+    assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n'
+
+
+def test_cutting_a_file_that_is_not_there_makes_none(tmp_path):
+    drop_later_lines(tmp_path / "metrics.jsonl", 3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_holds_loss_rate_speed_and_tokens(tmp_path):
+    events = write(tmp_path, metrics(1), metrics(2, loss=1.5)).events()
+    assert events["Loss/train"] == [(1, 2.5), (2, 1.5)]
+    assert {"Optimizer/lr", "Optimizer/grad_norm", "Speed/tokens_per_second", "Speed/mfu", "Data/tokens"} <= set(events)
+    assert not any("task" in tag for tag in events)
+
+
+def test_all_tasks_are_written_when_asked_for(tmp_path):
+    events = write(tmp_path, metrics(1), all_tasks=True).events()
+    assert events["Loss/task/prose"] == [(1, 2.25)]
+    assert events["Data/task_tokens/prose"] == [(1, 700.0)]
+
+
+def test_a_step_without_tokens_leaves_a_gap_in_the_curve(tmp_path):
+    output = write(tmp_path, metrics(1, loss=None, grad_norm=0.0, task_loss={}))
+    assert output.losses() == [None]
+    assert "Loss/train" not in output.events()
+
+
+def test_the_summary_of_parameters_is_written(tmp_path):
+    writer = MetricsWriter(tmp_path, tmp_path / "tensorboard", 1, False)
+    item = {"name": "a", "std": 1.0, "mean": 2.0, "max": 3.0, "min": 4.0, "grad_std": 5.0, "grad_mean": 6.0}
+    writer.write_summary([item], 10)
+    writer.close()
+    events = Output(tmp_path).events()
+    assert events["Parameters/a/max"] == [(10, 3.0)]
+    assert events["Parameters/a/grad_std"] == [(10, 5.0)]
+
+
+def test_the_line_for_people():
+    line = readable_line(metrics(), 10, 3723)
+    assert line == (
+        "iter 3/10 | loss 2.5000 | lr 1.000e-03 | grad norm 0.750 | 123,457 tok/s | mfu 41.0% | mem 2.00 GB | data 10% "
+        "| eta 1:02:03 | prose 2.250, 詩 2.750"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"loss": None}, "no tokens"),
+        ({"grad_norm": None}, r"skipped \(overflow\)"),
+        ({"loss_scale": 65536.0}, "scale 65536"),
+    ],
+)
+def test_what_is_unusual_is_shown(changes, shown):
+    assert re.search(rf"\| {shown} \|", readable_line(metrics(**changes), 10, 0))
+
+
+def test_one_task_is_not_listed():
+    assert "prose" not in readable_line(metrics(task_loss={"prose": 1.0}, task_tokens={"prose": 5}), 10, 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3600, "1:00:00"), (180_000, "2d 2:00:00")]
+)
+def test_readable_times(seconds, text):
+    assert readable_time(seconds) == text
+
+
+def test_lines_are_plain_json(tmp_path):
+    output = write(tmp_path, metrics())
+    assert json.loads(output.metrics_file.read_text()) == output.metrics()[0]
