@@ -1,4 +1,7 @@
-"""The whole suite runs on the cpu backend, so that it says the same on every machine; FM9G_BACKEND chooses another."""
+"""Settings for the whole suite and all it starts: the cpu backend, so that it says the same on every machine.
+
+FM9G_BACKEND chooses another backend.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import pytest
 
 os.environ.setdefault("FM9G_BACKEND", "cpu")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin make a busy machine several times slower
 
 
 @pytest.fixture(scope="session")

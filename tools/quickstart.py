@@ -141,12 +141,15 @@ def train_and_kill(folder: Path) -> None:
     """Train past the first checkpoint, then kill the whole process group as a power cut would."""
     environment = {**os.environ, "PYTHON": sys.executable}
     process = subprocess.Popen(train_command(folder), env=environment, start_new_session=True)
-    while len(metrics(folder)) < KILLED_AFTER:
-        if process.poll() is not None:
-            raise UserError(f"training ended early with exit status {process.returncode}")
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while len(metrics(folder)) < KILLED_AFTER:
+            if process.poll() is not None:
+                raise UserError(f"training ended early with exit status {process.returncode}")
+            time.sleep(0.2)
+    finally:  # also where this script is interrupted
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     time.sleep(2)  # the ranks see within a second that their launcher is gone
     print(f"killed after iteration {len(metrics(folder))}", flush=True)
 
@@ -189,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", help="a UTF-8 text file to train on")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if arguments.text and not Path(arguments.text).is_file():
         raise UserError(f"{arguments.text}: no such file")
     folder, started = new_folder(), time.perf_counter()

@@ -242,8 +242,8 @@ class CheckpointWriter:
         runtime.barrier()
         if first:
             write_json(self._partial / "state.json", state)
-            # beside the weights as the converters write it, so that they can check what they are given
-            write_json((self._partial / weights_name(int(self._target.name))).with_suffix(".json"), state["model"])
+            if model is not None:  # beside the weights as the converters write it, so that they can check what they get
+                write_json((self._partial / weights_name(int(self._target.name))).with_suffix(".json"), state["model"])
             fsync_path(self._partial)
             self._publish()
         runtime.barrier()

@@ -69,7 +69,8 @@ def drop_later_lines(path: Path, iteration: int) -> None:
     """
     if not path.exists():
         return
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    with path.open(encoding="utf-8", newline="\n") as file:  # a task's name may hold other line separators
+        lines = [line for line in file if line.endswith("\n")]
     kept = [line for line in lines if json.loads(line)["iteration"] <= iteration]
     later = lines[len(kept) :]
     if later:

@@ -185,8 +185,8 @@ class Output:
         """The complete lines of metrics.jsonl."""
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        with self.metrics_file.open(encoding="utf-8", newline="\n") as lines:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def losses(self) -> list[float]:
         return [line["loss"] for line in self.metrics()]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
 from tests.support.ranks import run_ranks
 from tests.support.runs import APP, Output, train_here, training_here
 
@@ -58,6 +59,7 @@ def test_the_files_of_a_checkpoint(trained):
     assert trained.latest() == 3
     assert sorted(os.listdir(trained.checkpoints / "3")) == [
         "data-00000.pt",
+        "fm9g_live_checkpoint-3.json",
         "fm9g_live_checkpoint-3.pt",
         "optimizer-00000.pt",
         "random-00000.pt",
@@ -95,6 +97,11 @@ def test_every_weight_is_stored_once_and_alone(trained):
     size = sum(weight.numel() * weight.element_size() for weight in weights.values())
     assert size <= (trained.checkpoints / "3/fm9g_live_checkpoint-3.pt").stat().st_size < 1.25 * size
     assert all(w.untyped_storage().nbytes() == w.numel() * w.element_size() for w in weights.values())
+
+
+def test_the_model_config_lies_beside_the_weights(trained, place):
+    config = ModelConfig.from_json(trained.checkpoints / "3/fm9g_live_checkpoint-3.json")
+    assert config == ModelConfig.from_json(place.config)
 
 
 def test_the_state_says_what_the_run_was(trained, place):

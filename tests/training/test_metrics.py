@@ -75,6 +75,22 @@ def test_a_half_written_last_line_is_cut(tmp_path):
     assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n'
 
 
+def test_what_is_cut_is_kept_beside(tmp_path):
+    write(tmp_path, *(metrics(i) for i in range(1, 5)))
+    for number in (1, 2):
+        output = write(tmp_path, metrics(3, loss=float(number)), metrics(4), first=3)
+        kept = output.metrics_file.with_name(f"metrics.superseded-{number}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["iteration"] for line in kept] == [3, 4]
+    assert json.loads(kept[0])["loss"] == 1.0
+
+
+def test_a_task_may_have_any_name(tmp_path):
+    name = "line\u2028separator \x85"
+    for _ in range(2):
+        output = write(tmp_path, metrics(1), metrics(2, task_loss={name: 1.0}), first=1)
+    assert output.metrics()[1]["task_loss"] == {name: 1.0}
+
+
 def test_cutting_a_file_that_is_not_there_makes_none(tmp_path):
     drop_later_lines(tmp_path / "metrics.jsonl", 3)
     assert list(tmp_path.iterdir()) == []

@@ -45,7 +45,16 @@ def test_the_last_line_is_the_digest_of_the_stream(whole):
 
 def test_the_report_has_rate_fill_lengths_and_shares(whole):
     report = whole.log.splitlines()[-2]
-    for part in ("data 20/20 |", "tok/s", "| fill ", "piece length median", "longest", "prose ", "questions ", "documents"):
+    for part in (
+        "data 20/20 |",
+        "tok/s",
+        "| fill ",
+        "piece length median",
+        "longest",
+        "prose ",
+        "questions ",
+        "documents",
+    ):
         assert part in report
 
 
