@@ -99,8 +99,11 @@ class Rendezvous:
 
 def _connect(host: str, port: int, rank: int, timeout: datetime.timedelta) -> Any:
     serve = _serves(rank)
+    patience = datetime.timedelta(seconds=MISSING_AFTER_SECONDS)
     try:
-        return dist.TCPStore(host, port, is_master=serve, timeout=timeout, wait_for_workers=False, multi_tenant=True)
+        found = dist.TCPStore(host, port, is_master=serve, timeout=patience, wait_for_workers=False, multi_tenant=True)
+        found.set_timeout(timeout)
+        return found
     except _RENDEZVOUS_ERRORS as error:
         what = "serve the rendezvous at" if serve else "reach the rendezvous at"
         hint = "the port is in use: set another MASTER_PORT" if "EADDRINUSE" in str(error) else str(error)
@@ -226,13 +229,15 @@ class Watch(threading.Thread):
     def culprit(self, patience: float) -> str:
         """Wait up to `patience` seconds for the reason that a collective failed, whichever rank finds it."""
         deadline = time.monotonic() + patience
+        others = [rank for rank in self._claims if rank != self._rank]
         while time.monotonic() < deadline:
             with self._lock:
-                if self._store.check([FAILED]):
+                ended = [rank for rank in others if self._is_done(rank) or self._is_gone(rank)]
+                if self._store.check([FAILED]):  # asked last: a rank that fails says why before it ends
                     return str(self._store.get(FAILED).decode())
-                for rank, claim in self._claims.items():
-                    if rank != self._rank and (self._is_done(rank) or self._is_gone(rank)):
-                        return f"{_describe(rank, claim)} has ended"
+                killed = [rank for rank in ended if not self._is_done(rank)]
+            for rank in killed or ended:
+                return f"{_describe(rank, self._claims[rank])} has ended"
             time.sleep(0.2)
         return "no rank is known to have died"
 

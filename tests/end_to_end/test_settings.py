@@ -168,7 +168,7 @@ def test_accept_changed_data_resumes_on_other_data(place, tmp_path):
         index(tmp_path / "mine", [{"input": "", "output": f"{text} {i}"} for i in range(40)])
         if text == "old":
             train_here(place, tmp_path / "out", **data)
-    with pytest.raises(UserError, match="'mine'.* is not the file that the checkpoint was made with"):
+    with pytest.raises(UserError, match=r"'mine'.* is not the file that the checkpoint was made with"):
         train_here(place, tmp_path / "out", **data, resume_ckpt="latest", train_iters=5)
     train_here(place, tmp_path / "out", **data, resume_ckpt="latest", train_iters=5, accept_changed_data=1)
 
@@ -418,7 +418,7 @@ def test_the_loss_scale_falls_on_overflow_and_rises_again(place, run):
     assert "skipped (overflow)" in overflowing.log
     first = next(i for i, line in enumerate(lines) if line["grad_norm"] is not None)
     assert scales[first : first + 3] == [scales[first], scales[first], 4 * scales[first]]
-    with pytest.raises(UserError, match="iteration 2: loss .* training has diverged"):  # 2**30 is below the least
+    with pytest.raises(UserError, match=r"iteration 2: loss .* training has diverged"):  # 2**30 is below the least
         run(config=config, loss_scale=2**40, loss_scale_factor=2**10, min_loss_scale=2**35)
     assert [line["loss_scale"] for line in run(config=config).metrics()] == [65536.0] * 4
     assert [line["loss_scale"] for line in run(config=config, loss_scale=0).metrics()] == [1.0] * 4

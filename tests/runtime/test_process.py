@@ -61,6 +61,14 @@ def test_a_missing_rank_is_named(tmp_path: Path) -> None:
         assert "no sign of rank(s) 1, 3 for 3 s" in result.output
 
 
+def test_a_missing_rank_0_is_not_waited_for_either(tmp_path: Path) -> None:
+    """It is the one that the others meet at."""
+    port = free_port()
+    result = finish(start_rank(INITIALIZE, 1, 2, port, tmp_path, env={"FM9G_RENDEZVOUS_SECONDS": "3"}))
+    assert result.returncode == 1
+    assert f"rank 1 cannot reach the rendezvous at localhost:{port}" in result.output
+
+
 def test_a_rank_beyond_the_world_is_an_error(tmp_path: Path) -> None:
     result = finish(start_rank(INITIALIZE, 2, 2, free_port(), tmp_path))
     assert result.returncode == 1
@@ -106,7 +114,7 @@ def test_a_rank_that_ends_early_ends_the_others_and_is_named(event: str, message
     named = message.format(pid=ranks[1].pid, host=socket.gethostname())
     for survivor in (zero, two):
         assert survivor.returncode == 1, survivor.output
-        assert named in survivor.output
+        assert named in survivor.output, survivor.output
         assert "went past" not in survivor.output
 
 

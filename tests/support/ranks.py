@@ -44,8 +44,9 @@ def script_file(script: str | Path, folder: Path) -> Path:
     """The script's file; program text is written into `folder`."""
     if isinstance(script, Path):
         return script
-    path = folder / "program.py"
-    path.write_text(textwrap.dedent(script), encoding="utf-8")
+    path, text = folder / "program.py", textwrap.dedent(script)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:  # another rank may be reading it already
+        path.write_text(text, encoding="utf-8")
     return path
 
 

@@ -314,9 +314,9 @@ def test_a_flag_without_its_value_is_refused(words):
         (["--dataloader_num_workers", "-1"], "dataloader_num_workers must not be negative"),
         (["--dataloader_prefetch_factor", "0"], "dataloader_prefetch_factor must be at least 1"),
         (["--parallel_load_datastate", "0"], "parallel_load_datastate must be at least 1"),
-        (["--lr", "-1"], "lr must not be negative"),
-        (["--clip_grad", "-1"], "clip_grad must not be negative"),
-        (["--weight_decay", "-0.1"], "weight_decay must not be negative"),
+        (["--lr", "-1"], "lr must be finite and not negative"),
+        (["--clip_grad", "-1"], "clip_grad must be finite and not negative"),
+        (["--weight_decay", "-0.1"], "weight_decay must be finite and not negative"),
     ],
 )
 def test_values_that_no_run_can_have_are_refused(words, says):

@@ -1,0 +1,212 @@
+"""run_bmtrain.sh: where it can be started from, its table, its exit status, several nodes, and its ranks' end."""
+
+import os
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from fm9g.errors import UserError
+from tests.support.ranks import free_port
+from tests.support.runs import (
+    APP,
+    SCRIPT,
+    Output,
+    descendants,
+    finish,
+    is_alive,
+    load_program,
+    run_app,
+    start_app,
+    train_here,
+    wait_until,
+)
+
+
+@pytest.fixture
+def own_app(tmp_path):
+    """A copy of the app, as in a user's checkout, to edit the table in; its folder holds a space."""
+    folder = tmp_path / "my checkout/apps/fm9g_7b"
+    folder.mkdir(parents=True)
+    for name in ("run_bmtrain.sh", "launch.py", "pretrain.py"):
+        shutil.copy(APP / name, folder)
+    return folder
+
+
+def edit_table(app, **values):
+    script = app / "run_bmtrain.sh"
+    lines = []
+    for line in script.read_text().splitlines(keepends=True):
+        lines.append(line)
+        if line.startswith("declare -A args"):
+            lines += [f'args["{key}"]="{value}"\n' for key, value in values.items()]
+    text = "".join(line for line in lines if not any(f'args["{key}"]=""' in line for key in values))
+    script.write_text(text)
+    return script
+
+
+def test_a_run_from_another_folder_with_settings_in_the_table(place, own_app, tmp_path):
+    """The table, empty values in it, the train config over it, the command line over that; data/ beside the script."""
+    script = edit_table(own_app, train_iters=3, batch_size=2, grad_accum=7)
+    (place.root / "train_configs").mkdir(exist_ok=True)
+    config = place.write_model("launched")
+    (place.root / "train_configs/launched.json").write_text('{"grad_accum": 3, "clip_grad": 0.5}')
+    words = place.words(
+        tmp_path, **{"config": config, "output_dir": None, "model_unique": "mine", "clip_grad": 0.25},
+        train_iters=None, batch_size=None, grad_accum=None,
+    )  # fmt: skip
+    result = finish(start_app(words, tmp_path, script=script), 120)
+    assert result.returncode == 0, result.output
+    settings = Output(own_app / "data", "mine").state(3)["settings"]
+    found = [settings[name] for name in ("train_iters", "batch_size", "grad_accum", "clip_grad", "drop_rate")]
+    assert found == [3, 2, 3, 0.25, 0.5]
+    assert Output(own_app / "data", "mine").metrics()[-1]["iteration"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--batchsize", "2"], "error: command line: unknown setting 'batchsize' (did you mean 'batch_size'?)"),
+        (["--lr", "fast"], "error: command line: lr must be a number, not 'fast'"),
+        (["--tokenizer_path", "nowhere"], "error: tokenizer_path: nowhere: no such file or folder"),
+    ],
+)
+def test_a_bad_setting_is_one_line_and_a_status(place, tmp_path, words, says):
+    result = run_app([*place.words(tmp_path / "out"), *words], tmp_path)
+    assert result.returncode == 1
+    assert len(result.output.splitlines()) == 1, result.output
+    assert result.output.startswith(says)
+    assert not (tmp_path / "out").exists()
+
+
+def test_gpus_per_node_is_n_gpus(place, tmp_path):
+    words = [*place.words(tmp_path, n_gpus=None), "--dry_run"]
+    result = run_app(words, tmp_path, {"GPUS_PER_NODE": "3", "NNODES": "2"})
+    assert result.returncode == 0, result.output
+    assert "(6 ranks x batch_size 1 x grad_accum 2)" in result.output
+
+
+def test_help_lists_the_settings_and_starts_nothing(tmp_path):
+    result = run_app(["--help"], tmp_path)
+    assert result.returncode == 0
+    assert "--resume_no_optimze  [0]" in result.output
+
+
+# several nodes
+
+
+@pytest.fixture
+def rendezvous(monkeypatch):
+    """launch.py's arguments for torchrun, in an environment."""
+
+    def find(nodes, **environment):
+        for name in ("MASTER_ENDPOINT", "MASTER_ADDR", "MASTER_PORT", "RANK"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        return load_program("launch").rendezvous(nodes)
+
+    return find
+
+
+def test_one_node_needs_no_rendezvous(rendezvous):
+    assert rendezvous(1, RANK="5", MASTER_PORT="1") == ["--standalone"]
+
+
+def test_a_node_takes_the_place_that_the_environment_gives_it(rendezvous):
+    place = rendezvous(3, MASTER_ENDPOINT="10.0.0.1", MASTER_PORT="1234", RANK="2")
+    assert place == ["--nnodes=3", "--node_rank=2", "--master_addr=10.0.0.1", "--master_port=1234"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"RANK": "1"}, "NNODES=2: set MASTER_ENDPOINT to the address of the node with RANK=0"),
+        ({"MASTER_ENDPOINT": "10.0.0.1"}, "NNODES=2: set RANK to this node's number, 0 to 1"),
+        ({"MASTER_ENDPOINT": "10.0.0.1", "RANK": "2"}, "NNODES=2: set RANK to this node's number, 0 to 1"),
+        ({"MASTER_ENDPOINT": "10.0.0.1", "RANK": "one"}, "RANK='one' must be a whole number"),
+        ({"MASTER_ENDPOINT": "10.0.0.1", "RANK": "0", "MASTER_PORT": "x"}, "MASTER_PORT='x' must be a whole number"),
+    ],
+)
+def test_what_is_missing_for_several_nodes_is_named(rendezvous, environment, says):
+    with pytest.raises(UserError) as error:
+        rendezvous(2, **environment)
+    assert str(error.value) == says
+
+
+def test_a_port_in_use_is_named_before_anything_starts(rendezvous):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"MASTER_PORT={port} cannot be used: Address already in use; set another"):
+            rendezvous(2, MASTER_ENDPOINT="127.0.0.1", RANK="0", MASTER_PORT=str(port))
+
+
+def test_a_missing_address_is_one_line_for_the_user(place, tmp_path):
+    result = run_app(place.words(tmp_path / "out"), tmp_path, {"NNODES": "2", "RANK": "0"})
+    assert result.returncode == 1
+    assert result.output == "error: NNODES=2: set MASTER_ENDPOINT to the address of the node with RANK=0\n"
+
+
+def test_two_nodes_train_like_one(place, single_rank, tmp_path):
+    """Two launchers with a rank each, one with two ranks, and a single rank with twice the grad_accum."""
+    options = {"grad_accum": 1, "train_iters": 6}
+    environment = {"NNODES": "2", "MASTER_ENDPOINT": "127.0.0.1", "MASTER_PORT": str(free_port()), "GPUS_PER_NODE": "1"}
+    words = place.words(tmp_path / "nodes", **options, n_gpus=None)
+    nodes = [start_app(words, tmp_path, {**environment, "RANK": str(rank)}) for rank in (0, 1)]
+    for result in [finish(node, 120) for node in nodes]:
+        assert result.returncode == 0, result.output
+    result = run_app(place.words(tmp_path / "one", **options, n_gpus=2), tmp_path)
+    assert result.returncode == 0, result.output
+    one, two = Output(tmp_path / "one"), Output(tmp_path / "nodes")
+    assert two.learned() == one.learned()
+    assert two.progress(6) == one.progress(6)
+    alone = train_here(place, tmp_path / "alone", **{**options, "grad_accum": 2})
+    assert alone.losses() == pytest.approx(one.losses(), rel=1e-5)
+    assert alone.progress(6) == one.progress(6)
+
+
+# how runs end
+
+
+def ranks_of(process):
+    """The processes of pretrain.py that a launcher has started."""
+    return [
+        pid for pid in descendants(process.pid) if "pretrain.py" in (Path("/proc") / str(pid) / "cmdline").read_text()
+    ]
+
+
+@pytest.mark.parametrize("moment", ["they have just been started", "they train"])
+def test_ranks_end_after_their_launcher_is_killed(place, tmp_path, moment):
+    output = Output(tmp_path / "out")
+    process = start_app(place.words(output.root, n_gpus=2, grad_accum=1, train_iters=100_000, save=False), tmp_path)
+    reached = output.metrics if moment == "they train" else lambda: len(ranks_of(process)) == 2
+    ranks = []
+    try:
+        wait_until(lambda: reached() or process.poll() is not None, moment, 120)
+        ranks = ranks_of(process)
+        assert len(ranks) == 2, process.poll()
+        process.kill()
+        process.wait(timeout=30)
+        wait_until(lambda: not any(map(is_alive, ranks)), "the end of the ranks", 60)
+    finally:
+        for pid in filter(is_alive, [process.pid, *ranks]):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=30)
+
+
+def test_a_second_run_of_the_same_name_is_refused_while_the_first_one_writes(place, single_rank, tmp_path):
+    from fm9g.training.run_folder import RunFolder
+
+    folder = RunFolder(tmp_path / "out", "u", "")
+    folder.create()
+    with folder.lock(), pytest.raises(UserError, match=rf"is being written by process {os.getpid()} on "):
+        train_here(place, tmp_path / "out")
+
+
+def test_the_script_is_what_users_start():
+    assert SCRIPT.name == "run_bmtrain.sh"
+    assert "args[" in SCRIPT.read_text()
