@@ -83,6 +83,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, program, *words])
     check(settings)
     launcher = [sys.executable, "-m", "torch.distributed.run", *rendezvous(number("NNODES", 1))]
+    os.environ["FM9G_LAUNCHER"] = str(os.getpid())  # torchrun takes the place of this process
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
     arguments = [f"--nproc_per_node={processes(settings)}", program, *words]
     os.execv(sys.executable, [*launcher, *arguments])

@@ -84,6 +84,10 @@ class Rendezvous:
         if not 0 <= rank < world_size:
             raise UserError(f"RANK={rank} is not below WORLD_SIZE={world_size}: check how this process was started")
         _State.rank, _State.size = rank, world_size
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            # launch.py says who the launcher is: it may be gone by now, and with it the store to connect to
+            launcher = int(os.environ.get("FM9G_LAUNCHER", os.getppid()))
+            threading.Thread(target=_end_with_launcher, args=(launcher,), daemon=True).start()
         if world_size == 1:
             _State.store = dist.HashStore()
         else:
@@ -92,8 +96,6 @@ class Rendezvous:
             claims = announce(_State.store, rank, world_size)
             _State.watch = Watch(_connect(*address, -1, timeout), rank, claims)
             _State.watch.start()
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
         yield _State.store, rank, world_size
 
 

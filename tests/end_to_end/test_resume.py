@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -177,6 +176,15 @@ def kill_launcher(process):
     wait_until(lambda: not any(map(is_alive, started)), "the end of the ranks")
 
 
+def inode(path):
+    return path.stat().st_ino if path.exists() else None
+
+
+def reached(output, before, goal):
+    """Whether a resumed run, which first replaces its metrics, has written those of iteration `goal`."""
+    return inode(output.metrics_file) != before and bool(lines := output.metrics()) and lines[-1]["iteration"] >= goal
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_long_run_with_many_random_kills(place, options, tmp_path, ranks):
@@ -185,13 +193,16 @@ def test_a_long_run_with_many_random_kills(place, options, tmp_path, ranks):
     result = run_app(place.words(tmp_path / "whole", **settings), tmp_path, timeout=1200)
     assert result.returncode == 0, result.output
     whole, output = Output(tmp_path / "whole"), Output(tmp_path / "killed")
-    r, kills = random.Random(ranks), 0
-    deadline = time.monotonic() + 3600
+    r, kills, deadline = random.Random(ranks), 0, time.monotonic() + 3600
     while 1000 not in output.steps():
         assert time.monotonic() < deadline
+        before, done = inode(output.metrics_file), output.latest() if output.steps() else 0
         process = start_app(place.words(output.root, **settings, resume_ckpt="latest"), tmp_path)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=r.uniform(2, 15))  # before the first step, between two, in a save
+        if r.random() < 0.3:
+            time.sleep(r.uniform(0, 6))  # while it starts, mostly
+        else:
+            goal = min(done + r.randint(1, 150), 1001)
+            wait_until(lambda: process.poll() is not None or reached(output, before, goal), f"iteration {goal}", 600)  # noqa: B023
         if process.poll() is None:
             kills += 1
             r.choice([kill_all, kill_launcher])(process)
