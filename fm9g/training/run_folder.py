@@ -47,14 +47,6 @@ class RunFolder:
             if not os.access(folder, os.W_OK | os.X_OK):
                 raise UserError(f"output_dir: {folder} is not writable")
 
-    def _latest(self, steps: list[int]) -> int | None:
-        """The step that was written last, which after a rollback is not the highest; None if there is none."""
-        pointer = self.checkpoints / "latest"
-        named = pointer.read_text().strip() if pointer.exists() else ""
-        if named.isdigit() and int(named) in steps:
-            return int(named)
-        return steps[-1] if steps else None
-
     def check_writable(self) -> None:
         """A UserError if the folders could not be made; makes nothing."""
         for folder in (self.checkpoints, self.logs, self.tensorboard):
