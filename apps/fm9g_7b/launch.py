@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 APP = Path(__file__).resolve().parent
 sys.path.insert(0, str(APP.parents[1]))
@@ -17,6 +18,9 @@ from fm9g.errors import UserError, run_command
 from fm9g.training.arguments import Settings, help_text, read_settings
 from fm9g.training.inputs import open_inputs
 from fm9g.training.run_folder import RunFolder
+
+if TYPE_CHECKING:  # torch is imported late here, after the settings have been checked
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def number(name: str, default: int) -> int:
@@ -73,6 +77,27 @@ def processes(settings: Settings) -> int:
     return settings.n_gpus
 
 
+def launch(arguments: list[str]) -> None:
+    """Run torchrun in this process; its report of a failure, a page long, becomes a line."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun(arguments)
+    except ChildFailedError as failed:
+        _report(failed)
+    except SignalException as signalled:
+        sys.exit(128 + signalled.sigval)
+
+
+def _report(failed: ChildFailedError) -> NoReturn:
+    rank, failure = failed.get_first_failure()
+    status = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
+    print(f"the run failed: rank {rank} ended first, with {status}; what it said stands above", file=sys.stderr)
+    sys.exit(1)
+
+
 def main() -> None:
     program, words = sys.argv[1], sys.argv[2:]
     if "-h" in words or "--help" in words:
@@ -82,11 +107,9 @@ def main() -> None:
     if settings.dry_run:
         os.execv(sys.executable, [sys.executable, program, *words])
     check(settings)
-    launcher = [sys.executable, "-m", "torch.distributed.run", *rendezvous(number("NNODES", 1))]
-    os.environ["FM9G_LAUNCHER"] = str(os.getpid())  # torchrun takes the place of this process
+    os.environ["FM9G_LAUNCHER"] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
-    arguments = [f"--nproc_per_node={processes(settings)}", program, *words]
-    os.execv(sys.executable, [*launcher, *arguments])
+    launch([*rendezvous(number("NNODES", 1)), f"--nproc_per_node={processes(settings)}", program, *words])
 
 
 if __name__ == "__main__":

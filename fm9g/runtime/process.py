@@ -188,10 +188,7 @@ class Watch(threading.Thread):
             except _RENDEZVOUS_ERRORS as error:
                 verdict = f"lost the rendezvous store, so rank 0 or its node has ended ({error})"
             if verdict and not self._finished.is_set():
-                print(f"rank {self._rank} ends: {verdict}", file=sys.stderr, flush=True)
-                if _serves(self._rank):
-                    time.sleep(BEAT_SECONDS + 1)  # the others read the verdict in the store that ends with this process
-                os._exit(1)
+                _end(verdict)
 
     def look(self) -> str:
         """Beat, and return why the run must end, or an empty string."""
@@ -229,7 +226,7 @@ class Watch(threading.Thread):
         return time.monotonic() - since > DEAD_AFTER_SECONDS
 
     def culprit(self, patience: float) -> str:
-        """Wait up to `patience` seconds for the reason that a collective failed, whichever rank finds it."""
+        """Wait up to `patience` seconds for the reason that a collective failed, whichever rank finds it, or ""."""
         deadline = time.monotonic() + patience
         others = [rank for rank in self._claims if rank != self._rank]
         while time.monotonic() < deadline:
@@ -241,11 +238,13 @@ class Watch(threading.Thread):
             for rank in killed or ended:
                 return f"{_describe(rank, self._claims[rank])} has ended"
             time.sleep(0.2)
-        return "no rank is known to have died"
+        return ""
 
     def fail(self, reason: str) -> None:
-        """Tell the other ranks that this one fails."""
+        """Tell the other ranks that this one fails, unless it fails because another did."""
         with self._lock:
+            if self._store.check([FAILED]):
+                return
             self._store.set(FAILED, f"{_describe(self._rank, self._claims[self._rank])} failed: {reason}")
 
     def finish(self) -> None:
@@ -271,6 +270,14 @@ class Watch(threading.Thread):
         return failed or ended
 
 
+def _end(verdict: str) -> NoReturn:
+    """End this process, which can do nothing about it, with a line that says what ended the run."""
+    print(f"rank {_State.rank} ends: {verdict}", file=sys.stderr, flush=True)
+    if _serves(_State.rank):
+        time.sleep(BEAT_SECONDS + 1)  # the others read the verdict in the store that ends with this process
+    os._exit(1)
+
+
 def _serves(rank: int) -> bool:
     """Whether that rank holds the store, rather than the launcher."""
     return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -293,14 +300,15 @@ def _process_lives(pid: int) -> bool:
 def _end_with_launcher(launcher: int) -> None:
     while os.getppid() == launcher:
         time.sleep(1)
-    print(f"rank {_State.rank} ends: its launcher (process {launcher}) is gone", file=sys.stderr, flush=True)
-    os._exit(1)
+    _end(f"its launcher (process {launcher}) is gone")
 
 
 def blame(collective: str, error: BaseException) -> RuntimeError:
-    """The error to raise when a collective fails: it names the rank that is to blame, where one is found."""
-    reason = _State.watch.culprit(DEAD_AFTER_SECONDS + BEAT_SECONDS) if _State.watch else "single process"
-    return RuntimeError(f"rank {_State.rank}: {collective} failed ({reason}): {error}")
+    """The error to raise when a collective fails; where another rank is to blame, this process ends instead."""
+    reason = _State.watch.culprit(DEAD_AFTER_SECONDS + BEAT_SECONDS) if _State.watch else ""
+    if reason:
+        _end(f"{collective} failed: {reason}")
+    return RuntimeError(f"rank {_State.rank}: {collective} failed, and no rank is known to have died: {error}")
 
 
 def fail(reason: str) -> None:

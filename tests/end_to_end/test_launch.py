@@ -1,6 +1,7 @@
 """run_bmtrain.sh: where it can be started from, its table, its exit status, several nodes, and its ranks' end."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -196,6 +197,18 @@ def test_ranks_end_after_their_launcher_is_killed(place, tmp_path, moment):
         for pid in filter(is_alive, [process.pid, *ranks]):
             os.kill(pid, signal.SIGKILL)
         process.communicate(timeout=30)
+
+
+def test_a_rank_that_is_killed_is_named_in_a_line(place, tmp_path):
+    output = Output(tmp_path / "out")
+    process = start_app(place.words(output.root, n_gpus=2, grad_accum=1, train_iters=100_000, save=False), tmp_path)
+    wait_until(lambda: output.metrics() or process.poll() is not None, "an iteration", 120)
+    os.kill(ranks_of(process)[0], signal.SIGKILL)
+    result = finish(process, 90)
+    assert result.returncode == 1
+    last = result.output.splitlines()[-1]
+    assert re.fullmatch("the run failed: rank [01] ended first, with signal SIGKILL; what it said stands above", last)
+    assert "Traceback" not in result.output
 
 
 def test_a_second_run_of_the_same_name_is_refused_while_the_first_one_writes(place, single_rank, tmp_path):
