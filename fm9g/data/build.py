@@ -1,272 +1,225 @@
-"""Building an indexed dataset (fm9g.data.index) from a jsonl file, and checking one byte for byte.
+"""Building an indexed dataset (fm9g.data.index) from jsonl files.
 
-One pass, in memory that does not grow with the file: blocks of lines are scanned, written and hashed as they come.
-The bounds wait in a temporary file, since HDF5 must know how many there are before it can store them contiguously.
-The folder appears complete or not at all.
+    files -> blocks of whole lines -> scanned by all cores -> written in order -> a folder, complete or absent
+
+Memory does not grow with the files: the bounds and checksums wait in temporary files of the new folder, since HDF5
+must know how many there are before it can store them contiguously.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import hashlib
 import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import h5py
-import numpy as np
-
-from fm9g.data.index import (
-    DATA,
-    INDEX_H5,
-    INDEX_TEXT,
-    META,
-    IndexedDataset,
-    check_totals,
-    load_ends,
-    load_meta,
-)
-from fm9g.data.scan import TOKENS_PER_UNIT, BadLine, BlockScan, parse_record, read_blocks, scan_block
+from fm9g.data.index import DATA, INDEX_H5, INDEX_TEXT, META, IndexedDataset
+from fm9g.data.index_writer import REJECTED, IndexWriter
+from fm9g.data.jsonl_files import Block, find_files, is_plain, read_blocks
+from fm9g.data.parallel import available_cores, ordered_map
+from fm9g.data.scan import TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, scan_block
 from fm9g.data.swap import is_occupied, output_folder
 from fm9g.errors import UserError, closest
-from fm9g.files import write_json
 from fm9g.progress import ProgressCallback, no_progress
 
-_DATASET_FILES = {DATA, INDEX_H5, INDEX_TEXT, META}
-_LENGTH_LIMITS = [4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
-_LENGTH_NAMES = ["less_4k", "4k-8k", "8k-16k", "16k-32k", "32k-64k", "64k-128k", "128k-256k", "more_256k"]
-_SAMPLE_CHARACTERS = 50
-_BOUNDS_AT_ONCE = 1 << 20
-_READ_BYTES = 1 << 22
+_DATASET_FILES = {DATA, INDEX_H5, INDEX_TEXT, META, REJECTED}
+_SMALL_BYTES = 16 << 20  # below it, starting processes takes longer than it saves
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an index is built. `on_error`: fail at the first line that is no record, or skip and keep those lines."""
+
+    overwrite: bool = False
+    append: bool = False
+    on_error: str = "fail"
+    validate: bool = True
+    checksums: bool = True
+    max_line_bytes: int = 1 << 30
+    workers: int = 0  # 0 for all cores
+
+
+DEFAULTS = Options()
 
 
 def build(
-    source: str | os.PathLike[str],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     language: str,
-    overwrite: bool = False,
+    options: Options = DEFAULTS,
     progress: ProgressCallback = no_progress,
 ) -> dict[str, Any] | None:
-    """Index the jsonl file `source` into the folder `output`; `language` is zh, en or code (for token estimates).
+    """Index jsonl files (.jsonl, .jsonl.gz, .jsonl.zst, folders of them) into the folder `output`.
 
-    Returns what meta.json holds, or None where `output` holds exactly this data already. UserError names file,
-    line and byte of a line that is no JSON object. A folder with anything else in it is refused unless `overwrite`:
-    then the new dataset is built beside it and takes its place in one step, other files in it staying.
+    `language` is zh, en or code (for token estimates). Returns what meta.json holds, or None where `output` holds
+    exactly this data already. UserError names file, line and byte of a line that is no JSON object. A folder with
+    anything else in it is refused unless `overwrite` (then the new dataset is built beside it and takes its place in
+    one step, other files in it staying) or `append` (then the new dataset is the old one's records and the new ones).
     """
-    source, target = Path(source), Path(os.path.realpath(output))
-    _check_arguments(source, target, language)
-    if is_occupied(target) and not overwrite:
-        _require_same(source, target, language, progress)
+    given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
+    files, target = find_files(given), Path(os.path.realpath(output))
+    _check_arguments(files, target, language)
+    rules = ScanRules(language, options.validate, options.checksums, options.max_line_bytes)
+    if options.append:
+        return _append(files, target, rules, options, progress)
+    if is_occupied(target) and not options.overwrite:
+        _require_same(files, target, language, progress)
         return None
-    with output_folder(target, overwrite, _DATASET_FILES) as folder:
-        return _write_dataset(source, folder, language, progress)
+    with _explain_full_disk(target), output_folder(target, options.overwrite, _DATASET_FILES) as folder:
+        _check_space(files, folder)
+        with IndexWriter(folder, rules, options.checksums) as writer:
+            _add_files(writer, files, rules, options, progress)
+            return writer.finish()
 
 
-def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progress) -> bool:
-    """Verify every byte and every bound of a dataset, then set its index's times to now.
+def _append(
+    files: list[Path], target: Path, rules: ScanRules, options: Options, progress: ProgressCallback
+) -> dict[str, Any] | None:
+    """The dataset in `target` with more records, as a new generation; its old records are verified on the way."""
+    old = IndexedDataset(target)
+    if old.meta.get("language", rules.language) != rules.language:
+        raise UserError(f"{target}: its dataset has language {old.meta['language']!r}, not {rules.language!r}")
+    generations = old.generations
+    if any(_is_of(generation, files, progress) for generation in generations):
+        return None
+    with _explain_full_disk(target), output_folder(target, True, _DATASET_FILES) as folder:
+        _check_space([target / DATA, *files], folder)
+        if (target / REJECTED).exists():
+            shutil.copy(target / REJECTED, folder / REJECTED)
+        with IndexWriter(folder, rules, options.checksums) as writer:
+            _add_files(writer, [target / DATA], rules, options, progress)
+            stored = old.meta.get("sha256")
+            if writer.records != len(old) or (stored and stored != writer.sha256):
+                raise UserError(
+                    f"{target}: {DATA} is not what was indexed, so nothing is appended to it "
+                    f"(python tools/check_index.py {target} says where it differs)"
+                )
+            writer.begin_generation(generations)
+            _add_files(writer, files, rules, options, progress)
+            return writer.finish()
 
-    Returns whether the data was compared with its digest: old folders have none, and then only the bounds are
-    known to be right. UserError says what does not fit.
-    """
-    folder = Path(folder)
-    meta = load_meta(folder)
-    ends, index_file, leading_zero = load_ends(folder)
-    with open(folder / DATA, "rb", buffering=0) as stream:
-        check_totals(folder, meta, ends, os.fstat(stream.fileno()).st_size)
-        digest = _check_bounds(folder, stream, ends, progress)
-    stored = meta.get("sha256")
-    if stored not in (None, digest):
-        raise UserError(f"{folder}: {DATA} has changed since it was indexed (sha256 {digest}, {META} says {stored})")
-    if index_file.name == INDEX_H5 and (folder / INDEX_TEXT).exists():
-        _check_text_index(folder / INDEX_TEXT, ends, leading_zero)
-    for name in (INDEX_H5, INDEX_TEXT, META):
-        if (folder / name).exists():
-            os.utime(folder / name)
-    return stored is not None
+
+def _add_files(
+    writer: IndexWriter, files: list[Path], rules: ScanRules, options: Options, progress: ProgressCallback
+) -> None:
+    """Scan files in parallel, and write what they hold in order."""
+    before = [_stamp(path) for path in files]
+    total = sum(size for size, _ in before) if all(map(is_plain, files)) else 0
+    workers = options.workers or available_cores()
+    if total and total <= _SMALL_BYTES:
+        workers = 1
+    blocks = _placed((block for path in files for block in read_blocks(path, rules.max_line_bytes)), writer.nbytes)
+    done, line, last = 0, 0, None
+    for (block, _), scan in ordered_map(functools.partial(_scan, rules), blocks, workers):
+        if block.path != last:
+            line, last = 0, block.path
+            writer.begin_file(block.path)
+        for rejected in scan.rejected:
+            _reject(writer, block, rejected, line, options.on_error)
+        writer.add(block, scan)
+        line += scan.lines
+        done += block.size
+        progress(done, total)
+    for path, stamp in zip(files, before, strict=True):
+        if _stamp(path) != stamp:
+            raise UserError(f"{path}: was changed while it was being indexed; run this again when it is complete")
 
 
-def _check_arguments(source: Path, target: Path, language: str) -> None:
+def _placed(blocks: Iterator[Block], start: int) -> Iterator[tuple[Block, int]]:
+    """Blocks with where each will stand in the data, if no line is left out before it."""
+    for block in blocks:
+        yield block, start
+        start += block.size
+
+
+def _scan(rules: ScanRules, placed: tuple[Block, int]) -> BlockScan:
+    block, start = placed
+    if block.too_long:
+        reason = f"longer than {rules.max_line_bytes:,} bytes (--max-line-bytes)"
+        return BlockScan.of_nothing(Rejected(0, 0, block.size - 1, reason))
+    return scan_block(block.read(), rules, start)
+
+
+def _reject(writer: IndexWriter, block: Block, rejected: Rejected, lines_before: int, on_error: str) -> None:
+    line, offset = lines_before + rejected.line + 1, block.offset + rejected.offset
+    if on_error == "fail":
+        raise UserError(
+            f"{block.path}, line {line}, byte {offset}: {rejected.reason} (--on-error skip leaves such lines out and "
+            f"keeps them in {REJECTED})"
+        )
+    data = b"" if block.too_long else block.read()[rejected.offset : rejected.offset + rejected.size]
+    writer.reject(block.path, line, offset, rejected, data)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _check_arguments(files: list[Path], target: Path, language: str) -> None:
     if language not in TOKENS_PER_UNIT:
         known = ", ".join(TOKENS_PER_UNIT)
         raise UserError(f"unknown language {language!r}{closest(language, TOKENS_PER_UNIT)}; there are {known}")
-    if source.is_dir():
-        raise UserError(f"{source}: is a folder; give one jsonl file (several: cat DIR/*.jsonl > all.jsonl)")
-    if not source.exists():
-        raise UserError(f"{source}: no such file")
-    if target.is_dir() and Path(os.path.realpath(source)).is_relative_to(target):
-        raise UserError(f"{source}: lies inside the output folder {target}; choose another output folder")
+    for path in files:
+        if target.is_dir() and Path(os.path.realpath(path)).is_relative_to(target):
+            raise UserError(f"{path}: lies inside the output folder {target}; choose another output folder")
 
 
-def _require_same(source: Path, target: Path, language: str, progress: ProgressCallback) -> None:
-    """UserError unless `target` is a complete dataset of exactly the lines of `source`."""
+def _check_space(files: list[Path], folder: Path) -> None:
+    """The text is copied: refuse at once where it cannot fit."""
+    needed, free = sum(path.stat().st_size for path in files), shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(f"{folder.parent}: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+
+
+@contextlib.contextmanager
+def _explain_full_disk(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"{target}: {error.strerror}: make room on that disk and run this again; nothing there was changed"
+        ) from None
+
+
+def _require_same(files: list[Path], target: Path, language: str, progress: ProgressCallback) -> None:
+    """UserError unless `target` is a complete dataset of exactly the lines of `files`."""
     refusal = f"{target}: the output folder is not empty"
-    advice = "choose another folder, or pass --overwrite to replace the dataset in it"
+    advice = "choose another folder, or pass --overwrite to replace the dataset in it, or --append to add to it"
     try:
         dataset = IndexedDataset(target)
     except UserError as error:
         raise UserError(f"{refusal} and holds no complete dataset ({error}); {advice}") from None
     if dataset.meta.get("language") != language:
         raise UserError(f"{refusal}, its dataset has language {dataset.meta.get('language')!r}; {advice}")
-    missing_newline = dataset.nbytes - source.stat().st_size
-    if missing_newline not in (0, 1) or dataset.meta.get("sha256") != _digest(source, progress):
-        raise UserError(f"{refusal} and holds other data than {source}; {advice}")
+    generations = dataset.generations
+    if len(generations) > 1 or not _is_of(generations[0], files, progress):
+        raise UserError(f"{refusal} and holds other data than {', '.join(map(str, files))}; {advice}")
 
 
-def _digest(source: Path, progress: ProgressCallback) -> str:
-    """The sha256 that a dataset of `source` has."""
-    digest, done, total = hashlib.sha256(), 0, source.stat().st_size
-    with open(source, "rb", buffering=0) as stream:
-        for block in read_blocks(stream, _READ_BYTES):
-            digest.update(block)
-            done += len(block)
-            progress(done, total)
+def _is_of(generation: dict[str, Any], files: list[Path], progress: ProgressCallback) -> bool:
+    """Whether the records of a generation were made from the text of these files."""
+    sizes = sum(path.stat().st_size for path in files)
+    if abs(sizes - generation.get("source_bytes", 0)) > len(files):  # last newlines may be missing
+        return False
+    return source_digest(files, progress) == generation.get("source_sha256")
+
+
+def source_digest(files: list[Path], progress: ProgressCallback) -> str:
+    """The sha256 of the text of files, one after the other, each ending in a newline."""
+    digest, done = hashlib.sha256(), 0
+    for path in files:
+        for block in read_blocks(path, sys.maxsize):
+            digest.update(block.read())
+            done += block.size
+            progress(done, 0)
     return digest.hexdigest()
-
-
-class _Tally:
-    """The figures of meta.json, summed over blocks in file order."""
-
-    def __init__(self) -> None:
-        self.nlines = self.nbytes = self.records_without_text = 0
-        self.first_without_text: int | None = None
-        self.tokens = 0.0
-        self.histogram = np.zeros(len(_LENGTH_NAMES), dtype=np.int64)
-
-    def add(self, scan: BlockScan) -> None:
-        if scan.without_text and self.first_without_text is None:
-            self.first_without_text = self.nlines + scan.without_text[0] + 1
-        self.records_without_text += len(scan.without_text)
-        self.nlines += len(scan.ends)
-        self.nbytes += int(scan.ends[-1])
-        # Added one after the other like the plain loop that users know, so that the result is the same to the bit.
-        self.tokens = float(np.add.accumulate(np.append(self.tokens, scan.tokens))[-1])
-        slots = np.searchsorted(_LENGTH_LIMITS, scan.tokens, side="right")
-        self.histogram += np.bincount(slots, minlength=len(_LENGTH_NAMES))
-
-    def meta(self, language: str, data_sample: Any, digest: str) -> dict[str, Any]:
-        return {
-            "language": language,
-            "nlines": self.nlines,
-            "nbytes": self.nbytes,
-            "length_distribute": dict(zip(_LENGTH_NAMES, self.histogram.tolist(), strict=True)),
-            "avg_token_per_line": self.tokens / self.nlines,
-            "data_sample": data_sample,
-            "sha256": digest,
-            "records_without_text": self.records_without_text,
-            "first_record_without_text": self.first_without_text,
-        }
-
-
-def _write_dataset(source: Path, folder: Path, language: str, progress: ProgressCallback) -> dict[str, Any]:
-    """Write the four files of a dataset into `folder`; returns what meta.json holds."""
-    tally, digest, spool = _Tally(), hashlib.sha256(), folder / "bounds.spool"
-    with (
-        open(source, "rb", buffering=0) as stream,
-        open(folder / DATA, "wb") as data,
-        open(folder / INDEX_TEXT, "wb") as text,
-        open(spool, "wb") as bounds,
-    ):
-        before = os.fstat(stream.fileno())
-        _append_bounds(np.zeros(1, dtype=np.int64), text, bounds)
-        for block in read_blocks(stream):
-            start = tally.nbytes
-            if start == 0:
-                sample = _sample(block)
-            scan = _scan(source, block, tally, language)
-            data.write(block)
-            digest.update(block)
-            tally.add(scan)
-            _append_bounds(scan.ends + start, text, bounds)
-            progress(tally.nbytes, before.st_size)
-            if 0 < before.st_size < tally.nbytes - 1:  # else a file that keeps growing would never end
-                break
-        after = os.fstat(stream.fileno())
-    if tally.nlines == 0:
-        raise UserError(f"{source}: is empty; a dataset needs at least one record")
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-        raise UserError(f"{source}: was changed while it was being indexed; run this again when it is complete")
-    _write_h5(spool, folder / INDEX_H5, tally.nlines + 1)
-    spool.unlink()
-    meta = tally.meta(language, sample, digest.hexdigest())
-    write_json(folder / META, meta)
-    os.utime(folder / INDEX_TEXT)  # its last write may be older than that of the data
-    return meta
-
-
-def _scan(source: Path, block: bytes, tally: _Tally, language: str) -> BlockScan:
-    try:
-        return scan_block(block, language)
-    except BadLine as bad:
-        line, offset = tally.nlines + bad.line + 1, tally.nbytes + bad.offset
-        raise UserError(f"{source}, line {line}, byte {offset}: {bad.reason}") from None
-
-
-def _append_bounds(bounds: np.ndarray, text: BinaryIO, spool: BinaryIO) -> None:
-    text.write(_bounds_text(bounds))
-    spool.write(bounds.astype("<i8").tobytes())
-
-
-def _bounds_text(bounds: np.ndarray) -> bytes:
-    return ("\n".join(map(str, bounds.tolist())) + "\n").encode()
-
-
-def _write_h5(spool: Path, path: Path, count: int) -> None:
-    with open(spool, "rb") as bounds, h5py.File(path, "w") as file:
-        dataset = file.create_dataset("index", shape=(count,), dtype="<i8")  # contiguous unless asked otherwise
-        for start in range(0, count, _BOUNDS_AT_ONCE):
-            stop = min(start + _BOUNDS_AT_ONCE, count)
-            dataset[start:stop] = np.fromfile(bounds, dtype="<i8", count=stop - start)
-
-
-def _sample(block: bytes) -> Any:
-    """The first record with its strings cut; None where it is no record (the scan that follows says why)."""
-    try:
-        return _cut_strings(parse_record(block[: block.index(b"\n")]))
-    except ValueError:
-        return None
-
-
-def _cut_strings(value: Any) -> Any:
-    if isinstance(value, str):
-        value = value.encode("utf-8", "replace").decode("utf-8")  # meta.json cannot hold lone surrogates
-        return value[:_SAMPLE_CHARACTERS] + "..." if len(value) > _SAMPLE_CHARACTERS else value
-    if isinstance(value, list):
-        return [_cut_strings(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _cut_strings(item) for key, item in value.items()}
-    return value
-
-
-def _check_bounds(folder: Path, stream: BinaryIO, ends: np.ndarray, progress: ProgressCallback) -> str:
-    """Compare every bound with the newlines of the data; returns the data's sha256."""
-    digest, done, lines, last = hashlib.sha256(), 0, 0, b"\n"
-    total = int(ends[-1])
-    while chunk := stream.read(_READ_BYTES):
-        digest.update(chunk)
-        found = np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == 0x0A) + (done + 1)
-        _compare_ends(folder, ends[lines : lines + len(found)], found, lines)
-        done, lines, last = done + len(chunk), lines + len(found), chunk[-1:]
-        progress(done, total)
-    if last != b"\n":  # old builders kept files that end without a newline
-        _compare_ends(folder, ends[lines : lines + 1], np.array([done]), lines)
-        lines += 1
-    if lines != len(ends):
-        raise UserError(f"{folder}: {DATA} has {lines} lines but the index has {len(ends)} records")
-    return digest.hexdigest()
-
-
-def _compare_ends(folder: Path, stored: np.ndarray, found: np.ndarray, first_line: int) -> None:
-    wrong = np.flatnonzero(stored != found[: len(stored)])
-    if len(wrong) or len(stored) < len(found):
-        line = int(wrong[0]) if len(wrong) else len(stored)
-        says = f"the index says byte {int(stored[line])}" if line < len(stored) else "the index has no such record"
-        raise UserError(f"{folder}: line {first_line + line + 1} of {DATA} ends at byte {int(found[line])}, but {says}")
-
-
-def _check_text_index(path: Path, ends: np.ndarray, leading_zero: bool) -> None:
-    with open(path, "rb") as text:
-        fits = not leading_zero or text.read(2) == b"0\n"
-        for start in range(0, len(ends), _BOUNDS_AT_ONCE):
-            expected = _bounds_text(ends[start : start + _BOUNDS_AT_ONCE])
-            fits = fits and text.read(len(expected)) == expected
-        if not fits or text.read(1):
-            raise UserError(f"{path}: differs from {INDEX_H5}; delete it, {INDEX_H5} alone is enough")

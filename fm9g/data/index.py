@@ -1,7 +1,8 @@
 """The indexed dataset: a folder from which any record of a jsonl file is read by its number.
 
     data.jsonl   one JSON object a line, UTF-8
-    index.h5     where the lines begin and end: HDF5 dataset "index", memory-mapped where it lies contiguous
+    index.h5     where the lines begin and end: HDF5 dataset "index", read in place where it lies contiguous; and the
+                 CRC-32C of each record (without its newline): HDF5 dataset "crc32c", absent in old folders
     index        the same offsets as text, used where index.h5 is missing
     meta.json    language, nlines, nbytes, … and sha256, the digest of data.jsonl
 
@@ -12,27 +13,36 @@ ends[i] and begins where record i - 1 ended. Opening looks at a few samples howe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import warnings
-import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import google_crc32c
 import h5py
+import msgspec
 import numpy as np
 
+from fm9g.data.reading import SteadyFile
 from fm9g.data.scan import parse_record
 from fm9g.errors import UserError
 from fm9g.files import read_json
 
 DATA, INDEX_H5, INDEX_TEXT, META = "data.jsonl", "index.h5", "index", "meta.json"
+CHECKSUMS = "crc32c"  # in index.h5
 _FULL_CHECK = 1 << 20  # up to so many records every bound is looked at on opening, beyond it samples
 _NEWLINES = 4096  # in a fully checked dataset, how many bounds are compared with the data
 _SAMPLES = 64
 _WINDOW = 1024  # bounds looked at in a sample
 _REBUILD = "rebuild it with: python tools/convert_json2index.py --path X.jsonl --language zh|en|code --output DIR"
+
+
+class DamagedRecord(UserError):
+    """A record whose bytes are not what was indexed; the message says where it lies and what is wrong."""
 
 
 class IndexedDataset:
@@ -45,11 +55,13 @@ class IndexedDataset:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).absolute()
         self.meta = load_meta(self.path)
-        self._ends, index_file, _ = load_ends(self.path)
-        self._descriptor = os.open(self.path / DATA, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-        self.nbytes = os.fstat(self._descriptor).st_size
-        check_totals(self.path, self.meta, self._ends, self.nbytes)
+        ends, index_file, _ = load_ends(self.path)
+        self._data = SteadyFile(self.path / DATA)
+        self.nbytes = self._data.size()
+        check_totals(self.path, self.meta, ends, self.nbytes)
+        self._ends = Column(ends)
+        checksums = load_checksums(self.path, len(ends))
+        self._checksums = None if checksums is None else Column(checksums)
         self._check_bounds()
         _check_times(self.path, index_file)
 
@@ -59,33 +71,44 @@ class IndexedDataset:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.fingerprint)
 
+    @property
+    def retries(self) -> int:
+        """How many reads were tried again in this process since the folder was opened."""
+        return self._data.retries + self._ends.retries + (self._checksums.retries if self._checksums else 0)
+
     def span(self, i: int) -> tuple[int, int]:
         """Byte offsets in data.jsonl where record i begins and ends (its newline included)."""
         if not 0 <= i < len(self._ends):
             raise IndexError(f"record {i} of {len(self._ends)} in {self.path}")
-        return (int(self._ends[i - 1]) if i else 0), int(self._ends[i])
+        start, end = self._ends.few(i - 1, 2) if i else (0, self._ends[0])
+        return start, end
 
     def read(self, i: int) -> bytes:
-        """The bytes of record i as they are in the file, without the newline."""
+        """The bytes of record i as they are in the file, without the newline; DamagedRecord if they have changed."""
         start, end = self.span(i)
-        raw = _pread(self._descriptor, end - start, start)
+        raw = self._data.read(end - start, start)
         if len(raw) != end - start:
-            raise UserError(f"{self.path / DATA}: cut short while in use (record {i} ends at byte {end})")
-        return raw[:-1] if raw.endswith(b"\n") else raw
+            raise self._damaged(i, start, f"the file was cut short: the record ends at byte {end}")
+        raw = raw[:-1] if raw.endswith(b"\n") else raw
+        if self._checksums is not None and google_crc32c.value(raw) != self._checksums[i]:
+            raise self._damaged(i, start, "its bytes have changed since it was indexed (CRC-32C)")
+        return raw
 
     def record(self, i: int) -> dict[str, Any]:
-        """Record i, parsed; UserError names file, line and byte where it is malformed."""
+        """Record i, parsed; DamagedRecord names file, line and byte where it is malformed."""
+        raw = self.read(i)
         try:
-            return parse_record(self.read(i))
-        except UserError:
-            raise
+            return _parse(raw)
         except ValueError as error:
-            raise UserError(f"{self.path / DATA}, line {i + 1}, byte {self.span(i)[0]}: {error}") from None
+            raise self._damaged(i, self.span(i)[0], str(error)) from None
+
+    def _damaged(self, i: int, start: int, reason: str) -> DamagedRecord:
+        return DamagedRecord(f"{self.path / DATA}, line {i + 1}, byte {start}: {reason}")
 
     def will_need(self, i: int) -> None:
         """Tell the kernel that record i is read soon, so that it fetches it in the background."""
         start, end = self.span(i)
-        os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+        self._data.will_need(end - start, start)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -98,15 +121,25 @@ class IndexedDataset:
             return stored
         digest = hashlib.sha256(f"{len(self)} {self.nbytes}".encode())
         for offset in _spread(self.nbytes, _SAMPLES):
-            digest.update(os.pread(self._descriptor, 4096, offset))
+            digest.update(self._data.read(4096, offset))
         return digest.hexdigest()
+
+    @property
+    def generations(self) -> list[dict[str, Any]]:
+        """What each build that made or extended this dataset left: records then, sha256 then, and of what files."""
+        return self.meta.get("generations") or [{"records": len(self), "sha256": self.fingerprint}]
+
+    @property
+    def fingerprints(self) -> list[str]:
+        """This dataset's fingerprint, and those it had before records were appended."""
+        return [self.fingerprint, *(generation.get("sha256", "") for generation in self.generations)]
 
     def _check_bounds(self) -> None:
         """Bounds must increase and follow a newline: all of them in a small dataset, samples in a big one."""
         full = len(self) <= _FULL_CHECK
         previous = 0
         for start in [0] if full else _spread(len(self) - _WINDOW, _SAMPLES):
-            window = _peek(self._ends, start, len(self) if full else _WINDOW)
+            window = self._ends.many(start, len(self) if full else _WINDOW)
             falls = np.flatnonzero(np.diff(window, prepend=previous) <= 0)
             if len(falls):
                 self._refuse_index(f"bounds do not increase at record {start + int(falls[0])}")
@@ -116,11 +149,54 @@ class IndexedDataset:
 
     def _check_newline(self, i: int, end: int) -> None:
         last = i == len(self) - 1  # old builders kept files that end without a newline
-        if not last and os.pread(self._descriptor, 1, end - 1) != b"\n":
+        if not last and self._data.read(1, end - 1) != b"\n":
             self._refuse_index(f"it says that record {i} ends at byte {end} of {DATA}, where no line ends")
 
     def _refuse_index(self, reason: str) -> NoReturn:
         raise UserError(f"{self.path}: the index is damaged or belongs to another file: {reason}; {_REBUILD}")
+
+
+def _parse(raw: bytes) -> dict[str, Any]:
+    try:
+        record = msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # that says why, or takes it
+        return parse_record(raw)
+    return record if isinstance(record, dict) else parse_record(raw)
+
+
+class Column:
+    """Integers of an index, read in place: as few bytes as are asked for, and again where a read fails."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+        self._file = SteadyFile(Path(str(values.filename))) if isinstance(values, np.memmap) else None
+        self._offset = values.offset if isinstance(values, np.memmap) else 0
+        order = "big" if values.dtype.str.startswith(">") else "little"
+        # a record needs one or two of them: several times faster than through an array
+        self._decode = functools.partial(int.from_bytes, byteorder=order, signed=values.dtype.kind == "i")
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def retries(self) -> int:
+        """How many reads were tried again in this process."""
+        return self._file.retries if self._file else 0
+
+    def __getitem__(self, i: int) -> int:
+        return self.few(i, 1)[0]
+
+    def few(self, start: int, count: int) -> list[int]:
+        """values[start : start + count], for a handful."""
+        if self._file is None:
+            return self._values[start : start + count].tolist()
+        width = self._values.itemsize
+        raw = self._file.read(count * width, self._offset + start * width)
+        return [self._decode(raw[place : place + width]) for place in range(0, count * width, width)]
+
+    def many(self, start: int, count: int) -> np.ndarray:
+        """values[start : start + count] as int64 (absurd uint64 values become negative)."""
+        return _peek(self._values, start, min(count, len(self) - start)).astype(np.int64)
 
 
 def load_meta(folder: Path) -> dict[str, Any]:
@@ -149,8 +225,20 @@ def load_ends(folder: Path) -> tuple[np.ndarray, Path, bool]:
 
 
 def _without_zero(bounds: np.ndarray) -> tuple[np.ndarray, bool]:
-    zero = len(bounds) > 0 and int(bounds[0]) == 0
-    return (bounds[1:] if zero else bounds), zero
+    if len(bounds) == 0 or int(_peek(bounds, 0, 1)[0]) != 0:
+        return bounds, False
+    if not isinstance(bounds, np.memmap) or len(bounds) == 1:
+        return bounds[1:], True
+    offset = bounds.offset + bounds.itemsize  # mapped anew: a slice of a map does not know where it begins
+    return np.memmap(str(bounds.filename), bounds.dtype, mode="r", offset=offset, shape=(len(bounds) - 1,)), True
+
+
+def _peek(values: np.ndarray, start: int, count: int) -> np.ndarray:
+    """A few values, read from the file: touching one page of a map can bring 2 MB of it into the process."""
+    if not isinstance(values, np.memmap):
+        return values[start : start + count]
+    offset = values.offset + start * values.itemsize
+    return np.fromfile(str(values.filename), values.dtype, count=count, offset=offset)
 
 
 def check_totals(folder: Path, meta: dict[str, Any], ends: np.ndarray, nbytes: int) -> None:
@@ -162,9 +250,10 @@ def check_totals(folder: Path, meta: dict[str, Any], ends: np.ndarray, nbytes: i
             f"{folder}: the index has {len(ends)} records but {META} says nlines {meta['nlines']}: "
             f"it is cut short, or one of them belongs to another file; {_REBUILD}"
         )
-    if int(ends[-1]) != nbytes:
+    last = int(_peek(ends, len(ends) - 1, 1)[0])
+    if last != nbytes:
         raise UserError(
-            f"{folder}: {DATA} has {nbytes} bytes but the index ends at byte {int(ends[-1])}: one of them is cut "
+            f"{folder}: {DATA} has {nbytes} bytes but the index ends at byte {last}: one of them is cut "
             f"short or belongs to another file; {_REBUILD}"
         )
     if meta.get("nbytes", nbytes) != nbytes:
@@ -174,38 +263,45 @@ def check_totals(folder: Path, meta: dict[str, Any], ends: np.ndarray, nbytes: i
         )
 
 
-def _load_h5(path: Path) -> tuple[np.ndarray, bool]:
+def load_checksums(folder: Path, records: int) -> np.ndarray | None:
+    """The CRC-32C of each record, [n] uint32, or None in a folder that has none."""
+    path = folder / INDEX_H5
+    if not path.exists():
+        return None
+    with _opened(path) as file:
+        if CHECKSUMS not in file:
+            return None
+        checksums = _column(path, file, CHECKSUMS)
+        if len(checksums) != records:
+            raise UserError(f"{path}: has {len(checksums)} checksums for {records} records; {_REBUILD}")
+        return checksums
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r", locking=False) as file:  # nobody writes it, and many file systems cannot lock
-            dataset = file.get("index")
-            if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "iu":
-                raise UserError(f'{path}: has no one-dimensional integer dataset "index"; {_REBUILD}')
-            offset = dataset.id.get_offset()  # None where it is chunked, compressed, or has no storage yet
-            if offset is None or file.userblock_size:
-                return _without_zero(dataset[:])
-            return _map_ends(path, dataset.dtype, offset, len(dataset))
+            yield file
     except UserError:
         raise
     except (OSError, ValueError) as error:  # ValueError: numpy, of a map that exceeds the file
         raise UserError(f"{path}: cannot be read, it is cut short or damaged ({error}); {_REBUILD}") from None
 
 
-def _map_ends(path: Path, dtype: np.dtype, offset: int, count: int) -> tuple[np.ndarray, bool]:
-    first, zero = _without_zero(np.fromfile(path, dtype, count=1, offset=offset))
-    if zero:
-        offset, count = offset + dtype.itemsize, count - 1
-    return (np.memmap(path, dtype, mode="r", offset=offset, shape=(count,)) if count else first), zero
+def _load_h5(path: Path) -> tuple[np.ndarray, bool]:
+    with _opened(path) as file:
+        return _without_zero(_column(path, file, "index"))
 
 
-def _peek(ends: np.ndarray, start: int, width: int) -> np.ndarray:
-    """A copy of ends[start : start + width] as int64 (absurd uint64 values become negative).
-
-    Of a mapped index it is read from the file: touching one page of a map can bring 2 MB of it into the process.
-    """
-    if isinstance(ends, np.memmap):
-        offset = ends.offset + start * ends.itemsize
-        return np.fromfile(str(ends.filename), ends.dtype, count=width, offset=offset).astype(np.int64)
-    return ends[start : start + width].astype(np.int64)
+def _column(path: Path, file: h5py.File, name: str) -> np.ndarray:
+    """A column of integers, mapped where it lies contiguous in the file."""
+    dataset = file.get(name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "iu":
+        raise UserError(f'{path}: has no one-dimensional integer dataset "{name}"; {_REBUILD}')
+    offset = dataset.id.get_offset()  # None where it is chunked, compressed, or has no storage yet
+    if offset is None or file.userblock_size or not len(dataset):
+        return dataset[:]
+    return np.memmap(path, dataset.dtype, mode="r", offset=offset, shape=(len(dataset),))
 
 
 def _load_text(path: Path) -> np.ndarray:
@@ -221,7 +317,7 @@ def _check_times(folder: Path, index_file: Path) -> None:
     if (folder / DATA).stat().st_mtime_ns > index_file.stat().st_mtime_ns:
         raise UserError(
             f"{folder}: {DATA} is newer than its index, so it may have changed since it was indexed; "
-            f"`python tools/convert_json2index.py --check {folder}` verifies every byte, and refreshes the index's "
+            f"`python tools/check_index.py {folder}` verifies every byte, and refreshes the index's "
             "time if the data is unchanged (cp -r changes times; cp -a and rsync -a keep them)"
         )
 
@@ -231,14 +327,6 @@ def _spread(length: int, count: int) -> list[int]:
     if length <= 0:
         return []
     return np.unique(np.linspace(0, length - 1, count).astype(np.int64)).tolist()
-
-
-def _pread(descriptor: int, size: int, offset: int) -> bytes:
-    """os.pread until all is there or the file ends: one call may return less, and never gives over 2 GiB."""
-    raw = os.pread(descriptor, size, offset)
-    while len(raw) < size and (more := os.pread(descriptor, size - len(raw), offset + len(raw))):
-        raw += more
-    return raw
 
 
 def _reopen(path: Path, fingerprint: str) -> IndexedDataset:

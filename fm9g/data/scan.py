@@ -1,54 +1,66 @@
-"""Blocks of whole jsonl lines, and what an index needs to know about the lines of one.
+"""What an index needs to know about the lines of a block of jsonl.
 
-`scan_block` is a pure function of its block, so that blocks can be scanned in any order or process. It parses with
-orjson, several times faster than the standard library. What orjson refuses is judged again by the standard
-library, which takes a few records more (escaped lone surrogates) and explains what is wrong with the others.
+`scan_block` is a pure function of its block, so that blocks can be scanned in any order or process. A block is first
+looked at as a whole: msgspec goes through its JSON without making objects of it. Where something is odd its lines are
+judged one by one with the standard library, which takes a few records more (escaped lone surrogates) and explains what
+is wrong with the others.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+import re
+from dataclasses import dataclass, field
+from typing import Any
 
+import google_crc32c
+import msgspec
 import numpy as np
-import orjson
 
-BLOCK_BYTES = 1 << 20  # small enough that a block's records stay in the cache
 TOKENS_PER_UNIT = {"zh": 0.7, "en": 1.5, "code": 1.5}  # of a character; of a piece between spaces
 
 
-class BadLine(Exception):
-    """A line that is no record: its index in the block, its byte offset in the block, and the reason."""
+@dataclass(frozen=True)
+class ScanRules:
+    """What is looked at: the JSON of each line, its checksum; and how tokens are estimated."""
 
-    def __init__(self, line: int, offset: int, reason: str):
-        super().__init__(line, offset, reason)  # all of args, so that the exception pickles
-        self.line, self.offset, self.reason = line, offset, reason
+    language: str
+    validate: bool = True
+    checksums: bool = True
+    max_line_bytes: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A line that is no record: its number and byte offset in the block (from 0), its bytes, and the reason."""
+
+    line: int
+    offset: int
+    size: int
+    reason: str
 
 
 @dataclass
 class BlockScan:
-    """What the lines of one block look like; arrays have one entry a line."""
+    """What a block holds. Arrays have an entry for each line kept; if all were, `kept` is None, else their bytes."""
 
-    ends: np.ndarray  # int64, byte offset just after each line's newline, from the block's start
-    tokens: np.ndarray  # float64, estimated tokens
-    without_text: list[int]  # lines whose record has no text in `input` nor `output`
+    ends: np.ndarray  # int64, byte offset just after each line's newline, from the start of the kept bytes
+    units: np.ndarray  # characters (zh) or pieces between spaces (en, code)
+    checksums: np.ndarray | None  # uint32, CRC-32C of each line without its newline
+    text: bytes  # the ends as the lines of `index`, if the block begins at `start` of the data
+    start: int
+    without_text: list[int]  # lines kept whose record has no text in `input` nor `output`
+    empty: int  # records whose `input` and `output`, as far as they are there, are empty strings
+    lines: int  # of the block
+    rejected: list[Rejected] = field(default_factory=list)
+    blank: int = 0
+    kept: bytes | None = None
 
-
-def read_blocks(stream: BinaryIO, size: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Yield the stream as blocks of whole lines, of about `size` bytes; a missing final newline is added."""
-    parts: list[bytes] = []
-    while chunk := stream.read(size):
-        cut = chunk.rfind(b"\n") + 1
-        if cut:
-            parts.append(chunk[:cut])
-            yield b"".join(parts)
-            parts = []
-        if cut < len(chunk):
-            parts.append(chunk[cut:])
-    if parts:
-        yield b"".join(parts) + b"\n"
+    @classmethod
+    def of_nothing(cls, rejected: Rejected) -> BlockScan:
+        """The scan of a single line that is rejected unread."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls(none, none, none.astype(np.uint32), b"", 0, [], 0, 1, [rejected], kept=b"")
 
 
 def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
@@ -57,7 +69,7 @@ def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
     `allow_constants` takes NaN and Infinity, which are not JSON but which Python writes.
     """
     if not raw.strip():
-        raise ValueError("the line is blank (remove blank lines with: sed '/^[[:space:]]*$/d')")
+        raise ValueError("the line is blank")
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -65,7 +77,7 @@ def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
             f"not UTF-8: {error.reason}, 0x{raw[error.start]:02x} at byte {error.start} of the line"
         ) from None
     try:
-        value = json.loads(text) if allow_constants else json.loads(text, parse_constant=_refuse_constant)
+        value = _loads(text) if allow_constants else _loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
@@ -73,6 +85,15 @@ def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"not a JSON object but {_JSON_NAMES[type(value)]}")
     return value
+
+
+def _loads(text: str, **hooks: Any) -> Any:
+    try:
+        return json.loads(text, **hooks)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python makes no integers of over 4,300 digits
+        return json.loads(text, parse_int=float, **hooks)
 
 
 _JSON_NAMES = {
@@ -86,58 +107,132 @@ _JSON_NAMES = {
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"not valid JSON: {name} is not a JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-def scan_block(block: bytes, language: str) -> BlockScan:
-    """Validate and measure the lines of a block (which ends in a newline); BadLine is the first line that is wrong."""
-    lines = block.split(b"\n")
-    lines.pop()  # what follows the last newline: nothing
-    records = _parse_lines(lines)
+class _Object(msgspec.Struct, gc=False):
+    """Any JSON object; its fields are checked and passed over."""
+
+
+_DECODER = msgspec.json.Decoder(_Object)
+# inside of a string the quotes of this would be escaped
+_HAS_TEXT = re.compile(rb'"(?:out|in)put"\s*:\s*"[^"]').search
+_TEXT_ONLY = b'{"input": "", "output": "'
+_PLACES = (0, 8, 16, len(_TEXT_ONLY) - 8)  # of words that cover it
+_NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _QUOTE = b'\n\r{} "'
+
+
+def scan_block(block: bytes, rules: ScanRules, start: int = 0) -> BlockScan:
+    """Validate and measure the lines of a block, which ends in a newline; it will stand at `start` of the data."""
     characters = np.frombuffer(block, dtype=np.uint8)
-    ends = np.flatnonzero(characters == 0x0A) + 1
-    return BlockScan(ends, _count_units(characters, ends, language) * TOKENS_PER_UNIT[language], _without_text(records))
+    ends = np.flatnonzero(characters == _NEWLINE) + 1
+    rejected: list[Rejected] = []
+    count, blank = len(ends), 0
+    if rules.validate and not _is_sound(block, characters, ends, rules.max_line_bytes):
+        good, rejected, blank = _sort_out(block.split(b"\n")[:-1], rules.max_line_bytes)
+        if len(good) < count:
+            block = b"".join(line + b"\n" for line in good)
+            characters = np.frombuffer(block, dtype=np.uint8)
+            ends = np.flatnonzero(characters == _NEWLINE) + 1
+    lines = block.split(b"\n")[:-1] if rules.validate or rules.checksums else []
+    without_text, empty = _textless(block, lines, ends) if rules.validate else ([], 0)
+    checksums = None
+    if rules.checksums:
+        checksums = np.fromiter(map(google_crc32c.value, lines), dtype=np.uint32, count=len(lines))
+    return BlockScan(
+        ends,
+        _count_units(characters, ends, rules.language),
+        checksums,
+        bounds_text(ends + start),
+        start,
+        without_text,
+        empty,
+        count,
+        rejected,
+        blank,
+        block if len(ends) < count else None,
+    )
 
 
-def _parse_lines(lines: list[bytes]) -> list[dict[str, Any]]:
+def _is_sound(block: bytes, characters: np.ndarray, ends: np.ndarray, limit: int) -> bool:
+    """Whether each line is surely a JSON object of at most `limit` bytes.
+
+    msgspec takes objects that go on in the next line or share one. But if every line begins with { and ends with },
+    none goes on: after a } inside of an object comes no {. Then no more objects than lines means one in each.
+    """
+    starts = np.concatenate([[0], ends[:-1]])
+    if np.diff(ends, prepend=0).max() - 1 > limit or np.any(characters[starts] != _OPEN):
+        return False
+    last = characters[ends - 2]  # after a { there is one
+    if np.any(last != _CLOSE) and np.any(np.where(last == _RETURN, characters[ends - 3], last) != _CLOSE):
+        return False
     try:
-        records = list(map(orjson.loads, lines))
-    except orjson.JSONDecodeError:
-        return _parse_line_by_line(lines)
-    if set(map(type, records)) - {dict}:
-        return _parse_line_by_line(lines)
-    return records
+        block.decode("utf-8")  # msgspec leaves that to its caller for what it passes over
+        return len(_DECODER.decode_lines(block)) == len(ends)
+    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
+        return False
 
 
-def _parse_line_by_line(lines: list[bytes]) -> list[dict[str, Any]]:
-    """The slow way, for a block in which something is odd: find out which line, and whether it is wrong."""
-    records: list[dict[str, Any]] = []
+def _sort_out(lines: list[bytes], limit: int) -> tuple[list[bytes], list[Rejected], int]:
+    """The slow way, for a block in which something is odd: lines that are records, those that are not, blank ones."""
+    good: list[bytes] = []
+    rejected: list[Rejected] = []
+    blank = offset = 0
     for number, line in enumerate(lines):
         try:
-            records.append(parse_record(line, allow_constants=False))
+            if len(line) > limit:
+                raise ValueError(f"longer than {limit:,} bytes (--max-line-bytes)")
+            if line.strip():
+                parse_record(line, allow_constants=False)
+                good.append(line)
+            else:
+                blank += 1
         except ValueError as error:
-            offset = sum(map(len, lines[:number])) + number  # each line before has a newline too
-            raise BadLine(number, offset, str(error)) from None
-    return records
+            rejected.append(Rejected(number, offset, len(line), str(error)))
+        offset += len(line) + 1
+    return good, rejected, blank
 
 
-def _without_text(records: list[dict[str, Any]]) -> list[int]:
-    return [
-        number
-        for number, record in enumerate(records)
-        if not (
-            (type(text := record.get("output")) is str and text)  # written out: this runs once for every record
-            or (type(text := record.get("input")) is str and text)
-        )
-    ]
+def _textless(block: bytes, lines: list[bytes], ends: np.ndarray) -> tuple[list[int], int]:
+    """Which records have no text in `input` nor `output`, and how many have empty strings there."""
+    without, empty = [], 0
+    for number in np.flatnonzero(~_is_plain_text(block, ends)).tolist():
+        if _HAS_TEXT(lines[number]):
+            continue
+        record = parse_record(lines[number])
+        fields = [field for field in (record.get("input"), record.get("output")) if isinstance(field, str)]
+        if not fields:
+            without.append(number)
+        elif not any(fields):
+            empty += 1
+    return without, empty
+
+
+def _is_plain_text(block: bytes, ends: np.ndarray) -> np.ndarray:
+    """Which lines are as convert_txt2jsonl.py writes them, not empty: the usual case, told fast."""
+    starts = np.concatenate([[0], ends[:-1]])
+    found = starts + len(_TEXT_ONLY) + 8 <= np.minimum(ends + 6, len(block))  # shorter lines are another's business
+    words: np.ndarray = np.ndarray(
+        max(0, len(block) - 7), "<u8", block, strides=(1,)
+    )  # the eight bytes from each byte on
+    for place in _PLACES:
+        (wanted,) = np.frombuffer(_TEXT_ONLY, "<u8", count=1, offset=place)
+        found[found] = words[starts[found] + place] == wanted
+    found[found] = words[starts[found] + len(_TEXT_ONLY)] & 0xFF != _QUOTE
+    return found
+
+
+def bounds_text(bounds: np.ndarray) -> bytes:
+    """Bounds as the lines of `index`."""
+    return ("\n".join(map(str, bounds.tolist())) + "\n").encode() if len(bounds) else b""
 
 
 def _count_units(characters: np.ndarray, ends: np.ndarray, language: str) -> np.ndarray:
     """Characters (zh), or pieces as of ``line.split(" ")`` (en, code), of each line with its newline."""
-    if language == "zh":
-        starts = np.concatenate([[0], ends[:-1]])
-        is_first_byte = characters.view(np.int8) >= -64  # UTF-8 continuation bytes are 0x80 .. 0xBF
-        counter = np.int32 if len(characters) < 2**31 else np.int64  # int32 is four times faster
-        return np.add.reduceat(is_first_byte, starts, dtype=counter)
-    spaces = np.flatnonzero(characters == 0x20)
-    return np.diff(np.searchsorted(spaces, ends), prepend=0) + 1
+    if not len(ends):
+        return ends
+    starts = np.concatenate([[0], ends[:-1]])
+    counter = np.int32 if len(characters) < 2**31 else np.int64  # int32 is four times faster
+    if language == "zh":  # UTF-8 continuation bytes are 0x80 .. 0xBF
+        return np.add.reduceat(characters.view(np.int8) >= -64, starts, dtype=counter)
+    return np.add.reduceat(characters == _SPACE, starts, dtype=counter) + 1

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
+import sys
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -32,27 +35,61 @@ def output_folder(output: str | os.PathLike[str], overwrite: bool, files: Collec
     step, the old one stands until that moment, and whatever in it is not one of `files` moves to the new one.
     """
     target = Path(os.path.realpath(output))  # a link to a folder is written through, not replaced
-    if not is_occupied(target):
-        with atomic_folder(target) as folder:
-            yield folder
-        return
-    if not overwrite:
+    occupied = is_occupied(target)
+    if occupied and not overwrite:
         raise UserError(f"{target}: the output folder is not empty; choose another, or pass --overwrite")
-    beside = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.new")
-    with atomic_folder(beside) as folder:
+    _clear_leftovers(target)
+    # the name must begin like the target's, so that leftovers are found
+    beside = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.new") if occupied else target
+    with atomic_folder(beside) as folder, _locked(folder):
         yield folder
-    replace_folder(beside, target, files)
+    if occupied:
+        replace_folder(beside, target, files)
 
 
-def leftovers(output: str | os.PathLike[str]) -> list[Path]:
-    """Hidden folders beside `output` that writers of it left when they were killed (or that one now running uses)."""
-    target = Path(os.path.realpath(output))
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold a lock on a folder, which ends with this process; yields whether it was free."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Delete what killed writers of `target` left; UserError where one is at work."""
+    for leftover in _leftovers(target):
+        with _locked(leftover) as free:
+            if not free:
+                raise UserError(f"{target}: another command is writing it ({leftover} is locked); wait until it ends")
+            print(f"note: removing {leftover}, which a killed command left", file=sys.stderr)
+            shutil.rmtree(leftover)
+
+
+def _leftovers(target: Path) -> list[Path]:
+    """Incomplete folders beside `target` whose writers no longer live on this machine, or hold a lock on them."""
     if not target.parent.is_dir():
         return []
     beginnings = (f".{target.name}.", f"..{target.name}.")
-    endings = (".partial", ".new", ".old")
-    names = sorted(entry.name for entry in target.parent.iterdir())
-    return [target.parent / name for name in names if name.startswith(beginnings) and name.endswith(endings)]
+    found = [entry for entry in sorted(target.parent.iterdir()) if entry.name.endswith(".partial")]
+    found = [entry for entry in found if entry.name.startswith(beginnings) and entry.is_dir()]
+    return [entry for entry in found if not _just_made(entry)]
+
+
+def _just_made(folder: Path) -> bool:
+    """Whether its writer lives but may not have locked it yet."""
+    pids = [part for part in folder.name.split(".") if part.isdigit()]
+    fresh = time.time() - folder.stat().st_mtime < 1
+    return fresh and any(Path("/proc", pid).exists() for pid in pids)
 
 
 def exchange(first: Path, second: Path) -> bool:

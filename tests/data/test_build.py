@@ -1,31 +1,46 @@
 """Building indexed datasets: figures against a plain loop, refusals, atomicity, checking."""
 
+import base64
+import errno
+import gzip
 import hashlib
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import h5py
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm9g.data import build as build_module
-from fm9g.data import scan, swap
-from fm9g.data.build import build, check
+from fm9g.data import jsonl_files, swap
+from fm9g.data.build import Options, build
 from fm9g.data.index import IndexedDataset
+from fm9g.data.index_check import check
+from fm9g.data.index_writer import IndexWriter
 from fm9g.errors import UserError
 from fm9g.progress import Progress
 
+OVERWRITE, SKIP, APPEND = Options(overwrite=True), Options(on_error="skip"), Options(append=True)
 FILES = {"data.jsonl", "index", "index.h5", "meta.json"}
 
 
 def dump(record):
     return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def verified(folder):
+    """Whether every record fits its checksum, the data its digest and the bounds the data."""
+    report = check(folder)
+    return report.checksums and report.digest and not report.damaged_count
 
 
 @pytest.fixture
@@ -37,7 +52,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(scan.read_blocks, "__defaults__", (64,))
+    monkeypatch.setattr(jsonl_files, "BLOCK_BYTES", 64)
 
 
 def plain_meta(data, language):
@@ -113,14 +128,14 @@ def test_round_trip(tmp_path_factory, records, crlf, ascii, final, block):
     data = end.join(lines) + (end if final else b"")
     (folder / "a.jsonl").write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scan.read_blocks, "__defaults__", (block,))
+        patch.setattr(jsonl_files, "BLOCK_BYTES", block)
         build(folder / "a.jsonl", folder / "set", "en")
     written = (folder / "set/data.jsonl").read_bytes()
     assert written == data if final else written == data + b"\n"
     dataset = IndexedDataset(folder / "set")
     assert [dataset.read(i).rstrip(b"\r") for i in range(len(dataset))] == lines
     assert [dataset.record(i) for i in range(len(dataset))] == records
-    assert check(folder / "set") is True
+    assert verified(folder / "set")
 
 
 @pytest.mark.parametrize(
@@ -136,9 +151,10 @@ def test_round_trip(tmp_path_factory, records, crlf, ascii, final, block):
         (b'{"a": "\xc3\x28"}', "not UTF-8: invalid continuation byte, 0xc3 at byte 7 of the line"),
         (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
         (b'{"a": "\t"}', "not valid JSON: Invalid control character"),
-        (b'\xef\xbb\xbf{"a": 1}', "Unexpected UTF-8 BOM"),
-        (b"", "the line is blank"),
-        (b" \t\r", "the line is blank"),
+        (b'{"a": {"b": 1}', "not valid JSON"),
+        (b"}", "not valid JSON"),
+        (b'{"a": 1e5}} ', "not valid JSON: Extra data"),
+        pytest.param(b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply", id="deep"),
     ],
 )
 @pytest.mark.parametrize("position", [0, 4, 9])
@@ -154,12 +170,23 @@ def test_bad_lines_are_named(tmp_path, source, small_blocks, bad, reason, positi
     assert [entry.name for entry in tmp_path.iterdir()] == ["source.jsonl"]  # nothing half done is left
 
 
-def test_lone_surrogates_and_deep_records_are_records(tmp_path):
-    """orjson refuses both, the standard library and so the reader take them."""
+def test_lone_surrogates_are_records(tmp_path):
+    """msgspec refuses them, the standard library and so the reader take them."""
     (tmp_path / "a.jsonl").write_text('{"output": "\\ud83d"}\n{"output": "a"}\n')
     meta = build(tmp_path / "a.jsonl", tmp_path / "set", "zh")
     assert meta["data_sample"] == {"output": "?"}
     assert IndexedDataset(tmp_path / "set").record(0) == {"output": "\ud83d"}
+
+
+def test_huge_numbers_and_repeated_keys_are_json(tmp_path):
+    huge = b"9" * 5000
+    (tmp_path / "a.jsonl").write_bytes(
+        b'{"output": "a", "n": ' + huge + b', "m": 1e999}\n{"output": "b", "output": "c"}\n'
+    )
+    build(tmp_path / "a.jsonl", tmp_path / "set", "zh")
+    dataset = IndexedDataset(tmp_path / "set")
+    assert dataset.record(0) == {"output": "a", "n": math.inf, "m": math.inf}
+    assert dataset.record(1) == {"output": "c"}
 
 
 def test_data_sample_is_cut(tmp_path):
@@ -174,7 +201,7 @@ def test_records_without_text_are_counted(tmp_path, small_blocks):
                {"output": ["d"]}, {"output": "e"}]  # fmt: skip
     (tmp_path / "a.jsonl").write_bytes(b"".join(map(dump, records)))
     meta = build(tmp_path / "a.jsonl", tmp_path / "set", "en")
-    assert (meta["records_without_text"], meta["first_record_without_text"]) == (3, 3)
+    assert (meta["records_without_text"], meta["first_record_without_text"], meta["empty_records"]) == (2, 3, 1)
     (tmp_path / "b.jsonl").write_bytes(dump(records[0]))
     meta = build(tmp_path / "b.jsonl", tmp_path / "set2", "en")
     assert (meta["records_without_text"], meta["first_record_without_text"]) == (0, None)
@@ -202,12 +229,13 @@ def test_memory_is_bounded(tmp_path):
 
 
 def test_refused_sources(tmp_path, source):
+    (tmp_path / "folder").mkdir()
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     cases = {
-        "is empty": (empty, "set", "zh"),
+        "the input is empty": (empty, "set", "zh"),
         "no such file": (tmp_path / "absent.jsonl", "set", "zh"),
-        "is a folder": (tmp_path, "set", "zh"),
+        "no file below it ends in .jsonl, .jsonl.gz, .jsonl.zst": (tmp_path / "folder", "set", "zh"),
         "did you mean 'en'": (source, "set", "eng"),
         "is a file": (source, "source.jsonl", "zh"),
     }
@@ -223,7 +251,7 @@ def test_source_inside_the_output(tmp_path, source, overwrite):
     (tmp_path / "link").symlink_to(tmp_path / "set")
     for output in ("set", "link", "."):
         with pytest.raises(UserError, match="lies inside the output folder"):
-            build(tmp_path / "set/data.jsonl", tmp_path / output, "zh", overwrite)
+            build(tmp_path / "set/data.jsonl", tmp_path / output, "zh", Options(overwrite=overwrite))
     assert len(IndexedDataset(tmp_path / "set")) == 10
 
 
@@ -259,14 +287,14 @@ def test_overwrite(tmp_path, source, monkeypatch, can_exchange):
     build(source, tmp_path / "set", "zh")
     (tmp_path / "set/notes.txt").write_text("mine")
     source.write_bytes(dump({"output": "new"}))
-    build(source, tmp_path / "set", "en", overwrite=True)
+    build(source, tmp_path / "set", "en", OVERWRITE)
     dataset = IndexedDataset(tmp_path / "set")
     assert [dataset.record(i) for i in range(len(dataset))] == [{"output": "new"}]
     assert {entry.name for entry in (tmp_path / "set").iterdir()} == FILES | {"notes.txt"}
     assert {entry.name for entry in tmp_path.iterdir()} == {"set", "source.jsonl"}
     source.write_bytes(b"broken\n")
     with pytest.raises(UserError, match="line 1"):
-        build(source, tmp_path / "set", "en", overwrite=True)
+        build(source, tmp_path / "set", "en", OVERWRITE)
     assert len(IndexedDataset(tmp_path / "set")) == 1  # the old one stands
 
 
@@ -280,7 +308,10 @@ def test_source_changed_while_read(tmp_path, source):
         build(source, tmp_path / "set", "zh", progress=append)
 
 
-LOOP = "import sys; from fm9g.data.build import build\nprint(1, flush=True); build(*sys.argv[1:4], len(sys.argv) > 4)"
+LOOP = (
+    "import sys; from fm9g.data.build import Options, build\nprint(1, flush=True)\n"
+    "build(*sys.argv[1:4], Options(overwrite=len(sys.argv) > 4, workers=2))"
+)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -292,17 +323,17 @@ def test_killed_builder_leaves_all_or_nothing(tmp_path, overwrite):
     seen = set()
     for _ in range(4):
         if overwrite:
-            build(old, target, "en", overwrite=True)
+            build(old, target, "en", OVERWRITE)
         command = [sys.executable, "-c", LOOP, new, target, "en"] + ["overwrite"] * overwrite
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             process.stdout.read(2)  # imports are done
             time.sleep(rng.random() * 0.6)
             process.send_signal(signal.SIGKILL)
         if overwrite or target.exists():
-            assert check(target) is True
+            assert verified(target)
             seen.add(len(IndexedDataset(target)))
         if not overwrite and target.exists():
-            build(old, target, "en", overwrite=True)
+            build(old, target, "en", OVERWRITE)
             os.rename(target, tmp_path / f"done{rng.random()}")
     assert seen <= {5, 100_000}
 
@@ -311,20 +342,20 @@ def test_check_finds_every_change(tmp_path, source):
     target = tmp_path / "set"
     build(source, target, "zh")
     os.utime(target / "data.jsonl", ns=(2**62, 2**62))  # as cp -r may do
-    with pytest.raises(UserError, match="--check"):
+    with pytest.raises(UserError, match=r"python tools/check_index\.py"):
         IndexedDataset(target)
     os.utime(target / "data.jsonl", ns=(10**18, 10**18))
     os.utime(target / "index.h5", ns=(10**17, 10**17))
-    assert check(target) is True
+    assert verified(target)
     assert len(IndexedDataset(target)) == 10
 
     data = (target / "data.jsonl").read_bytes()
-    (target / "data.jsonl").write_bytes(data.replace("問".encode(), "間".encode(), 1))
-    with pytest.raises(UserError, match="has changed since it was indexed"):
-        check(target)
-    (target / "data.jsonl").write_bytes(data.replace(b"}\n{", b"} {", 1))
-    with pytest.raises(UserError, match=r"line 1 of data\.jsonl ends at byte"):
-        check(target)
+    for place in range(0, len(data), 7):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << place % 8
+        (target / "data.jsonl").write_bytes(flipped)
+        line = data.count(b"\n", 0, place) + 1
+        assert [number for number, _ in check(target).damaged] == [line]
     (target / "data.jsonl").write_bytes(data)
     (target / "index").write_text("0\n7\n")
     with pytest.raises(UserError, match=r"differs from index\.h5"):
@@ -332,8 +363,8 @@ def test_check_finds_every_change(tmp_path, source):
 
 
 @pytest.mark.parametrize("change", [+1, -1])
-def test_check_counts_lines(tmp_path, source, change):
-    build(source, tmp_path / "set", "zh")
+def test_check_finds_wrong_bounds_without_checksums(tmp_path, source, change):
+    build(source, tmp_path / "set", "zh", Options(checksums=False))
     (tmp_path / "set/meta.json").unlink()
     (tmp_path / "set/index").unlink()
     with h5py.File(tmp_path / "set/index.h5") as file:
@@ -341,8 +372,186 @@ def test_check_counts_lines(tmp_path, source, change):
     bounds = [*bounds[:-1], bounds[-1] - 2, bounds[-1]] if change > 0 else bounds[:5] + bounds[6:]
     with h5py.File(tmp_path / "set/index.h5", "w") as file:
         file.create_dataset("index", data=bounds)
-    with pytest.raises(UserError, match=r"line \d+ of data.jsonl ends at byte"):
-        check(tmp_path / "set")
+    assert check(tmp_path / "set").damaged_count == 1
+
+
+# lines that are left out
+
+
+def test_bad_lines_are_kept_apart(tmp_path, source, small_blocks):
+    lines = source.read_bytes().split(b"\n")[:-1]
+    bad = {3: b'{"output": 1', 7: b'{"output": "\xff"}', 12: b"[1]"}
+    for number, line in bad.items():
+        lines.insert(number - 1, line)
+    source.write_bytes(b"\n".join(lines) + b"\n")
+    meta = build(source, tmp_path / "set", "zh", SKIP)
+    assert (meta["nlines"], meta["rejected_lines"]) == (10, 3)
+    entries = [json.loads(line) for line in (tmp_path / "set/rejected.jsonl").read_text().splitlines()]
+    assert [entry["line"] for entry in entries] == list(bad)
+    for entry, line in zip(entries, bad.values(), strict=True):
+        assert entry["file"] == str(source)
+        assert source.read_bytes()[entry["offset"] :].startswith(line + b"\n")
+        assert entry.get("text", "").encode() == line or base64.b64decode(entry["base64"]) == line
+    assert "not UTF-8" in entries[1]["reason"]
+    dataset = IndexedDataset(tmp_path / "set")
+    assert [dataset.record(i)["output"] for i in range(10)] == [f"答 {i}" for i in range(10)]
+    assert verified(tmp_path / "set")
+    assert build(source, tmp_path / "set", "zh", SKIP) is None
+
+
+def test_blank_lines_and_a_byte_order_mark_are_left_out(tmp_path, source, small_blocks):
+    plain = source.read_bytes()
+    source.write_bytes(b"\xef\xbb\xbf" + plain.replace(b"\n", b"\n\n \t\r\n", 3) + b"\n")
+    meta = build(source, tmp_path / "set", "zh")
+    assert (meta["nlines"], meta["blank_lines"], meta["rejected_lines"]) == (10, 7, 0)
+    assert (tmp_path / "set/data.jsonl").read_bytes() == plain
+    assert not (tmp_path / "set/rejected.jsonl").exists()
+    assert build(source, tmp_path / "set", "zh") is None
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("place", [0, 5, 10])
+def test_a_line_beyond_the_limit_is_not_held_in_memory(tmp_path, source, small_blocks, packed, place):
+    lines = source.read_bytes().split(b"\n")[:-1]
+    lines.insert(place, b'{"output": "' + b"x" * 5000 + b'"}')
+    source.write_bytes(b"\n".join(lines) + b"\n")
+    path = source
+    if packed:
+        path = tmp_path / "a.jsonl.gz"
+        path.write_bytes(gzip.compress(source.read_bytes()))
+    with pytest.raises(UserError, match=rf"line {place + 1}, byte \d+: longer than 1,000 bytes \(--max-line-bytes\)"):
+        build(path, tmp_path / "set", "zh", Options(max_line_bytes=1000))
+    meta = build(path, tmp_path / "set", "zh", Options(max_line_bytes=1000, on_error="skip"))
+    assert (meta["nlines"], meta["rejected_lines"]) == (10, 1)
+    (entry,) = [json.loads(line) for line in (tmp_path / "set/rejected.jsonl").read_text().splitlines()]
+    assert (entry["line"], entry["text"]) == (place + 1, "")
+
+
+def test_without_validation_and_checksums_lines_are_taken_as_they_are(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b"no json\n{}\n")
+    meta = build(tmp_path / "a.jsonl", tmp_path / "set", "en", Options(validate=False, checksums=False))
+    assert meta["nlines"] == 2
+    assert "sha256" not in meta
+    report = check(tmp_path / "set")
+    assert (report.checksums, report.digest, report.damaged_count) == (False, False, 0)
+
+
+# several files
+
+
+def test_files_folders_and_compressed_ones_in_order(tmp_path):
+    parts = [b"".join(dump({"output": f"{part} {i}"}) for i in range(50)) for part in "abcd"]
+    (tmp_path / "many/deep").mkdir(parents=True)
+    (tmp_path / "many/a.jsonl").write_bytes(parts[0][:-1])  # without its last newline
+    (tmp_path / "many/b.jsonl.gz").write_bytes(gzip.compress(parts[1]))
+    (tmp_path / "many/deep/c.jsonl.zst").write_bytes(zstandard.compress(parts[2]))
+    (tmp_path / "many/notes.txt").write_text("no data")
+    (tmp_path / "中文 d.jsonl").write_bytes(b"\xef\xbb\xbf" + parts[3])
+    build([tmp_path / "many", tmp_path / "中文 d.jsonl"], tmp_path / "集 合", "en")
+    assert (tmp_path / "集 合/data.jsonl").read_bytes() == b"".join(parts)
+    assert verified(tmp_path / "集 合")
+    assert build([tmp_path / "many", tmp_path / "中文 d.jsonl"], tmp_path / "集 合", "en") is None
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_a_compressed_file_that_is_cut_short(tmp_path, source, suffix):
+    random_text = b"".join(dump({"output": random.Random(i).randbytes(40).hex()}) for i in range(2000))
+    packed = gzip.compress(random_text) if suffix == "gz" else zstandard.compress(random_text)
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match="cannot be decompressed, it is cut short or damaged"):
+        build(path, tmp_path / "set", "en")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_processes_makes_the_same_files(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(build_module, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(jsonl_files, "BLOCK_BYTES", 5000)
+    lines = [dump({"output": "詩" * (i % 97), "n": i}) for i in range(3000)]
+    lines[1500] = b"broken\n"
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
+    build(tmp_path / "a.jsonl", tmp_path / "set", "zh", Options(workers=workers, on_error="skip"))
+    assert (tmp_path / "set/data.jsonl").read_bytes() == b"".join(lines).replace(b"broken\n", b"")
+    assert verified(tmp_path / "set")
+    assert {entry.name for entry in (tmp_path / "set").iterdir()} == FILES | {"rejected.jsonl"}
+
+
+# more records
+
+
+def test_append_makes_a_new_generation(tmp_path, source):
+    first = build(source, tmp_path / "set", "zh")
+    more = tmp_path / "more.jsonl"
+    more.write_bytes(dump({"output": "more"}) * 3)
+    meta = build(more, tmp_path / "set", "zh", APPEND)
+    assert (tmp_path / "set/data.jsonl").read_bytes() == source.read_bytes() + more.read_bytes()
+    assert verified(tmp_path / "set")
+    assert [generation["records"] for generation in meta["generations"]] == [10, 13]
+    assert IndexedDataset(tmp_path / "set").fingerprints.count(first["sha256"]) == 1
+    assert build(more, tmp_path / "set", "zh", APPEND) is None  # the same command twice
+    assert len(IndexedDataset(tmp_path / "set")) == 13
+
+
+def test_nothing_is_appended_to_damaged_data_or_another_language(tmp_path, source):
+    build(source, tmp_path / "set", "zh")
+    more = tmp_path / "more.jsonl"
+    more.write_bytes(dump({"output": "more"}))
+    with pytest.raises(UserError, match="has language 'zh', not 'en'"):
+        build(more, tmp_path / "set", "en", APPEND)
+    data = (tmp_path / "set/data.jsonl").read_bytes().replace("問".encode(), "間".encode(), 1)
+    (tmp_path / "set/data.jsonl").write_bytes(data)
+    os.utime(tmp_path / "set/data.jsonl", ns=(10**17, 10**17))
+    with pytest.raises(UserError, match="is not what was indexed, so nothing is appended"):
+        build(more, tmp_path / "set", "zh", APPEND)
+    assert (tmp_path / "set/data.jsonl").read_bytes() == data
+
+
+# two at a time, full disks, killed ones
+
+
+def test_two_builders_of_one_output(tmp_path, source):
+    def second(done, total):
+        with pytest.raises(UserError, match="another command is writing it"):
+            build(source, tmp_path / "set", "zh")
+
+    old = time.time() - 10
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(swap, "_just_made", lambda folder: False)
+        build(source, tmp_path / "set", "zh", progress=second)
+    assert verified(tmp_path / "set")
+    assert old < (tmp_path / "set/index").stat().st_mtime
+
+
+def test_what_a_killed_builder_left_is_removed(tmp_path, source, capsys):
+    leftover = tmp_path / ".set.999999999.abcdef01.partial"
+    leftover.mkdir()
+    (leftover / "data.jsonl").write_text("half")
+    kept = tmp_path / ".setting.1.partial"
+    kept.mkdir()
+    build(source, tmp_path / "set", "zh")
+    assert not leftover.exists()
+    assert kept.exists()
+    assert "which a killed command left" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_explained_and_changes_nothing(tmp_path, source, monkeypatch):
+    build(source, tmp_path / "set", "zh")
+    before = {entry.name: entry.read_bytes() for entry in (tmp_path / "set").iterdir()}
+
+    def full(self, *arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(IndexWriter, "_write_h5", full)
+        with pytest.raises(UserError, match="No space left on device: make room on that disk and run this again"):
+            build(source, tmp_path / "set", "zh", OVERWRITE)
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=5))
+        with pytest.raises(UserError, match=r"GB are needed, 0\.0 GB are free"):
+            build(source, tmp_path / "set", "zh", OVERWRITE)
+    assert {entry.name: entry.read_bytes() for entry in (tmp_path / "set").iterdir()} == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {"set", "source.jsonl"}
 
 
 def test_progress_speaks_only_of_long_work(capsys):

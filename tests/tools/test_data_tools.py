@@ -79,25 +79,47 @@ def test_index_a_file(run, tmp_path):
     run("convert_json2index.py", "-p", source, "-l", "code", "-o", "out/set", "--overwrite")
     assert IndexedDataset(tmp_path / "out/set").meta["language"] == "code"
 
-    verified = run("convert_json2index.py", "--check", "out/set")
-    assert verified.stdout == b"out/set: verified every byte and every bound\n"
-    with open(tmp_path / "out/set/data.jsonl", "r+b") as data:
-        data.write(b"[")
-    assert b"has changed since" in run("convert_json2index.py", "--check", "out/set", status=1).stderr
+
+def test_check_a_dataset(run, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"input": "", "output": f"詩 {i}"} for i in range(7)])
+    run("convert_json2index.py", "-p", "a.jsonl", "-l", "zh", "-o", "set")
+    run("convert_json2index.py", "-p", "a.jsonl", "-l", "zh", "-o", "other")
+    verified = run("check_index.py", "set")
+    assert verified.stdout == b"set: verified: every record fits its checksum, the data its digest\n"
+    with open(tmp_path / "set/data.jsonl", "r+b") as data:
+        data.seek(40)
+        data.write(b"!")
+    found = run("check_index.py", "set", "other", status=1)
+    assert found.stdout.startswith(b"set/data.jsonl, line 2, byte 33: not what was indexed\nset: 1 damaged record(s)\n")
+    assert b"other: verified" in found.stdout
+    assert found.stderr == b"error: 1 of 2 dataset(s) damaged: restore or rebuild them\n"
+
+
+def test_index_skips_and_appends(run, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"output": "x"}\n{"output": }\n\n{"output": ""}\n')
+    done = run("convert_json2index.py", "-p", "a.jsonl", "-l", "en", "-o", "set", "--on-error", "skip")
+    assert b"warning: 1 lines were left out: they are in set/rejected.jsonl" in done.stderr
+    assert b"warning: 1 blank lines were left out" in done.stderr
+    assert b"warning: 1 records are empty: training skips them" in done.stderr
+    write_jsonl(tmp_path / "b.jsonl", [{"output": "y"}])
+    run("convert_json2index.py", "-p", "b.jsonl", "-l", "en", "-o", "set", "--append")
+    assert len(IndexedDataset(tmp_path / "set")) == 3
+    both = run("convert_json2index.py", "-p", "b", "-l", "en", "-o", "set", "--append", "--overwrite", status=2)
+    assert b"--append and --overwrite exclude each other" in both.stderr
 
 
 def test_index_speaks_of_what_needs_care(run, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"output": "x"}, {"text": "y"}, {"text": "z"}])
-    (tmp_path / ".set.123.abc.partial").mkdir()
+    (tmp_path / ".set.999999999.abc.partial").mkdir()
     done = run("convert_json2index.py", "-p", "a.jsonl", "-l", "en", "-o", "set")
     assert b"warning: 2 records have no text" in done.stderr
-    assert b"the first is line 2" in done.stderr
-    assert b".set.123.abc.partial is from a build that was killed" in done.stderr
+    assert b"the first is record 2" in done.stderr
+    assert b".set.999999999.abc.partial, which a killed command left" in done.stderr
 
 
 def test_index_wrong_commands(run, tmp_path):
-    assert b"missing: --language, --output" in run("convert_json2index.py", "-p", "a", status=2).stderr
-    assert b"nothing else" in run("convert_json2index.py", "--check", "a", "-l", "en", status=2).stderr
+    missing = run("convert_json2index.py", "-p", "a", status=2).stderr
+    assert b"required: -l/--language, -o/--output" in missing
     assert b"invalid choice" in run("convert_json2index.py", "-p", "a", "-l", "fr", "-o", "b", status=2).stderr
     (tmp_path / "a.jsonl").write_bytes(b'{}\n{"a": }\n')
     done = run("convert_json2index.py", "-p", "a.jsonl", "-l", "en", "-o", "b", status=1)

@@ -1,0 +1,113 @@
+"""Verifying every byte of an indexed dataset."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from fm9g.data.index import (
+    DATA,
+    INDEX_H5,
+    INDEX_TEXT,
+    META,
+    check_totals,
+    load_checksums,
+    load_ends,
+    load_meta,
+)
+from fm9g.data.scan import bounds_text
+from fm9g.errors import UserError
+from fm9g.progress import ProgressCallback, no_progress
+
+_BYTES_AT_ONCE = 4 << 20
+_BOUNDS_AT_ONCE = 1 << 20
+MOST_NAMED = 20
+
+
+@dataclass
+class Report:
+    """What was compared, and the records (line, byte offset) that are not what was indexed."""
+
+    checksums: bool = False
+    digest: bool = False
+    damaged_count: int = 0
+    damaged: list[tuple[int, int]] = field(default_factory=list)  # the first MOST_NAMED
+
+
+def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progress) -> Report:
+    """Compare every record with its checksum and every bound with the data; if all fit, set the index's times to now.
+
+    UserError says what does not fit between the files. Damaged records are counted in the report.
+    """
+    folder = Path(folder)
+    meta = load_meta(folder)
+    ends, index_file, leading_zero = load_ends(folder)
+    checksums = load_checksums(folder, len(ends))
+    report = Report(checksums is not None, isinstance(meta.get("sha256"), str))
+    with open(folder / DATA, "rb", buffering=0) as stream:
+        check_totals(folder, meta, ends, os.fstat(stream.fileno()).st_size)
+        digest = hashlib.sha256()
+        done = record = 0
+        while record < len(ends):
+            stop = max(record + 1, int(np.searchsorted(ends, done + _BYTES_AT_ONCE, side="right")))
+            part = ends[record:stop].astype(np.int64) - done
+            raw = os.pread(stream.fileno(), int(part[-1]), done)
+            while len(raw) < part[-1] and (
+                more := os.pread(stream.fileno(), int(part[-1]) - len(raw), done + len(raw))
+            ):
+                raw += more
+            digest.update(raw)
+            sums = None if checksums is None else checksums[record:stop]
+            for index in _damaged(raw, part, sums, stop == len(ends)):
+                report.damaged_count += 1
+                if len(report.damaged) < MOST_NAMED:
+                    report.damaged.append((record + index + 1, done + (int(part[index - 1]) if index else 0)))
+            record, done = stop, done + int(part[-1])
+            progress(done, int(ends[-1]))
+    if report.damaged_count == 0:
+        _check_digest(folder, meta, digest.hexdigest())
+        if index_file.name == INDEX_H5 and (folder / INDEX_TEXT).exists():
+            _check_text_index(folder / INDEX_TEXT, ends, leading_zero)
+        for name in (INDEX_H5, INDEX_TEXT, META):
+            if (folder / name).exists():
+                os.utime(folder / name)
+    return report
+
+
+def _damaged(raw: bytes, ends: np.ndarray, checksums: np.ndarray | None, last: bool) -> list[int]:
+    """The records of a piece of data that have changed, or whose bounds are not where lines end."""
+    if np.any(np.diff(ends, prepend=0) <= 0):
+        raise UserError("the index is damaged: its bounds do not increase; rebuild the dataset")
+    starts = [0, *ends[:-1].tolist()]
+    lines = [raw[start:end] for start, end in zip(starts, ends.tolist(), strict=True)]
+    wrong = []
+    for index, line in enumerate(lines):
+        ended = line.endswith(b"\n")
+        text = line[:-1] if ended else line
+        fits = checksums is None or google_crc32c.value(text) == checksums[index]
+        whole = ended or (last and index == len(lines) - 1)  # old builders kept files without a last newline
+        if not fits or not whole or (checksums is None and b"\n" in text):
+            wrong.append(index)
+    return wrong
+
+
+def _check_digest(folder: Path, meta: dict[str, Any], digest: str) -> None:
+    stored = meta.get("sha256")
+    if stored not in (None, digest):
+        raise UserError(f"{folder}: {DATA} has changed since it was indexed (sha256 {digest}, {META} says {stored})")
+
+
+def _check_text_index(path: Path, ends: np.ndarray, leading_zero: bool) -> None:
+    with open(path, "rb") as text:
+        fits = not leading_zero or text.read(2) == b"0\n"
+        for start in range(0, len(ends), _BOUNDS_AT_ONCE):
+            expected = bounds_text(ends[start : start + _BOUNDS_AT_ONCE])
+            fits = fits and text.read(len(expected)) == expected
+        if not fits or text.read(1):
+            raise UserError(f"{path}: differs from {INDEX_H5}; delete it, {INDEX_H5} alone is enough")

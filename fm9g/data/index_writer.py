@@ -1,0 +1,223 @@
+"""Writes the files of an indexed dataset, block by block in order."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from fm9g.data.index import CHECKSUMS, DATA, INDEX_H5, INDEX_TEXT, META
+from fm9g.data.jsonl_files import Block
+from fm9g.data.scan import TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, bounds_text, parse_record
+from fm9g.errors import UserError
+from fm9g.files import write_json
+
+REJECTED = "rejected.jsonl"
+_LENGTH_LIMITS = [4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
+_LENGTH_NAMES = ["less_4k", "4k-8k", "8k-16k", "16k-32k", "32k-64k", "64k-128k", "128k-256k", "more_256k"]
+_SAMPLE_CHARACTERS = 50
+_NUMBERS_AT_ONCE = 1 << 20
+_COPY_BYTES = 256 << 10  # stays in the processor's cache
+
+
+class _Tally:
+    """The figures of meta.json, summed over blocks in file order."""
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+        self.nlines = self.nbytes = 0
+        self._counts = dict.fromkeys(("records_without_text", "empty_records", "blank_lines", "rejected_lines"), 0)
+        self._first_without_text: int | None = None
+        self._tokens = 0.0
+        self._histogram = np.zeros(len(_LENGTH_NAMES), dtype=np.int64)
+
+    def add(self, scan: BlockScan) -> None:
+        """Count a block."""
+        if scan.without_text and self._first_without_text is None:
+            self._first_without_text = self.nlines + scan.without_text[0] + 1
+        for key, count in zip(
+            self._counts, (len(scan.without_text), scan.empty, scan.blank, len(scan.rejected)), strict=True
+        ):
+            self._counts[key] += count
+        if not len(scan.ends):
+            return
+        self.nlines += len(scan.ends)
+        self.nbytes += int(scan.ends[-1])
+        # Added one after the other like the plain loop that users know, so that the result is the same to the bit.
+        tokens = scan.units * TOKENS_PER_UNIT[self._language]
+        self._tokens = float(np.add.accumulate(np.append(self._tokens, tokens))[-1])
+        slots = np.searchsorted(_LENGTH_LIMITS, tokens, side="right")
+        self._histogram += np.bincount(slots, minlength=len(_LENGTH_NAMES))
+
+    def meta(self, data_sample: Any) -> dict[str, Any]:
+        """What meta.json says of the records."""
+        return {
+            "language": self._language,
+            "nlines": self.nlines,
+            "nbytes": self.nbytes,
+            "length_distribute": dict(zip(_LENGTH_NAMES, self._histogram.tolist(), strict=True)),
+            "avg_token_per_line": self._tokens / self.nlines,
+            "data_sample": data_sample,
+            **self._counts,
+            "first_record_without_text": self._first_without_text,
+        }
+
+
+class IndexWriter:
+    """Writes a dataset into `folder`: add its blocks, then `finish`. Use as a context manager.
+
+    With `digest` the sha256 of the data and of the files it came from are kept.
+    """
+
+    def __init__(self, folder: Path, rules: ScanRules, digest: bool) -> None:
+        self._folder, self._rules = folder, rules
+        self._tally, self._sample = _Tally(rules.language), None
+        self._digest = hashlib.sha256() if digest else None
+        self._seen: Any = None  # of the files' text, once it differs from the data
+        self._generations: list[dict[str, Any]] = []
+        self._source_bytes = 0
+        self._buffer = bytearray(_COPY_BYTES)
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> IndexWriter:
+        with self._open as opened:
+            self._data = opened.enter_context(open(self._folder / DATA, "wb", buffering=0))
+            self._text = opened.enter_context(open(self._folder / INDEX_TEXT, "wb"))
+            self._bounds = opened.enter_context(open(self._folder / "bounds.spool", "wb"))
+            self._sums = opened.enter_context(open(self._folder / "checksums.spool", "wb"))
+            self._rejected = opened.enter_context(open(self._folder / REJECTED, "ab"))
+            self._open = opened.pop_all()
+        self._text.write(b"0\n")
+        self._bounds.write(bytes(8))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    @property
+    def records(self) -> int:
+        """How many records have been added."""
+        return self._tally.nlines
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the data so far."""
+        return self._tally.nbytes
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest of the data so far, hex."""
+        return self._digest.hexdigest() if self._digest else None
+
+    def begin_file(self, path: Path) -> None:
+        """Note that the blocks that follow are of this file."""
+        self._source_bytes += path.stat().st_size
+
+    def begin_generation(self, earlier: list[dict[str, Any]]) -> None:
+        """Note that what has been added are the records of `earlier` generations, and what follows is a new one."""
+        self._generations = earlier
+        self._source_bytes, self._seen = 0, hashlib.sha256() if self._digest else None
+
+    def add(self, block: Block, scan: BlockScan) -> None:
+        """Add the lines kept of a block."""
+        start = self._tally.nbytes
+        if scan.kept is not None:
+            self._add_part(block, scan.kept)
+        else:
+            if start == 0:
+                self._sample = _sample(block.read())
+            for piece in block.pieces(self._buffer):
+                self._write(piece)
+                if self._seen is not None:
+                    self._seen.update(piece)
+        self._tally.add(scan)
+        self._text.write(scan.text if scan.start == start else bounds_text(scan.ends + start))
+        self._bounds.write((scan.ends + start).astype("<i8").tobytes())
+        if scan.checksums is not None:
+            self._sums.write(scan.checksums.astype("<u4").tobytes())
+
+    def _add_part(self, block: Block, kept: bytes) -> None:
+        """Add what is left of a block."""
+        if self._digest and self._seen is None:
+            self._seen = self._digest.copy()
+        if self._seen is not None and not block.too_long:
+            self._seen.update(block.read())
+        if self._tally.nlines == 0 and kept:
+            self._sample = _sample(kept)
+        self._write(memoryview(kept))
+
+    def _write(self, data: memoryview) -> None:
+        if self._digest:
+            self._digest.update(data)
+        while data:
+            data = data[self._data.write(data) :]
+
+    def reject(self, path: Path, line: int, offset: int, rejected: Rejected, data: bytes) -> None:
+        """Keep a line that is no record, with where it stood and why; in base64 where it is not UTF-8."""
+        entry: dict[str, Any] = {"file": str(path), "line": line, "offset": offset, "reason": rejected.reason}
+        try:
+            entry["text"] = data.decode("utf-8")
+        except UnicodeDecodeError:
+            entry["base64"] = base64.b64encode(data).decode("ascii")
+        self._rejected.write(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n")
+
+    def finish(self) -> dict[str, Any]:
+        """Write the index and meta.json; returns what the latter holds."""
+        if self.records == 0:
+            raise UserError("nothing to index: the input is empty; a dataset needs at least one record")
+        self._open.close()
+        self._write_h5()
+        if (self._folder / REJECTED).stat().st_size == 0:
+            (self._folder / REJECTED).unlink()
+        meta = self._tally.meta(self._sample)
+        generation: dict[str, Any] = {"records": self.records, "source_bytes": self._source_bytes}
+        if self._digest:
+            meta["sha256"] = generation["sha256"] = self._digest.hexdigest()
+            generation["source_sha256"] = (self._seen or self._digest).hexdigest()
+        meta["generations"] = [*self._generations, generation]
+        write_json(self._folder / META, meta)
+        os.utime(self._folder / INDEX_TEXT)  # its last write may be older than that of the data
+        return meta
+
+    def _write_h5(self) -> None:
+        spools = [("index", "bounds.spool", "<i8", self.records + 1)]
+        if self._rules.checksums:
+            spools.append((CHECKSUMS, "checksums.spool", "<u4", self.records))
+        with h5py.File(self._folder / INDEX_H5, "w") as file:
+            for name, spool, kind, count in spools:
+                dataset = file.create_dataset(name, shape=(count,), dtype=kind)  # contiguous unless asked otherwise
+                with open(self._folder / spool, "rb") as numbers:
+                    for start in range(0, count, _NUMBERS_AT_ONCE):
+                        stop = min(start + _NUMBERS_AT_ONCE, count)
+                        dataset[start:stop] = np.fromfile(numbers, dtype=kind, count=stop - start)
+        for spool in ("bounds.spool", "checksums.spool"):
+            (self._folder / spool).unlink()
+
+
+def _sample(lines: bytes) -> Any:
+    """The first record with its strings cut; None where it is no record, which only an unvalidated file can have."""
+    try:
+        return _cut_strings(parse_record(lines[: lines.index(b"\n")]))
+    except ValueError:
+        return None
+
+
+def _cut_strings(value: Any) -> Any:
+    if isinstance(value, str):
+        value = value.encode("utf-8", "replace").decode("utf-8")  # meta.json cannot hold lone surrogates
+        return value[:_SAMPLE_CHARACTERS] + "..." if len(value) > _SAMPLE_CHARACTERS else value
+    if isinstance(value, list):
+        return [_cut_strings(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _cut_strings(item) for key, item in value.items()}
+    return value
