@@ -1,6 +1,6 @@
 """A dataset as an endless line of documents, read by position.
 
-Position p is record perm(epoch, p mod N) of epoch p div N. A document is BOS + input + output + EOS as tokens;
+Which record stands at which position is fm9g.data.order's. A document is BOS + input + output + EOS as tokens;
 each token but the first is a target, and loss is on output and EOS only.
 """
 
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 import random
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from fm9g.data.index import IndexedDataset
+from fm9g.data.index import DamagedRecord, IndexedDataset
 from fm9g.data.mixture import Source
-from fm9g.data.order import Permutation
+from fm9g.data.order import Generation, RecordOrder
 from fm9g.data.tokenizer import Tokenizer
 from fm9g.data.transform import apply_transform, load_transform
 
@@ -37,36 +39,79 @@ class Document:
         return len(self.tokens) - 1
 
 
-class DocumentLine:
-    """The documents of one source, by position."""
+@dataclass(frozen=True)
+class Skip:
+    """A record that gives no document, and why. `damaged` says that its bytes are not what they were."""
 
-    def __init__(self, source: Source, tokenizer: Tokenizer, seed: int, row_length: int) -> None:
+    record: int
+    reason: str
+    damaged: bool = False
+
+
+@dataclass
+class Spent:
+    """Seconds that went into making documents."""
+
+    reading: float = 0.0  # and parsing
+    transforming: float = 0.0
+    tokenizing: float = 0.0
+
+
+class DocumentLine:
+    """The documents of one source, by position. `spent` adds up where the time goes."""
+
+    def __init__(
+        self,
+        source: Source,
+        tokenizer: Tokenizer,
+        seed: int,
+        row_length: int,
+        generations: Sequence[Generation] = (),
+    ) -> None:
         self.source = source
         self.dataset = IndexedDataset(source.path)
         self.records = len(self.dataset)
-        self.end = math.inf if source.epochs is None else math.ceil(source.epochs * self.records)
+        self._order = RecordOrder(generations or [Generation(0, self.records)], seed, source.task_name)
+        self.end = math.inf if source.epochs is None else self._order.end(source.epochs)
         start, stop = self.dataset.span(0)[0], self.dataset.span(self.records - 1)[1]
         self.typical_pairs = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
         self._tokenizer, self._seed, self._row_length = tokenizer, seed, row_length
         self._transform = load_transform(source.transforms)
-        self._permutation: tuple[int, Permutation] = (-1, Permutation(1))
+        self.spent = Spent()
 
     def record(self, position: int) -> int:
         """The record at a position of the line."""
-        epoch, place = divmod(position, self.records)
-        if self._permutation[0] != epoch:
-            self._permutation = epoch, Permutation(self.records, self._seed, self.source.task_name, epoch)
-        return self._permutation[1](place)
+        return self._order.record(position)
 
-    def document(self, position: int) -> Document | None:
-        """The document at a position, or None where it is too long and the rule is to drop it."""
-        record = self.record(position)
-        where = f"dataset {self.source.task_name!r}, record {record + 1} of {self.source.path}"
+    def epochs(self, documents: int) -> float:
+        """How many epochs so many documents are."""
+        return self._order.epochs(documents)
+
+    def document(self, position: int) -> Document | Skip:
+        """The document at a position, or why there is none.
+
+        UserError where the transform fails or the record has no fields for text: no other record will do better.
+        """
+        number = self.record(position)
+        where = f"dataset {self.source.task_name!r}, record {number + 1} of {self.source.path}"
+        started = time.perf_counter()
+        try:
+            record = self.dataset.record(number)
+        except DamagedRecord as error:
+            return Skip(number, str(error), damaged=True)
+        read = time.perf_counter()
         generator = random.Random(f"{self._seed}/{self.source.task_name}/{position}")
-        text = apply_transform(self._transform, self.dataset.record(record), generator, where)
-        return self._tokenized(record, *text)
+        text = apply_transform(self._transform, record, generator, where)
+        transformed = time.perf_counter()
+        document = self._tokenized(number, *text)
+        self.spent.reading += read - started
+        self.spent.transforming += transformed - read
+        self.spent.tokenizing += time.perf_counter() - transformed
+        return document
 
-    def _tokenized(self, record: int, prompt: str, answer: str) -> Document | None:
+    def _tokenized(self, record: int, prompt: str, answer: str) -> Document | Skip:
+        if not prompt and not answer:
+            return Skip(record, "it is empty")
         tokenizer = self._tokenizer
         head = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         if prompt:
@@ -75,10 +120,10 @@ class DocumentLine:
         may_cut = not prompt and self.source.oversize_rule == "segment"
         if len(tokens) - 1 > self._row_length and not may_cut:
             if self.source.oversize_rule == "drop":
-                return None
+                return Skip(record, f"{len(tokens) - 1} tokens exceed max_length {self._row_length}")
             tokens = tokens[: self._row_length + 1]
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
-            return None
+            return Skip(record, "it has no tokens")
         return Document(record, np.asarray(tokens, dtype=np.int32), max(1, len(head)), may_cut)
 
 

@@ -7,7 +7,9 @@ Which dataset comes next: each has a due time (tokens yielded + its phase) / sha
 stride scheduling; the phases differ from lane to lane, so that lanes do not move in step. But a piece is never taken if
 that would put its dataset ahead of its share by more than the piece. A document that is cut at the end of a row
 goes on in the next one; a very long one, whose dataset would come to lead by more than LEAD_ROWS rows, is put aside
-until its dataset is due again, so that it does not hold up the lane. Hence, in a lane, at any moment
+until its dataset is due again, so that it does not hold up the lane. Where a document must not be cut and does not fit
+what is left of the row, another of its dataset's window (fm9g.data.feed) or of another dataset takes the room, and it
+begins the next row. Hence, in a lane, at any moment
 
     tokens(d) - share(d) * total  <=  min(the last document of d, LEAD_ROWS rows)
 
@@ -20,13 +22,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fm9g.data.document import Document, DocumentLine, ReadAhead
+from fm9g.data.document import Document, DocumentLine, ReadAhead, Skip
+from fm9g.data.feed import NONE, Feed
 from fm9g.data.order import unit_interval
 from fm9g.errors import UserError
 
-MOST_DROPS = 10_000  # oversize records in a row before a lane gives up on a dataset
+MOST_SKIPS = 10_000  # unusable records in a row before a lane gives up on a dataset
 LEAD_ROWS = 2
-NONE = -1
 
 
 @dataclass(frozen=True)
@@ -45,50 +47,51 @@ class Piece:
 
 @dataclass
 class Row:
-    """Pieces that fill up to row_length places, and how many documents of each task began here."""
+    """Pieces that fill up to row_length places, and the documents begun and skipped on the way."""
 
     pieces: list[Piece] = field(default_factory=list)
-    begun: dict[int, int] = field(default_factory=dict)
+    begun: dict[int, int] = field(default_factory=dict)  # {task: documents}
+    skipped: list[tuple[int, Skip]] = field(default_factory=list)  # (task, why)
 
 
 class Lane:
     """Packs rows of `row_length` places from `lines`. A line's share is `line.source.share`.
 
-    The state is int64: for each line the documents begun; then for each the tokens yielded since shares were last
-    changed; then for each the next token of the document in progress, or -1; then the line whose document
-    the next row begins with, or -1.
+    The state is int64: for each line the documents done before its window; then for each the tokens yielded since
+    shares were last changed; then for each the next token of the document in progress, or -1; then for each the mask
+    of documents done in its window; then the line whose document the next row begins with, or -1.
     """
 
     def __init__(
         self, number: int, lanes: int, lines: list[DocumentLine], seed: int, row_length: int, ahead: ReadAhead
     ) -> None:
-        self._number, self._lanes, self._lines, self._row_length = number, lanes, lines, row_length
-        self._ahead = ahead
-        self._begun = [0] * len(lines)
+        self._row_length = row_length
+        self._feeds = [Feed(line, number, lanes, ahead) for line in lines]
+        self._shares = [line.source.share for line in lines]
         self._tokens = [0] * len(lines)
-        self._next_token = [NONE] * len(lines)
         self._continued = NONE
         self._phase = [
             unit_interval(seed, line.source.task_name, "phase", number) * min(line.typical_pairs, row_length)
             for line in lines
         ]
-        self._known: dict[tuple[int, int], Document | None] = {}
 
     @staticmethod
     def state_size(lines: int) -> int:
         """The number of int64 in a state."""
-        return 3 * lines + 1
+        return 4 * lines + 1
 
     def state(self) -> np.ndarray:
         """All this lane must remember, [state_size] int64."""
-        return np.array([*self._begun, *self._tokens, *self._next_token, self._continued], dtype=np.int64)
+        feeds = self._feeds
+        columns = [[f.base for f in feeds], self._tokens, [f.next_token for f in feeds], [f.taken for f in feeds]]
+        return np.array([*(value for column in columns for value in column), self._continued], dtype=np.int64)
 
     def load_state(self, state: np.ndarray) -> None:
         """Continue from a state."""
-        values, count = state.tolist(), len(self._lines)
-        self._begun, self._tokens, self._next_token = (values[i * count : (i + 1) * count] for i in range(3))
-        self._continued = values[-1]
-        self._known.clear()
+        base, self._tokens, next_token, taken = state[:-1].reshape(4, len(self._feeds)).tolist()
+        for feed, *place in zip(self._feeds, base, next_token, taken, strict=True):
+            feed.load(*place)
+        self._continued = int(state[-1])
 
     @property
     def exhausted(self) -> bool:
@@ -96,121 +99,104 @@ class Lane:
         return not self._active()
 
     def _active(self) -> list[int]:
-        return [
-            task
-            for task, line in enumerate(self._lines)
-            if line.source.share > 0 and (self._next_token[task] != NONE or self._upcoming(task) < line.end)
-        ]
-
-    def _upcoming(self, task: int) -> int:
-        """The position of the next document of a line that is not begun."""
-        return self._number + self._begun[task] * self._lanes
+        return [task for task, feed in enumerate(self._feeds) if self._shares[task] > 0 and not feed.ended]
 
     def next_row(self) -> Row:
-        """The next row: full, unless a document that must not be cut does not fit or nothing is left."""
+        """The next row: full, unless no document that may come next fits what is left of it, or nothing is left."""
         row, room = Row(), self._row_length
         while room:
-            task = self._continued if self._continued != NONE else self._choose(room)
-            self._continued = NONE
+            if self._continued != NONE and self._skip(self._continued, row):  # damaged since it was chosen
+                self._continued = NONE
+            task = self._continued if self._continued != NONE else self._choose(room, row)
             if task == NONE:
                 break
-            document = self._begin(task, row)
-            first = self._next_token[task]
-            left = document.pairs - first
-            if left > room and not document.may_cut:
+            feed = self._feeds[task]
+            slot = feed.fitting(room)
+            if slot == NONE:  # it begins the next row
                 self._continued = task
                 break
-            self._yield(row, Piece(task, document, first, first + min(left, room)))
-            room -= min(left, room)
-            if left > row.pieces[-1].pairs and self._may_lead_on(task, document):
-                self._continued = task
+            room -= self._take(task, slot, room, row)
+            cut = slot == 0 and feed.next_token != NONE
+            self._continued = task if cut and self._may_lead_on(task, feed.head()) else NONE
         return row
 
-    def _begin(self, task: int, row: Row) -> Document:
-        """The document of a line that is in progress, a new one if there is none."""
-        position = self._upcoming(task)
-        if self._next_token[task] == NONE:
-            self._begun[task] += 1
-            self._next_token[task] = 0
+    def _take(self, task: int, slot: int, room: int, row: Row) -> int:
+        """Put a piece of a feed's document into a row; returns its size."""
+        feed = self._feeds[task]
+        document = feed.document(slot)
+        assert isinstance(document, Document)
+        first = max(feed.next_token, 0) if slot == 0 else 0
+        if first == 0:
             row.begun[task] = row.begun.get(task, 0) + 1
-            self._read_ahead(task)
-        else:
-            position -= self._lanes
-        document = self._document(task, position)
-        assert document is not None
-        return document
+        piece = Piece(task, document, first, min(document.pairs, first + room))
+        feed.take(slot, piece.last)
+        self._yield(row, piece)
+        return piece.pairs
 
     def _yield(self, row: Row, piece: Piece) -> None:
-        task = piece.task
         row.pieces.append(piece)
-        self._tokens[task] += piece.pairs
-        self._next_token[task] = piece.last
-        if piece.last == piece.document.pairs:
-            self._next_token[task] = NONE
-            self._known.pop((task, self._upcoming(task) - self._lanes), None)
-            self._restart_if_ended(task)
+        self._tokens[piece.task] += piece.pairs
+        self._restart_if_ended(piece.task)
 
     def _may_lead_on(self, task: int, document: Document) -> bool:
         """Whether a row more of this document keeps its dataset within its lead."""
         active = self._active()
-        whole = sum(self._lines[d].source.share for d in active)
+        whole = sum(self._shares[d] for d in active)
         total = sum(self._tokens[d] for d in active) + self._row_length
-        lead = self._tokens[task] + self._row_length - self._lines[task].source.share / whole * total
+        lead = self._tokens[task] + self._row_length - self._shares[task] / whole * total
         return len(active) == 1 or lead <= min(document.pairs, LEAD_ROWS * self._row_length)
 
-    def _choose(self, room: int) -> int:
-        """The line to take the next piece from, or NONE if all have ended."""
-        drops = 0
+    def _choose(self, room: int, row: Row) -> int:
+        """The line to take the next piece from, or NONE if all have ended.
+
+        Where nothing that may come next fits, it is the one that is due first, whose document waits for the next row.
+        """
+        skips = 0
         while active := self._active():
-            shares = {task: self._lines[task].source.share for task in active}
-            whole, total = sum(shares.values()), sum(self._tokens[task] for task in active)
-            due = sorted(active, key=lambda d: (self._tokens[d] + self._phase[d]) / shares[d])
-            # the one furthest behind passes always, so that rounding cannot leave none
-            for task in [*due, min(active, key=lambda d: self._tokens[d] / shares[d])]:
-                size = self._piece_size(task, room)
-                if size is None:
-                    self._drop(task)
-                    drops += 1
-                    self._check_drops(task, drops)
+            whole, total = sum(self._shares[d] for d in active), sum(self._tokens[d] for d in active)
+            waiting = NONE
+            for task in sorted(active, key=lambda d: (self._tokens[d] + self._phase[d]) / self._shares[d]):
+                if self._skip(task, row):
+                    skips += 1
+                    self._check_skips(row, skips)
                     break
-                if self._tokens[task] * whole <= shares[task] * (total + size):
-                    return task
+                size = self._next_size(task, room)
+                if self._tokens[task] * whole <= self._shares[task] * (total + size):
+                    if size <= room:
+                        return task
+                    waiting = task if waiting == NONE else waiting
             else:
-                return task
+                # the one furthest behind passes always, so that rounding cannot leave none
+                return waiting if waiting != NONE else min(active, key=lambda d: self._tokens[d] / self._shares[d])
         return NONE
 
-    def _piece_size(self, task: int, room: int) -> int | None:
-        """How many places the next piece of a line would take, or None if its document is to be dropped."""
-        first, position = self._next_token[task], self._upcoming(task)
-        document = self._document(task, position if first == NONE else position - self._lanes)
-        if document is None:
-            return None
-        left = document.pairs - max(first, 0)
-        return min(left, room) if document.may_cut else left
+    def _next_size(self, task: int, room: int) -> int:
+        """How many places the next piece of a line would take; more than `room` where nothing of it fits."""
+        feed = self._feeds[task]
+        slot = feed.fitting(room)
+        document = feed.document(max(slot, 0))
+        assert isinstance(document, Document)
+        left = feed.left if slot <= 0 else document.pairs
+        return left if slot == NONE else min(left, room)
 
-    def _document(self, task: int, position: int) -> Document | None:
-        key = (task, position)
-        if key not in self._known:
-            self._known[key] = self._lines[task].document(position)
-        return self._known[key]
-
-    def _drop(self, task: int) -> None:
-        self._known.pop((task, self._upcoming(task)), None)
-        self._begun[task] += 1
+    def _skip(self, task: int, row: Row) -> bool:
+        """Leave the next document of a line behind if it cannot be used."""
+        why = self._feeds[task].skip()
+        if why is None:
+            return False
+        row.skipped.append((task, why))
         self._restart_if_ended(task)
+        return True
 
-    def _check_drops(self, task: int, drops: int) -> None:
-        if drops == MOST_DROPS:
+    def _check_skips(self, row: Row, skips: int) -> None:
+        if skips >= MOST_SKIPS:
+            task, why = row.skipped[-1]
             raise UserError(
-                f"dataset {self._lines[task].source.task_name!r}: {drops} records in a row have no usable text or "
-                f"are longer than max_length {self._row_length}: use oversize_rule segment or head"
+                f"dataset {self._feeds[task].line.source.task_name!r}: {skips} records in a row cannot be used "
+                f"(the last one: {why.reason})"
             )
 
     def _restart_if_ended(self, task: int) -> None:
         """When a dataset ends, the others share its part anew: what it took is no debt of theirs."""
-        if self._upcoming(task) >= self._lines[task].end:
-            self._tokens = [0] * len(self._lines)
-
-    def _read_ahead(self, task: int) -> None:
-        if self._ahead.depth:
-            self._ahead.will_need(self._lines[task], self._upcoming(task) + (self._ahead.depth - 1) * self._lanes)
+        if self._feeds[task].ended:
+            self._tokens = [0] * len(self._feeds)

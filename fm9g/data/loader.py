@@ -10,19 +10,23 @@ the batches it has handed out, so what it saves is what was consumed and never w
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from fm9g.data.document import DocumentLine, ReadAhead
+from fm9g.data.document import DocumentLine, ReadAhead, Skip
 from fm9g.data.lane import Lane, Row
 from fm9g.data.mixture import Source
+from fm9g.data.order import Generation
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 
@@ -75,6 +79,19 @@ class Strip:
 
 
 @dataclass
+class Work:
+    """What a StepBatch took to make, in the process `process` (the rank's own or one of its workers)."""
+
+    process: int = 0
+    seconds: float = 0.0
+    reading: float = 0.0
+    transforming: float = 0.0
+    tokenizing: float = 0.0
+    retries: int = 0  # reads tried again, since the process began
+    memory_bytes: int = 0  # resident
+
+
+@dataclass
 class StepBatch:
     """All micro-steps of a rank's step, and what must be remembered after it."""
 
@@ -85,6 +102,8 @@ class StepBatch:
     row_digests: bytes  # 32 bytes a row
     documents: list[int] = field(default_factory=list)  # begun in this step, by task
     tokens: list[int] = field(default_factory=list)  # places filled in this step, by task
+    skipped: list[tuple[int, Skip]] = field(default_factory=list)  # (task, why)
+    work: Work = field(default_factory=lambda: Work())
 
 
 def row_digest(row: Row, names: list[str]) -> bytes:
@@ -132,10 +151,14 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
         steps: range,
         states: dict[int, np.ndarray],
         read_ahead: ReadAhead,
+        generations: Mapping[str, Sequence[Generation]] = MappingProxyType({}),
     ) -> None:
         self.plan, self.sources, self.steps = plan, sources, steps
         self._tokenizer = load_tokenizer(tokenizer_path)
-        self.lines = [DocumentLine(source, self._tokenizer, plan.seed, plan.row_length) for source in sources]
+        self.lines = [
+            DocumentLine(s, self._tokenizer, plan.seed, plan.row_length, generations.get(s.task_name, ()))
+            for s in sources
+        ]
         self._names = [source.task_name for source in sources]
         self.states, self._read_ahead = states, read_ahead
         self._lanes: dict[int, Lane] = {}
@@ -167,6 +190,7 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
 
     def step(self, step: int) -> StepBatch:
         """Read this rank's rows of a step."""
+        before = self._spent(), time.perf_counter()
         lanes = [self._lane(number) for number in self.plan.lanes_of_step(step)]
         rows = [lane.next_row() for lane in lanes]
         size = self.plan.batch_size
@@ -184,7 +208,31 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
             b"".join(row_digest(row, self._names) for row in rows),
             documents,
             tokens,
+            [skip for row in rows for skip in row.skipped],
+            self._work(*before),
         )
+
+    def _spent(self) -> np.ndarray:
+        """Seconds of reading, transforming and tokenizing so far."""
+        spent = [line.spent for line in self.lines]
+        return np.array([[s.reading, s.transforming, s.tokenizing] for s in spent]).sum(axis=0)
+
+    def _work(self, before: np.ndarray, started: float) -> Work:
+        reading, transforming, tokenizing = (self._spent() - before).tolist()
+        return Work(
+            process=os.getpid(),
+            seconds=time.perf_counter() - started,
+            reading=reading,
+            transforming=transforming,
+            tokenizing=tokenizing,
+            retries=sum(line.dataset.retries for line in self.lines),
+            memory_bytes=_resident_bytes(),
+        )
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Loader:

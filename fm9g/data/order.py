@@ -1,4 +1,7 @@
-"""The order in which a dataset's records are read: a keyed permutation that needs no memory.
+"""The order in which a dataset's records are read: a keyed permutation that needs no memory, anew in each epoch.
+
+Records that are appended to a dataset while a run goes on extend the epoch that was begun last: all its old records
+keep their places, the new ones follow in an order of their own, and later epochs mix all.
 
 A balanced Feistel network (Luby & Rackoff, 1988) permutes the smallest 2^(2h) >= N; walking its cycles
 until a number below N comes up makes that a permutation of [0, N) (Black & Rogaway, 2002).
@@ -7,6 +10,10 @@ until a number below N comes up makes that a permutation of [0, N) (Black & Roga
 from __future__ import annotations
 
 import hashlib
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 ROUNDS = 4
 _MASK = (1 << 64) - 1
@@ -46,3 +53,81 @@ class Permutation:
             index = (left << half) | right
             if index < self.size:
                 return index
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The dataset as it was from some epoch on: with `records` records, some of them new in that epoch."""
+
+    epoch: int
+    records: int
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Positions from `start` on: records first .. first + count - 1, in epoch `epoch` (and later ones, if the last)."""
+
+    start: int
+    first: int
+    count: int
+    epoch: int
+
+
+class RecordOrder:
+    """Which record stands at which position of a dataset's endless line.
+
+    `generations` begins with Generation(0, n); a later Generation(e, m) says that records n .. m - 1 were appended
+    when e was the last epoch begun.
+    """
+
+    def __init__(self, generations: Sequence[Generation], seed: int, name: str) -> None:
+        assert generations[0].epoch == 0
+        self._key = (seed, name)
+        self._stretches = list(_stretches(generations))
+        self._starts = [stretch.start for stretch in self._stretches]
+        self._permutation: tuple[tuple[int, int], Permutation] = ((-1, -1), Permutation(1))
+
+    def _place(self, position: int) -> tuple[_Stretch, int, int]:
+        """(stretch, epoch, place in it) of a position."""
+        stretch = self._stretches[bisect_right(self._starts, position) - 1]
+        epochs, place = divmod(position - stretch.start, stretch.count)
+        return stretch, stretch.epoch + epochs, place
+
+    def record(self, position: int) -> int:
+        """The record at a position."""
+        stretch, epoch, place = self._place(position)
+        wanted = epoch, stretch.first
+        if self._permutation[0] != wanted:
+            part = (stretch.first,) if stretch.first else ()
+            self._permutation = wanted, Permutation(stretch.count, *self._key, epoch, *part)
+        return stretch.first + self._permutation[1](place)
+
+    def epoch(self, position: int) -> int:
+        """The epoch that a position is in."""
+        return self._place(position)[1]
+
+    def epochs(self, documents: int) -> float:
+        """How many epochs the first so many positions are."""
+        epoch = self.epoch(documents)
+        return epoch + (documents - self._start(epoch)) / (self._start(epoch + 1) - self._start(epoch))
+
+    def end(self, epochs: float) -> int:
+        """The position at which so many epochs are over."""
+        whole, part = int(epochs), epochs - int(epochs)
+        return self._start(whole) + math.ceil(part * (self._start(whole + 1) - self._start(whole)))
+
+    def _start(self, epoch: int) -> int:
+        """The first position of an epoch."""
+        # a stretch that does not begin with record 0 is the end of the epoch before the next one
+        stretch = next(s for s in reversed(self._stretches) if s.epoch <= epoch and s.first == 0)
+        return stretch.start + (epoch - stretch.epoch) * stretch.count
+
+
+def _stretches(generations: Sequence[Generation]) -> Iterator[_Stretch]:
+    start, records, epoch = 0, generations[0].records, 0  # of the last stretch that holds whole epochs
+    yield _Stretch(start, 0, records, epoch)
+    for generation in generations[1:]:
+        end = start + (generation.epoch + 1 - epoch) * records
+        yield _Stretch(end, records, generation.records - records, generation.epoch)
+        start, records, epoch = end + generation.records - records, generation.records, generation.epoch + 1
+        yield _Stretch(start, 0, records, epoch)

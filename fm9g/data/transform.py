@@ -49,7 +49,7 @@ def apply_transform(function: Transform, data: dict[str, Any], generator: random
     for key in ("input", "output"):
         if not isinstance(result[key], str):
             raise UserError(f"{where}: {key} must be a string, not {_shown(result[key])}")
-    if not result["input"] and not result["output"]:
+    if function is identity and not {"input", "output"} & data.keys():
         found = ", ".join(map(repr, data)) or "no fields"
         raise UserError(f"{where}: a record without text (it has {found}): give the dataset a transform")
     return result["input"], result["output"]

@@ -63,6 +63,9 @@ class Settings:
     dataloader_prefetch: int = _setting(1, "records that are read ahead, per lane and dataset")
     dataloader_prefetch_factor: int = _setting(1, "batches that each loader process makes ahead")
     stop_when_end: bool = _setting(False, "when a non-repeating mixture is exhausted: 1 stops early, 0 fails")
+    max_damaged_share: float = _setting(
+        0.001, "the share of a dataset's records that may be skipped as damaged; more of them fail the run"
+    )
     only_run_dataloader: bool = _setting(False, "run the data pipeline alone and report on it")
     accept_changed_data: bool = _setting(False, "resume although a dataset's file is not what it was")
     # optimisation

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from fm9g.data.document import DocumentLine
+from fm9g.data.forecast import describe, endings, tokens_per_document
 from fm9g.data.loader import LANES_PER_ROW
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import Settings
 from fm9g.training.inputs import Inputs
 from fm9g.training.run_folder import RunFolder
 
-SAMPLED_DOCUMENTS = 200
 _BYTES = {"bf16": 2, "fp16": 2, "float32": 4}
 
 
@@ -43,14 +43,6 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     }
 
 
-def tokens_per_document(line: DocumentLine) -> float:
-    """The mean number of places a document takes, over a spread sample of the dataset."""
-    count = min(SAMPLED_DOCUMENTS, line.records)
-    documents = [line.document(i * line.records // count) for i in range(count)]
-    sizes = [document.pairs for document in documents if document is not None]
-    return sum(sizes) / count
-
-
 def report(inputs: Inputs) -> str:
     """Check what can be checked and describe the run; a UserError where something is wrong."""
     settings, config = inputs.settings, inputs.model_config
@@ -72,6 +64,9 @@ def report(inputs: Inputs) -> str:
     ]
     for line in inputs.lines:
         lines.append(_describe_dataset(line, places, settings.train_iters))
+    found = endings(inputs.lines, places, [0] * len(inputs.lines), 0)
+    all_end = all(line.source.epochs is not None for line in inputs.lines if line.source.share > 0)
+    lines += [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]

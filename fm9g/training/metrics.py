@@ -29,6 +29,8 @@ class Metrics:
     memory_bytes: int
     task_loss: dict[str, float]
     task_tokens: dict[str, int]
+    task_documents: dict[str, int]
+    task_epochs: dict[str, float]
     loss_scale: float
 
 
@@ -107,6 +109,8 @@ class MetricsWriter:
         if self._all_tasks:
             scalars |= {f"Loss/task/{task}": loss for task, loss in metrics.task_loss.items()}
             scalars |= {f"Data/task_tokens/{task}": count for task, count in metrics.task_tokens.items()}
+            scalars |= {f"Data/task_documents/{task}": count for task, count in metrics.task_documents.items()}
+            scalars |= {f"Data/task_epochs/{task}": count for task, count in metrics.task_epochs.items()}
         for name, value in scalars.items():
             if value is not None:
                 self._board.add_scalar(name, value, metrics.iteration)

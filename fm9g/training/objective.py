@@ -23,6 +23,8 @@ class StepCounts:
     places: list[int]  # filled with tokens
     valid: list[int]  # targets that carry loss
     documents: list[int]  # begun
+    skipped: list[int]  # records that gave no document
+    damaged: list[int]  # those among them whose bytes have changed
 
     @property
     def all_places(self) -> int:
@@ -43,10 +45,14 @@ def count_step(batch: StepBatch, exhausted: bool, flops: float) -> StepCounts:
     for strip in batch.strips:
         valid = (strip.targets != IGNORED).to(torch.int64)
         task_valid += _by_task(valid, strip, tasks)
-    mine = torch.tensor([int(not exhausted), int(flops), *batch.tokens, *task_valid.tolist(), *batch.documents])
+    skipped, damaged = [0] * tasks, [0] * tasks
+    for task, skip in batch.skipped:
+        skipped[task] += 1
+        damaged[task] += skip.damaged
+    by_task = [batch.tokens, task_valid.tolist(), batch.documents, skipped, damaged]
+    mine = torch.tensor([int(not exhausted), int(flops), *(count for counts in by_task for count in counts)])
     unfinished, total_flops, *counts = runtime.all_reduce(mine).tolist()
-    places, valid_by_task, documents = (counts[i * tasks : (i + 1) * tasks] for i in range(3))
-    return StepCounts(unfinished == 0, total_flops, places, valid_by_task, documents)
+    return StepCounts(unfinished == 0, total_flops, *(counts[i * tasks : (i + 1) * tasks] for i in range(len(by_task))))
 
 
 def _by_task(values_T: Tensor, strip: Strip, tasks: int) -> Tensor:

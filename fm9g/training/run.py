@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fm9g import runtime
+from fm9g.data.document import DocumentLine
+from fm9g.data.forecast import describe, endings
 from fm9g.data.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.files import read_json
@@ -36,6 +39,8 @@ class Progress:
     tokens: int = 0
     task_tokens: dict[str, int] = field(default_factory=dict)
     task_documents: dict[str, int] = field(default_factory=dict)
+    task_skipped: dict[str, int] = field(default_factory=dict)  # records that gave no document
+    task_damaged: dict[str, int] = field(default_factory=dict)  # those among them whose bytes have changed
     stream_sha256: str = bytes(32).hex()
 
 
@@ -52,13 +57,15 @@ class Run:
         self.saved: dict[str, Any] = {}  # its state.json
         self.resumed_at = 0
         self._saved_step = -1
+        self._generations: stream.Generations = {}
         states: dict[int, Any] = {}
         found = self._open_folder()
         if found is not None:
             states = self._resume(self.folder.checkpoints / str(found))
         self.plan = stream.make_plan(inputs)
         self.digest = stream.StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
-        self.loader = stream.make_loader(inputs, self.plan, self.progress.step, states)
+        self.loader = stream.make_loader(inputs, self.plan, self.progress.step, states, self._generations)
+        self._announce_endings()
 
     def _open_folder(self) -> int | None:
         """Lock the run's folder on rank 0; the step to resume, the same on all ranks."""
@@ -93,7 +100,32 @@ class Run:
         if note:
             log(note)
         stream.check_stream(self.inputs, self.saved["stream"])
-        return stream.load_states(folder, self.inputs, self.saved["stream"])
+        states = stream.load_states(folder, self.inputs, self.saved["stream"])
+        self._generations = stream.extend_generations(self.inputs, self.saved["stream"], states)
+        for name, (*_, before, now) in ((n, g) for n, g in self._generations.items() if len(g) > 1):
+            more = now.records - before.records
+            log(f"dataset {name!r}: {more:,} records were appended; they are read from epoch {now.epoch + 1} on")
+        return states
+
+    def _announce_endings(self) -> None:
+        """Say which datasets end before the run does."""
+        if runtime.rank() > 0:
+            return
+        lines, settings = self.loader.stream.lines, self.settings
+        tokens = self.plan.rows_per_step * self.plan.row_length
+        found = endings(lines, tokens, [self._records_done(line) for line in lines], self.progress.step)
+        all_end = all(line.source.epochs is not None for line in lines if line.source.share > 0)
+        for said in describe(found, settings.train_iters, all_end, settings.stop_when_end):
+            log(said)
+
+    def _records_done(self, line: DocumentLine) -> int:
+        name = line.source.task_name
+        return self.progress.task_documents.get(name, 0) + self.progress.task_skipped.get(name, 0)
+
+    def epochs(self) -> dict[str, float]:
+        """How many epochs of each dataset have been read."""
+        lines = self.loader.stream.lines
+        return {line.source.task_name: round(line.epochs(self._records_done(line)), 6) for line in lines}
 
     def batches(self) -> Iterator[tuple[StepBatch, StepCounts, float]]:
         """(batch, counts over all ranks, seconds waited for it) of each step left, until the data ends."""
@@ -106,7 +138,26 @@ class Run:
             if counts.exhausted and not counts.all_places:
                 self._data_ended(step)
                 return
+            self._check_damage(batch, counts)
             yield batch, counts, waited
+
+    def _check_damage(self, batch: StepBatch, counts: StepCounts) -> None:
+        """Report damaged records, which every rank skips alike; a UserError where they are too many."""
+        reasons = [skip.reason for _, skip in batch.skipped if skip.damaged]
+        allowed = self.settings.max_damaged_share
+        for line, damaged in zip(self.loader.stream.lines, counts.damaged, strict=True):
+            name = line.source.task_name
+            total = self.progress.task_damaged.get(name, 0) + damaged
+            epochs = 1 + int(line.epochs(self._records_done(line)))  # in each it is met again
+            if damaged and total > allowed * line.records * epochs:
+                where = f" ({reasons[0]})" if reasons else ""
+                raise UserError(
+                    f"dataset {name!r}: {total} damaged record(s) so far{where}, more than the share of "
+                    f"max_damaged_share={allowed:g}: restore the data (python tools/check_index.py {line.source.path} "
+                    "finds every damaged record), then resume"
+                )
+        for reason in reasons:
+            print(f"warning: rank {runtime.rank()} skips a damaged record: {reason}", file=sys.stderr, flush=True)
 
     def _data_ended(self, step: int) -> None:
         message = f"the mixture is exhausted after {step} of {self.settings.train_iters} steps"
@@ -120,10 +171,14 @@ class Run:
         progress = self.progress
         progress.step = batch.step + 1
         progress.tokens += counts.all_places
-        for source, places, begun in zip(self.inputs.sources, counts.places, counts.documents, strict=True):
-            name = source.task_name
-            progress.task_tokens[name] = progress.task_tokens.get(name, 0) + places
-            progress.task_documents[name] = progress.task_documents.get(name, 0) + begun
+        for totals, of_step in (
+            (progress.task_tokens, counts.places),
+            (progress.task_documents, counts.documents),
+            (progress.task_skipped, counts.skipped),
+            (progress.task_damaged, counts.damaged),
+        ):
+            for source, count in zip(self.inputs.sources, of_step, strict=True):
+                totals[source.task_name] = totals.get(source.task_name, 0) + count
         self.digest.add(batch.row_digests)
 
     def save(self) -> None:
@@ -141,7 +196,7 @@ class Run:
             {
                 "kind": self.kind,
                 "progress": dataclasses.asdict(self.progress),
-                "stream": stream.describe_stream(self.inputs, self.plan),
+                "stream": stream.describe_stream(self.inputs, self.plan, self._generations),
                 "ranks": runtime.world_size(),
                 "settings": {k: v for k, v in dataclasses.asdict(self.settings).items() if k != "given"},
                 "model": dataclasses.asdict(self.inputs.model_config),

@@ -13,8 +13,10 @@ import torch
 
 from fm9g import runtime
 from fm9g.data.document import ReadAhead
-from fm9g.data.lane import NONE, Lane
-from fm9g.data.loader import Loader, Plan, StepStream
+from fm9g.data.feed import NONE
+from fm9g.data.lane import Lane
+from fm9g.data.loader import LANES_PER_ROW, Loader, Plan, StepStream
+from fm9g.data.order import Generation, RecordOrder
 from fm9g.errors import UserError
 from fm9g.training.inputs import Inputs
 
@@ -34,16 +36,22 @@ def make_plan(inputs: Inputs) -> Plan:
     )
 
 
-def make_loader(inputs: Inputs, plan: Plan, first_step: int, states: dict[int, np.ndarray]) -> Loader:
+Generations = dict[str, list[Generation]]
+"""By task: the dataset as it was when the run began, and as it was each time records had been appended."""
+
+
+def make_loader(
+    inputs: Inputs, plan: Plan, first_step: int, states: dict[int, np.ndarray], generations: Generations
+) -> Loader:
     """The loader of steps first_step to train_iters."""
     settings = inputs.settings
     steps = range(first_step, settings.train_iters)
     ahead = ReadAhead(settings.dataloader_num_threads, settings.dataloader_prefetch)
-    stream = StepStream(plan, inputs.sources, str(inputs.tokenizer_path), steps, states, ahead)
+    stream = StepStream(plan, inputs.sources, str(inputs.tokenizer_path), steps, states, ahead, generations)
     return Loader(stream, settings.dataloader_num_workers, settings.dataloader_prefetch_factor)
 
 
-def describe_stream(inputs: Inputs, plan: Plan) -> dict[str, Any]:
+def describe_stream(inputs: Inputs, plan: Plan, generations: Generations) -> dict[str, Any]:
     """What a saved data state belongs to, for the checkpoint's state.json."""
     return {
         "rows_per_step": plan.rows_per_step,
@@ -51,7 +59,14 @@ def describe_stream(inputs: Inputs, plan: Plan) -> dict[str, Any]:
         "seed": plan.seed,
         "tokenizer": inputs.tokenizer.fingerprint,
         "tasks": [
-            {"name": line.source.task_name, "share": line.source.share, "fingerprint": line.dataset.fingerprint}
+            {
+                "name": line.source.task_name,
+                "share": line.source.share,
+                "fingerprint": line.dataset.fingerprint,
+                "generations": [
+                    [g.epoch, g.records] for g in generations.get(line.source.task_name, [Generation(0, line.records)])
+                ],
+            }
             for line in inputs.lines
         ],
     }
@@ -94,7 +109,7 @@ def check_stream(inputs: Inputs, saved: dict[str, Any]) -> None:
     fingerprints = {task["name"]: task["fingerprint"] for task in saved["tasks"]}
     for line in inputs.lines:
         name = line.source.task_name
-        if fingerprints.get(name, line.dataset.fingerprint) == line.dataset.fingerprint:
+        if name not in fingerprints or fingerprints[name] in line.dataset.fingerprints:
             continue
         if not inputs.settings.accept_changed_data:
             raise UserError(
@@ -114,6 +129,31 @@ def load_states(folder: Path, inputs: Inputs, saved: dict[str, Any]) -> dict[int
     return rearrange_states(states, saved["tasks"], [(s.task_name, s.share) for s in inputs.sources])
 
 
+def extend_generations(inputs: Inputs, saved: dict[str, Any], states: dict[int, np.ndarray]) -> Generations:
+    """The saved run's generations, and one more for each dataset that records have been appended to since.
+
+    `states` are arranged for the present mixture.
+    """
+    before = {task["name"]: task for task in saved["tasks"]}
+    result: Generations = {}
+    for column, line in enumerate(inputs.lines):
+        task = before.get(line.source.task_name)
+        known = [Generation(*pair) for pair in task["generations"]] if task else [Generation(0, line.records)]
+        if line.records > known[-1].records and task and task["fingerprint"] != line.dataset.fingerprint:
+            order = RecordOrder(known, inputs.settings.seed, line.source.task_name)
+            begun = max((_last_begun(lane, state, column, saved) for lane, state in states.items()), default=-1)
+            known.append(Generation(order.epoch(max(begun, 0)), line.records))
+        result[line.source.task_name] = known
+    return result
+
+
+def _last_begun(lane: int, state: np.ndarray, column: int, saved: dict[str, Any]) -> int:
+    """The highest position of a dataset that a lane has begun, or -1."""
+    base, _, next_token, taken = (int(row[column]) for row in state[:-1].reshape(4, -1))
+    last = base + taken.bit_length() - 1 if taken else base - (next_token == NONE)
+    return lane + last * LANES_PER_ROW * saved["rows_per_step"] if last >= 0 else -1
+
+
 def rearrange_states(
     states: dict[int, np.ndarray], before: list[dict[str, Any]], now: list[tuple[str, float]]
 ) -> dict[int, np.ndarray]:
@@ -127,11 +167,11 @@ def rearrange_states(
     rearranged = {}
     for lane, state in states.items():
         result = np.zeros(Lane.state_size(len(now)), dtype=np.int64)
-        begun, tokens, next_token = result[:-1].reshape(3, len(now))
+        base, tokens, next_token, taken = result[:-1].reshape(4, len(now))
         next_token[:] = NONE
-        old_begun, old_tokens, old_next_token = state[:-1].reshape(3, len(before))
+        old_base, old_tokens, old_next_token, old_taken = state[:-1].reshape(4, len(before))
         for new, column in columns:
-            begun[new], next_token[new] = old_begun[column], old_next_token[column]
+            base[new], next_token[new], taken[new] = old_base[column], old_next_token[column], old_taken[column]
             tokens[new] = old_tokens[column] if same_shares else 0
         result[-1] = new_of_old.get(int(state[-1]), NONE)
         rearranged[lane] = result

@@ -126,6 +126,8 @@ class Training(Run):
             memory_bytes=runtime.all_reduce(runtime.memory_bytes(), "max"),
             task_loss={name: by_task[i] for i, name in enumerate(names) if counts.valid[i]},
             task_tokens=dict(self.progress.task_tokens),
+            task_documents=dict(self.progress.task_documents),
+            task_epochs=self.epochs(),
             loss_scale=scale,
         )
 

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from fm9g.data.document import DocumentLine, ReadAhead
+from fm9g.data.document import DocumentLine, ReadAhead, Skip
 from fm9g.data.mixture import Source
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
@@ -92,8 +92,10 @@ def test_head_keeps_what_fills_a_row(line, tokenizer):
 
 
 def test_drop_leaves_a_long_document_out(line):
-    assert line(record("", LONG), oversize_rule="drop").document(0) is None
-    assert line(record("q", LONG), oversize_rule="drop").document(0) is None
+    for prompt in ("", "q"):
+        skip = line(record(prompt, LONG), oversize_rule="drop").document(0)
+        assert isinstance(skip, Skip)
+        assert f"tokens exceed max_length {ROW}" in skip.reason
 
 
 @pytest.mark.parametrize("rule", ["segment", "head"])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fm9g.data.order import Permutation, stable_hash, unit_interval
+from fm9g.data.order import Generation, Permutation, RecordOrder, stable_hash, unit_interval
 
 
 @given(size=st.integers(1, 3000), key=st.tuples(st.integers(), st.text(max_size=5), st.integers(0, 10)))
@@ -70,3 +70,48 @@ def test_unit_interval_is_one(parts):
     value = unit_interval(*parts)
     assert 0 <= value < 1
     assert value == unit_interval(*parts)
+
+
+# records that are appended while a run goes on
+
+
+@st.composite
+def grown(draw):
+    """Generations of a dataset that grew up to three times."""
+    epoch, records = 0, draw(st.integers(1, 9))
+    found = [Generation(0, records)]
+    for _ in range(draw(st.integers(0, 3))):
+        epoch, records = epoch + draw(st.integers(0, 3)), records + draw(st.integers(1, 9))
+        found.append(Generation(epoch, records))
+    return found
+
+
+@given(generations=grown())
+@settings(max_examples=200, deadline=None)
+def test_each_epoch_is_every_record_that_was_there_exactly_once(generations):
+    order = RecordOrder(generations, 1, "task")
+    position = 0
+    for epoch in range(generations[-1].epoch + 3):
+        records = max(g.records for g in generations if g.epoch <= epoch)
+        end = order.end(epoch + 1)
+        assert end - position == records
+        assert sorted(order.record(p) for p in range(position, end)) == list(range(records))
+        assert {order.epoch(p) for p in range(position, end)} == {epoch}
+        assert order.epochs(position) == epoch
+        position = end
+
+
+@given(generations=grown(), more=st.integers(1, 9), begun=st.integers(0, 60))
+@settings(max_examples=200, deadline=None)
+def test_appended_records_move_nothing_in_the_epochs_begun(generations, more, begun):
+    before = RecordOrder(generations, 1, "task")
+    epoch = max(before.epoch(begun), generations[-1].epoch)
+    after = RecordOrder([*generations, Generation(epoch, generations[-1].records + more)], 1, "task")
+    for position in range(before.end(epoch + 1)):
+        assert after.record(position) == before.record(position)
+
+
+def test_parts_of_an_epoch():
+    order = RecordOrder([Generation(0, 10), Generation(1, 16)], 1, "task")
+    assert [order.end(epochs) for epochs in (0.5, 1, 1.5, 2, 2.5)] == [5, 10, 18, 26, 34]
+    assert [order.epochs(p) for p in (0, 5, 10, 18, 26, 34)] == [0, 0.5, 1, 1.5, 2, 2.5]

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from fm9g.data.build import Options, build
 from tests.support.ranks import finish
 from tests.support.runs import (
     Output,
@@ -120,6 +121,14 @@ def test_a_malformed_record_met_in_training_is_located(own, alone, tmp_path, wor
     break_record(own.root / "prose", 60)
     message = refused(own, tmp_path / "out", **alone, dataloader_num_workers=workers)
     assert f"{own.root / 'prose/data.jsonl'}, line 61, byte " in message
+    assert "its bytes have changed since it was indexed" in message
+
+
+def test_a_malformed_record_of_an_index_without_checksums_is_located(own, alone, tmp_path):
+    build(own.root / "prose.jsonl", own.root / "prose", "en", Options(overwrite=True, checksums=False))
+    break_record(own.root / "prose", 60)
+    message = refused(own, tmp_path / "out", **alone)
+    assert f"{own.root / 'prose/data.jsonl'}, line 61, byte " in message
     assert "not valid JSON" in message
 
 
@@ -173,7 +182,7 @@ def transformed(own, alone):
         ("return 1 / 0", "the transform raised ZeroDivisionError: division by zero"),
         ("return None", 'the transform must return {"input": ..., "output": ...}, not None'),
         ('return {"input": "", "output": ["x"]}', "output must be a string, not ['x']"),
-        ('return {"input": "", "output": ""}', "a record without text"),
+        ('return {"input": ""}', 'the transform must return {"input": ..., "output": ...}'),
     ],
 )
 def test_a_transform_that_fails_names_the_record(own, transformed, tmp_path, what, says):

@@ -222,10 +222,10 @@ def test_eps_overrides_the_model_config(plain, run):
 
 
 def launched(monkeypatch, place, tmp_path, **changes):
-    """The command that launch.py becomes."""
+    """What launch.py gives to torchrun."""
     launch, commands = load_program("launch"), []
     monkeypatch.setattr(sys, "argv", ["launch.py", "program.py", *place.words(tmp_path, **changes)])
-    monkeypatch.setattr(os, "execv", lambda path, words: commands.append(words))
+    monkeypatch.setattr(launch, "launch", commands.append)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     launch.main()
     return commands[0]
@@ -347,6 +347,22 @@ def test_stop_when_end_ends_with_the_data_or_fails(place, tmp_path):
     with pytest.raises(UserError, match=rf"exhausted after {steps} of 500 steps: use stop_when_end=1 to end there"):
         train_here(place, tmp_path / "fails", **data, stop_when_end=0)
     assert Output(tmp_path / "fails").latest() == steps  # nothing that was trained is lost
+
+
+@sees("max_damaged_share")
+def test_max_damaged_share_allows_some_damage(place, tmp_path):
+    path = index(tmp_path / "some", [{"input": "", "output": f"text {i}"} for i in range(50)]) / "data.jsonl"
+    times, data = os.stat(path), path.read_bytes()
+    path.write_bytes(data.replace(b"text 7", b"tent 7"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    mixture = tmp_path / "m.json"
+    mixture.write_text('[{"path": "some", "abs_weight": 1, "task_name": "some"}]')
+    with pytest.raises(
+        UserError, match=r"1 damaged record\(s\) so far .* more than the share of max_damaged_share=0\.01"
+    ):
+        train_here(place, tmp_path / "a", dataset_config=mixture, train_iters=20, max_damaged_share=0.01)
+    run = train_here(place, tmp_path / "b", dataset_config=mixture, train_iters=20, max_damaged_share=0.06)
+    assert run.progress(20)["task_damaged"]["some"] >= 1
 
 
 @sees("only_run_dataloader")

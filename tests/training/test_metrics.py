@@ -10,7 +10,7 @@ from tests.support.runs import Output
 
 KEYS = [
     *("iteration", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "mfu", "step_seconds", "data_seconds"),
-    *("memory_bytes", "task_loss", "task_tokens", "loss_scale"),
+    *("memory_bytes", "task_loss", "task_tokens", "task_documents", "task_epochs", "loss_scale"),
 ]
 
 
@@ -28,6 +28,8 @@ def metrics(iteration=3, **changes):
         "memory_bytes": 2_000_000_000,
         "task_loss": {"prose": 2.25, "詩": 2.75},
         "task_tokens": {"prose": 700, "詩": 300},
+        "task_documents": {"prose": 70, "詩": 3},
+        "task_epochs": {"prose": 1.5, "詩": 0.25},
         "loss_scale": 1.0,
     }
     return Metrics(**{**values, **changes})
@@ -107,6 +109,8 @@ def test_all_tasks_are_written_when_asked_for(tmp_path):
     events = write(tmp_path, metrics(1), all_tasks=True).events()
     assert events["Loss/task/prose"] == [(1, 2.25)]
     assert events["Data/task_tokens/prose"] == [(1, 700.0)]
+    assert events["Data/task_documents/prose"] == [(1, 70.0)]
+    assert events["Data/task_epochs/prose"] == [(1, 1.5)]
 
 
 def test_a_step_without_tokens_leaves_a_gap_in_the_curve(tmp_path):

@@ -44,7 +44,7 @@ def test_the_last_line_is_the_digest_of_the_stream(whole):
 
 
 def test_the_report_has_rate_fill_lengths_and_shares(whole):
-    report = whole.log.splitlines()[-2]
+    report = whole.log.splitlines()[-3]
     for part in (
         "data 20/20 |",
         "tok/s",
@@ -54,6 +54,7 @@ def test_the_report_has_rate_fill_lengths_and_shares(whole):
         "prose ",
         "questions ",
         "documents",
+        "epochs",
     ):
         assert part in report
 
@@ -117,10 +118,12 @@ def mixture(place):
 
 
 def taken(output, step):
-    """{task: documents taken by all lanes}, from the data state of a checkpoint."""
+    """{task: documents done by all lanes}, from the data state of a checkpoint."""
     tasks = [task["name"] for task in output.state(step)["stream"]["tasks"]]
     states = torch.load(output.checkpoints / str(step) / "data-00000.pt", weights_only=True)["states"]
-    return dict(zip(tasks, states[:, : len(tasks)].sum(0).tolist(), strict=True))
+    columns = states[:, :-1].reshape(len(states), 4, len(tasks))
+    within = [sum(bin(mask).count("1") for mask in columns[:, 3, task].tolist()) for task in range(len(tasks))]
+    return {name: int(columns[:, 0, task].sum()) + within[task] for task, name in enumerate(tasks)}
 
 
 def test_the_order_of_the_mixture_does_not_matter(place, whole, first_half, mixture):
@@ -164,19 +167,20 @@ def rearranged(before, now, state):
 
 
 A_AND_B = [("a", 0.4), ("b", 0.6)]
-STATE = [5, 6, 50, 60, -1, 7, 1]  # documents begun, tokens, next token of the one in progress; b's comes next
+# documents done, tokens, next token of the one in progress, those done in the window; b's comes next
+STATE = [5, 6, 50, 60, -1, 7, 2, 0, 1]
 
 
 def test_states_follow_the_names():
-    assert rearranged(A_AND_B, [("b", 0.6), ("a", 0.4)], STATE) == [6, 5, 60, 50, 7, -1, 0]
+    assert rearranged(A_AND_B, [("b", 0.6), ("a", 0.4)], STATE) == [6, 5, 60, 50, 7, -1, 0, 2, 0]
 
 
 def test_the_balance_of_tokens_restarts_with_new_shares():
-    assert rearranged(A_AND_B, [("a", 0.5), ("b", 0.5)], STATE) == [5, 6, 0, 0, -1, 7, 1]
+    assert rearranged(A_AND_B, [("a", 0.5), ("b", 0.5)], STATE) == [5, 6, 0, 0, -1, 7, 2, 0, 1]
 
 
 def test_a_document_in_progress_goes_with_its_dataset():
-    assert rearranged(A_AND_B, [("a", 0.4), ("c", 0.6)], STATE) == [5, 0, 0, 0, -1, -1, -1]
+    assert rearranged(A_AND_B, [("a", 0.4), ("c", 0.6)], STATE) == [5, 0, 0, 0, -1, -1, 2, 0, -1]
 
 
 # the data changes between runs

@@ -1,0 +1,64 @@
+"""How long a mixture lasts: when each dataset that ends will have been read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fm9g.data.document import Document, DocumentLine
+
+SAMPLED_DOCUMENTS = 200
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A dataset that runs out: at about which step, and of how many tokens."""
+
+    task_name: str
+    step: float
+    tokens: float
+
+
+def tokens_per_document(line: DocumentLine) -> float:
+    """The mean number of places that a record takes, over a spread sample of the dataset."""
+    count = min(SAMPLED_DOCUMENTS, line.records)
+    documents = [line.document(i * line.records // count) for i in range(count)]
+    return sum(document.pairs for document in documents if isinstance(document, Document)) / count
+
+
+def endings(lines: Sequence[DocumentLine], tokens_per_step: int, done: Sequence[int], first_step: int) -> list[Ending]:
+    """The datasets that end, in that order, if the run never does; those that repeat for ever are left out.
+
+    `done` says how many documents of each have been read before `first_step`. The rest share the part of a dataset
+    that has ended. Steps are estimates: tokens are counted on a sample, and rows are taken to be full.
+    """
+    active = {i: line for i, line in enumerate(lines) if line.source.share > 0}
+    left = {
+        i: max(0.0, line.end - done[i]) * tokens_per_document(line)
+        for i, line in active.items()
+        if line.source.epochs is not None
+    }
+    total, step, found = dict(left), float(first_step), []
+    while left:
+        whole = sum(line.source.share for line in active.values())
+        rates = {i: tokens_per_step * active[i].source.share / whole for i in left}
+        first = min(left, key=lambda i: left[i] / rates[i])
+        steps = left[first] / rates[first]
+        step += steps
+        left = {i: tokens - steps * rates[i] for i, tokens in left.items() if i != first}
+        found.append(Ending(active.pop(first).source.task_name, step, total[first]))
+    return found
+
+
+def describe(found: Sequence[Ending], steps: int, all_end: bool, stops: bool) -> list[str]:
+    """Lines about the datasets that end before the run's `steps` are done; [] where none does."""
+    early = [ending for ending in found if ending.step < steps]
+    said = [
+        f"dataset {ending.task_name!r} ends at about step {ending.step:,.0f} of {steps:,} "
+        f"(about {ending.tokens:,.0f} tokens are left of it)"
+        for ending in early
+    ]
+    if all_end and early and len(early) == len(found):
+        then = "the run ends there" if stops else "the run fails there, unless stop_when_end=1"
+        said.append(f"warning: the whole mixture is exhausted at about step {early[-1].step:,.0f} of {steps:,}: {then}")
+    return said
