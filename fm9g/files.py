@@ -76,9 +76,16 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; a missing or malformed one is a UserError that names the file and the line."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        data = Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    return parse_json(data, path)
+
+
+def parse_json(data: bytes, path: str | os.PathLike[str]) -> Any:
+    """Parse the content of the JSON file `path`; a malformed one is a UserError that names the file and the line."""
+    try:
+        return json.loads(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error}") from None
     except json.JSONDecodeError as error:

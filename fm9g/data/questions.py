@@ -6,7 +6,6 @@ seed=3014)`), so a test set made with them and one made here hold the same quest
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -15,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from fm9g.data.text import read_records
+from fm9g.data.prepare import encode_pair
+from fm9g.data.sources import read_source
 from fm9g.errors import UserError, closest
-from fm9g.files import atomic_file, read_json
+from fm9g.files import atomic_file
 
 TEST_FRACTION = 0.05
 SEED = 3014
@@ -36,7 +36,7 @@ class Counts:
 def prepare_questions(
     source: str | os.PathLike[str], output: str | os.PathLike[str], question_field: str, answer_field: str
 ) -> Counts:
-    """Write output/train.jsonl and output/test.jsonl from a jsonl file, or a JSON file that holds an array.
+    """Write output/train.jsonl and output/test.jsonl from any file that `read_source` reads.
 
     Questions that are empty, or at most half Chinese, are left out and counted. The data is held in memory.
     UserError for existing outputs, a missing field, a field that is no string.
@@ -47,7 +47,9 @@ def prepare_questions(
         if path.exists():
             raise UserError(f"{path}: exists already; choose another output folder, or move it away")
     fields = (question_field, answer_field)
-    records = [_pair(record, f"{source}, record {n}", *fields) for n, record in enumerate(_load(Path(source)), 1)]
+    records = [
+        _pair(record, f"{source}, record {n}", *fields) for n, record in enumerate(read_source(source, fields), 1)
+    ]
     if not records:
         raise UserError(f"{source}: holds no records")
     counts = Counts()
@@ -71,22 +73,6 @@ def split(count: int) -> tuple[list[int], list[int]]:
 def is_chinese(text: str) -> bool:
     """Whether more than half of the characters are CJK ideographs (U+4E00 to U+9FA5)."""
     return 2 * sum("\u4e00" <= character <= "\u9fa5" for character in text) > len(text)
-
-
-def _load(source: Path) -> list[dict[str, Any]]:
-    if source.is_dir():
-        raise UserError(f"{source}: is a folder; give one jsonl or json file")
-    if not source.exists():
-        raise UserError(f"{source}: no such file")
-    with open(source, "rb") as file:
-        first = file.read(4096).lstrip()[:1]
-    if first != b"[":
-        return list(read_records(source))
-    records = read_json(source)
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict):
-            raise UserError(f"{source}, record {number}: not a JSON object")
-    return records
 
 
 def _pair(record: dict[str, Any], where: str, question_field: str, answer_field: str) -> tuple[str, str]:
@@ -114,6 +100,5 @@ def _chinese(pairs: list[tuple[str, str]], counts: Counts) -> list[tuple[str, st
 
 
 def _write_pairs(path: Path, pairs: list[tuple[str, str]]) -> None:
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for question, answer in pairs:
-            file.write(json.dumps({"input": question, "output": answer}, ensure_ascii=False) + "\n")
+    with atomic_file(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(map(encode_pair, pairs))

@@ -33,17 +33,21 @@ def convert_text(source: BinaryIO, sink: BinaryIO, name: str) -> None:
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the records of a jsonl file one by one; UserError names line and byte of a malformed one."""
-    offset = 0
     try:
         with open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                try:
-                    yield parse_record(raw)
-                except ValueError as error:
-                    raise UserError(f"{path}, line {number}, byte {offset}: {error}") from None
-                offset += len(raw)
+            yield from parse_records(file, path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+
+
+def parse_records(file: BinaryIO, path: str | os.PathLike[str], offset: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the records of the jsonl file `path`, open as `file`, which stands at `offset`."""
+    for number, raw in enumerate(file, 1):
+        try:
+            yield parse_record(raw)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}, byte {offset}: {error}") from None
+        offset += len(raw)
 
 
 def record_texts(records: Iterable[dict[str, Any]]) -> Iterator[str]:
