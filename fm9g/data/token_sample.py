@@ -1,0 +1,93 @@
+"""How many tokens a dataset really has, from a sample of its records.
+
+The sample is spread evenly over the dataset. Tokens go with bytes, and the bytes of every record are known, so what is
+estimated is the ratio of tokens to bytes: with b and t the bytes and tokens of n of N records,
+
+    R = sum t / sum b,    tokens a record = R * B / N,    B all bytes of the dataset
+    standard error of it = sqrt((1 - n/N) / n * sum (t - R b)^2 / (n - 1))
+
+(Cochran, Sampling Techniques, ch. 6). It is far smaller than that of a plain mean where lengths differ much, and 0 when
+all records were counted. It is the error of chance: it assumes that the order of the records is unrelated to n.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fm9g.data.index import IndexedDataset
+from fm9g.data.text import record_texts
+from fm9g.data.tokenizer import Tokenizer
+from fm9g.errors import UserError
+from fm9g.progress import ProgressCallback, no_progress
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """`tokens` [n] int64 of the sampled records, BOS and EOS included; figures are tokens a record of the dataset."""
+
+    records: int  # of the dataset, N
+    tokens: np.ndarray
+    mean: float
+    standard_error: float | None  # None where one record of several was counted: it does not tell how they differ
+    bytes_per_token: float
+    without_text: int  # sampled records that have no text in input nor output: they count as 0 tokens
+
+    @property
+    def total(self) -> float:
+        """Tokens of the whole dataset."""
+        return self.mean * self.records
+
+
+def sample_tokens(
+    dataset: IndexedDataset, tokenizer: Tokenizer, size: int, progress: ProgressCallback = no_progress
+) -> TokenSample:
+    """Tokenize `input` and `output` of `size` records (or of all) as training does where there is no transform."""
+    if size < 1:
+        raise UserError(f"sample must be at least 1, not {size}")
+    numbers = spread(len(dataset), size)
+    spans = [dataset.span(number) for number in numbers]
+    total, done = sum(end - start for start, end in spans), 0
+    tokens, nbytes = [], []
+    extra = 1 if tokenizer.bos_id is None else 2  # EOS, and BOS where there is one
+    for number, (start, end) in zip(numbers, spans, strict=True):
+        texts = list(record_texts([dataset.record(number)]))
+        tokens.append(sum(len(tokenizer.encode(text)) for text in texts) + extra if texts else 0)
+        nbytes.append(end - start)
+        done += end - start
+        progress(done, total)
+    if not any(tokens):
+        raise UserError(
+            f"{dataset.path}: none of {len(numbers)} sampled records has text in input or output, so their tokens "
+            "depend on the transform of the mixture: tools/preview_mixture.py shows them"
+        )
+    return _estimate(dataset, np.array(tokens), np.array(nbytes))
+
+
+def spread(length: int, count: int) -> list[int]:
+    """`count` numbers (all where there are fewer) of [0, length), each from the middle of an equal part."""
+    if count >= length:
+        return list(range(length))
+    return [(2 * i + 1) * length // (2 * count) for i in range(count)]
+
+
+def _estimate(dataset: IndexedDataset, tokens: np.ndarray, nbytes: np.ndarray) -> TokenSample:
+    sampled, records = len(tokens), len(dataset)
+    ratio = int(tokens.sum()) / int(nbytes.sum())
+    error: float | None = None
+    if sampled == records:
+        error = 0.0
+    elif sampled > 1:
+        variance = float(np.square(tokens - ratio * nbytes).sum()) / (sampled - 1)
+        error = math.sqrt((1 - sampled / records) / sampled * variance)
+    mean = ratio * dataset.nbytes / records
+    return TokenSample(records, tokens, mean, error, 1 / ratio, int((tokens == 0).sum()))
+
+
+def meta_estimate(meta: dict[str, Any]) -> float | None:
+    """`avg_token_per_line` of meta.json, None where an old folder has none."""
+    value = meta.get("avg_token_per_line")
+    return float(value) if isinstance(value, (int, float)) else None
