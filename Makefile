@@ -38,3 +38,4 @@ lint: env
 
 bench: env
 	$(BIN)/python benchmarks/train_cpu.py
+	$(BIN)/python benchmarks/index.py
