@@ -20,7 +20,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import google_crc32c
 import h5py
@@ -171,7 +171,7 @@ class Column:
         self._values = values
         self._file = SteadyFile(Path(str(values.filename))) if isinstance(values, np.memmap) else None
         self._offset = values.offset if isinstance(values, np.memmap) else 0
-        order = "big" if values.dtype.str.startswith(">") else "little"
+        order: Literal["big", "little"] = "big" if values.dtype.str.startswith(">") else "little"
         # a record needs one or two of them: several times faster than through an array
         self._decode = functools.partial(int.from_bytes, byteorder=order, signed=values.dtype.kind == "i")
 
