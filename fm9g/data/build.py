@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import hashlib
 import os
 import shutil
 import sys
@@ -20,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fm9g.data.index import DATA, INDEX_H5, INDEX_TEXT, META, IndexedDataset
-from fm9g.data.index_writer import REJECTED, IndexWriter
+import xxhash
+
+from fm9g.data.index import DATA, DIGEST, INDEX_H5, INDEX_TEXT, META, IndexedDataset
+from fm9g.data.index_writer import REJECTED, SOURCE_DIGEST, IndexWriter, write_at
 from fm9g.data.jsonl_files import Block, find_files, is_plain, read_blocks
 from fm9g.data.parallel import available_cores, ordered_map
 from fm9g.data.scan import TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, scan_block
@@ -95,8 +96,8 @@ def _append(
             shutil.copy(target / REJECTED, folder / REJECTED)
         with IndexWriter(folder, rules, options.checksums) as writer:
             _add_files(writer, [target / DATA], rules, options, progress)
-            stored = old.meta.get("sha256")
-            if writer.records != len(old) or (stored and stored != writer.sha256):
+            stored = old.meta.get(DIGEST)
+            if writer.records != len(old) or (stored and stored != writer.digest):
                 raise UserError(
                     f"{target}: {DATA} is not what was indexed, so nothing is appended to it "
                     f"(python tools/check_index.py {target} says where it differs)"
@@ -112,12 +113,12 @@ def _add_files(
     """Scan files in parallel, and write what they hold in order."""
     before = [_stamp(path) for path in files]
     total = sum(size for size, _ in before) if all(map(is_plain, files)) else 0
-    workers = options.workers or available_cores()
+    workers = options.workers or _useful_workers(rules)
     if total and total <= _SMALL_BYTES:
         workers = 1
-    blocks = _placed((block for path in files for block in read_blocks(path, rules.max_line_bytes)), writer.nbytes)
+    blocks = _placed((block for path in files for block in read_blocks(path, rules.max_line_bytes)), writer)
     done, line, last = 0, 0, None
-    for (block, _), scan in ordered_map(functools.partial(_scan, rules), blocks, workers):
+    for (block, _), scan in ordered_map(functools.partial(_scan, rules, writer.data_path), blocks, workers):
         if block.path != last:
             line, last = 0, block.path
             writer.begin_file(block.path)
@@ -132,19 +133,32 @@ def _add_files(
             raise UserError(f"{path}: was changed while it was being indexed; run this again when it is complete")
 
 
-def _placed(blocks: Iterator[Block], start: int) -> Iterator[tuple[Block, int]]:
-    """Blocks with where each will stand in the data, if no line is left out before it."""
+def _useful_workers(rules: ScanRules) -> int:
+    """As many as there are cores; half as many where they only copy and count: then two of them share a core badly."""
+    return available_cores() if rules.validate or rules.checksums else max(1, available_cores() // 2)
+
+
+def _placed(blocks: Iterator[Block], writer: IndexWriter) -> Iterator[tuple[Block, int | None]]:
+    """Blocks with where each will stand in the data if no line is left out before it; None once one was."""
+    place = writer.nbytes
     for block in blocks:
-        yield block, start
-        start += block.size
+        yield block, None if writer.shifted else place
+        place += block.length
 
 
-def _scan(rules: ScanRules, placed: tuple[Block, int]) -> BlockScan:
-    block, start = placed
+def _scan(rules: ScanRules, data_path: Path, placed: tuple[Block, int | None]) -> BlockScan:
+    """Scan a block, and write it to its place if that is known and all of it is kept."""
+    block, place = placed
     if block.too_long:
         reason = f"longer than {rules.max_line_bytes:,} bytes (--max-line-bytes)"
         return BlockScan.of_nothing(Rejected(0, 0, block.size - 1, reason))
-    return scan_block(block.read(), rules, start)
+    raw = block.read()
+    scan = scan_block(raw, rules)
+    if place is not None and scan.kept is None:
+        with open(data_path, "r+b", buffering=0) as data:
+            write_at(data.fileno(), raw, place)
+        scan.place = place
+    return scan
 
 
 def _reject(writer: IndexWriter, block: Block, rejected: Rejected, lines_before: int, on_error: str) -> None:
@@ -211,12 +225,12 @@ def _is_of(generation: dict[str, Any], files: list[Path], progress: ProgressCall
     sizes = sum(path.stat().st_size for path in files)
     if abs(sizes - generation.get("source_bytes", 0)) > len(files):  # last newlines may be missing
         return False
-    return source_digest(files, progress) == generation.get("source_sha256")
+    return source_digest(files, progress) == generation.get(SOURCE_DIGEST)
 
 
 def source_digest(files: list[Path], progress: ProgressCallback) -> str:
-    """The sha256 of the text of files, one after the other, each ending in a newline."""
-    digest, done = hashlib.sha256(), 0
+    """The digest of the text of files, one after the other, each ending in a newline."""
+    digest, done = xxhash.xxh3_128(), 0
     for path in files:
         for block in read_blocks(path, sys.maxsize):
             digest.update(block.read())

@@ -4,7 +4,7 @@
     index.h5     where the lines begin and end: HDF5 dataset "index", read in place where it lies contiguous; and the
                  CRC-32C of each record (without its newline): HDF5 dataset "crc32c", absent in old folders
     index        the same offsets as text, used where index.h5 is missing
-    meta.json    language, nlines, nbytes, … and sha256, the digest of data.jsonl
+    meta.json    language, nlines, nbytes, … and xxh3_128, the digest of data.jsonl
 
 Offsets are bounds: the first is 0 and record i is [bounds[i], bounds[i + 1]). Older builders wrote only where
 each record ends, so their first offset is not 0. Both are brought to one form here, `ends`: record i ends at
@@ -34,6 +34,7 @@ from fm9g.files import read_json
 
 DATA, INDEX_H5, INDEX_TEXT, META = "data.jsonl", "index.h5", "index", "meta.json"
 CHECKSUMS = "crc32c"  # in index.h5
+DIGEST = "xxh3_128"  # in meta.json
 _FULL_CHECK = 1 << 20  # up to so many records every bound is looked at on opening, beyond it samples
 _NEWLINES = 4096  # in a fully checked dataset, how many bounds are compared with the data
 _SAMPLES = 64
@@ -112,12 +113,11 @@ class IndexedDataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A hex string that tells this data from other data: its sha256 as the builder stored it.
+        """A hex string that tells this data from other data: its digest as the builder stored it.
 
         Old folders have none; for them it is a digest of the sizes and of some blocks spread over the data.
         """
-        stored = self.meta.get("sha256")
-        if isinstance(stored, str):
+        if stored := _stored_digest(self.meta):
             return stored
         digest = hashlib.sha256(f"{len(self)} {self.nbytes}".encode())
         for offset in _spread(self.nbytes, _SAMPLES):
@@ -126,13 +126,13 @@ class IndexedDataset:
 
     @property
     def generations(self) -> list[dict[str, Any]]:
-        """What each build that made or extended this dataset left: records then, sha256 then, and of what files."""
-        return self.meta.get("generations") or [{"records": len(self), "sha256": self.fingerprint}]
+        """What each build that made or extended this dataset left: records then, digest then, and of what files."""
+        return self.meta.get("generations") or [{"records": len(self), DIGEST: self.fingerprint}]
 
     @property
     def fingerprints(self) -> list[str]:
         """This dataset's fingerprint, and those it had before records were appended."""
-        return [self.fingerprint, *(generation.get("sha256", "") for generation in self.generations)]
+        return [self.fingerprint, *map(_stored_digest, self.generations)]
 
     def _check_bounds(self) -> None:
         """Bounds must increase and follow a newline: all of them in a small dataset, samples in a big one."""
@@ -154,6 +154,11 @@ class IndexedDataset:
 
     def _refuse_index(self, reason: str) -> NoReturn:
         raise UserError(f"{self.path}: the index is damaged or belongs to another file: {reason}; {_REBUILD}")
+
+
+def _stored_digest(entry: dict[str, Any]) -> str:
+    """The digest in meta.json or one of its generations; the first builders of this project took sha256."""
+    return str(entry.get(DIGEST) or entry.get("sha256", ""))
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

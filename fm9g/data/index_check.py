@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+import xxhash
 
 from fm9g.data.index import (
     DATA,
+    DIGEST,
     INDEX_H5,
     INDEX_TEXT,
     META,
@@ -21,7 +22,7 @@ from fm9g.data.index import (
     load_ends,
     load_meta,
 )
-from fm9g.data.scan import bounds_text
+from fm9g.data.offsets_text import offsets_text
 from fm9g.errors import UserError
 from fm9g.progress import ProgressCallback, no_progress
 
@@ -49,10 +50,10 @@ def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progre
     meta = load_meta(folder)
     ends, index_file, leading_zero = load_ends(folder)
     checksums = load_checksums(folder, len(ends))
-    report = Report(checksums is not None, isinstance(meta.get("sha256"), str))
+    report = Report(checksums is not None, isinstance(meta.get(DIGEST), str))
     with open(folder / DATA, "rb", buffering=0) as stream:
         check_totals(folder, meta, ends, os.fstat(stream.fileno()).st_size)
-        digest = hashlib.sha256()
+        digest = xxhash.xxh3_128()
         done = record = 0
         while record < len(ends):
             stop = max(record + 1, int(np.searchsorted(ends, done + _BYTES_AT_ONCE, side="right")))
@@ -98,16 +99,16 @@ def _damaged(raw: bytes, ends: np.ndarray, checksums: np.ndarray | None, last: b
 
 
 def _check_digest(folder: Path, meta: dict[str, Any], digest: str) -> None:
-    stored = meta.get("sha256")
+    stored = meta.get(DIGEST)
     if stored not in (None, digest):
-        raise UserError(f"{folder}: {DATA} has changed since it was indexed (sha256 {digest}, {META} says {stored})")
+        raise UserError(f"{folder}: {DATA} has changed since it was indexed ({DIGEST} {digest}, {META} says {stored})")
 
 
 def _check_text_index(path: Path, ends: np.ndarray, leading_zero: bool) -> None:
     with open(path, "rb") as text:
         fits = not leading_zero or text.read(2) == b"0\n"
         for start in range(0, len(ends), _BOUNDS_AT_ONCE):
-            expected = bounds_text(ends[start : start + _BOUNDS_AT_ONCE])
+            expected = offsets_text(ends[start : start + _BOUNDS_AT_ONCE])
             fits = fits and text.read(len(expected)) == expected
         if not fits or text.read(1):
             raise UserError(f"{path}: differs from {INDEX_H5}; delete it, {INDEX_H5} alone is enough")

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import h5py
 import numpy as np
+import xxhash
 
-from fm9g.data.index import CHECKSUMS, DATA, INDEX_H5, INDEX_TEXT, META
+from fm9g.data.index import CHECKSUMS, DATA, DIGEST, INDEX_H5, INDEX_TEXT, META
 from fm9g.data.jsonl_files import Block
-from fm9g.data.scan import TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, bounds_text, parse_record
+from fm9g.data.offsets_text import offsets_text
+from fm9g.data.scan import TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, parse_record
 from fm9g.errors import UserError
 from fm9g.files import write_json
 
 REJECTED = "rejected.jsonl"
+SOURCE_DIGEST = f"source_{DIGEST}"  # in meta.json, of a generation
 _LENGTH_LIMITS = [4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
 _LENGTH_NAMES = ["less_4k", "4k-8k", "8k-16k", "16k-32k", "32k-64k", "64k-128k", "128k-256k", "more_256k"]
 _SAMPLE_CHARACTERS = 50
 _NUMBERS_AT_ONCE = 1 << 20
+_FLUSH_BYTES = 64 << 20
 _COPY_BYTES = 256 << 10  # stays in the processor's cache
 
 
@@ -36,7 +40,7 @@ class _Tally:
         self.nlines = self.nbytes = 0
         self._counts = dict.fromkeys(("records_without_text", "empty_records", "blank_lines", "rejected_lines"), 0)
         self._first_without_text: int | None = None
-        self._tokens = 0.0
+        self._units, self._tokens_per_unit = 0, TOKENS_PER_UNIT[language]
         self._histogram = np.zeros(len(_LENGTH_NAMES), dtype=np.int64)
 
     def add(self, scan: BlockScan) -> None:
@@ -51,11 +55,13 @@ class _Tally:
             return
         self.nlines += len(scan.ends)
         self.nbytes += int(scan.ends[-1])
-        # Added one after the other like the plain loop that users know, so that the result is the same to the bit.
-        tokens = scan.units * TOKENS_PER_UNIT[self._language]
-        self._tokens = float(np.add.accumulate(np.append(self._tokens, tokens))[-1])
-        slots = np.searchsorted(_LENGTH_LIMITS, tokens, side="right")
-        self._histogram += np.bincount(slots, minlength=len(_LENGTH_NAMES))
+        self._units += int(scan.units.sum(dtype=np.int64))
+        short = scan.units < _LENGTH_LIMITS[0] / self._tokens_per_unit
+        self._histogram[0] += np.count_nonzero(short)
+        if not short.all():
+            tokens = scan.units[~short] * self._tokens_per_unit
+            slots = np.searchsorted(_LENGTH_LIMITS, tokens, side="right")
+            self._histogram += np.bincount(slots, minlength=len(_LENGTH_NAMES))
 
     def meta(self, data_sample: Any) -> dict[str, Any]:
         """What meta.json says of the records."""
@@ -64,7 +70,7 @@ class _Tally:
             "nlines": self.nlines,
             "nbytes": self.nbytes,
             "length_distribute": dict(zip(_LENGTH_NAMES, self._histogram.tolist(), strict=True)),
-            "avg_token_per_line": self._tokens / self.nlines,
+            "avg_token_per_line": self._units * self._tokens_per_unit / self.nlines,
             "data_sample": data_sample,
             **self._counts,
             "first_record_without_text": self._first_without_text,
@@ -74,26 +80,33 @@ class _Tally:
 class IndexWriter:
     """Writes a dataset into `folder`: add its blocks, then `finish`. Use as a context manager.
 
-    With `digest` the sha256 of the data and of the files it came from are kept.
+    A block may have been written by whoever scanned it, where it stands if no line before it is left out; `shifted`
+    says that one was. What stands elsewhere is then written anew. So a block that is written early never harms one
+    that is in its place: what comes before it ends where it begins, or earlier.
+    With `digest` those of the data and of the files it came from are kept (XXH3, 128 bits).
     """
 
     def __init__(self, folder: Path, rules: ScanRules, digest: bool) -> None:
         self._folder, self._rules = folder, rules
         self._tally, self._sample = _Tally(rules.language), None
-        self._digest = hashlib.sha256() if digest else None
+        self._digest = xxhash.xxh3_128() if digest else None
         self._seen: Any = None  # of the files' text, once it differs from the data
         self._generations: list[dict[str, Any]] = []
         self._source_bytes = 0
-        self._buffer = bytearray(_COPY_BYTES)
+        self._buffer = memoryview(bytearray(_COPY_BYTES))
+        self.shifted = False
         self._open = contextlib.ExitStack()
+        self._flushing: Future[None] | None = None
+        self._flushed = 0
 
     def __enter__(self) -> IndexWriter:
         with self._open as opened:
-            self._data = opened.enter_context(open(self._folder / DATA, "wb", buffering=0))
+            self._data = opened.enter_context(open(self.data_path, "w+b", buffering=0))
             self._text = opened.enter_context(open(self._folder / INDEX_TEXT, "wb"))
             self._bounds = opened.enter_context(open(self._folder / "bounds.spool", "wb"))
             self._sums = opened.enter_context(open(self._folder / "checksums.spool", "wb"))
             self._rejected = opened.enter_context(open(self._folder / REJECTED, "ab"))
+            self._flusher = opened.enter_context(ThreadPoolExecutor(1))
             self._open = opened.pop_all()
         self._text.write(b"0\n")
         self._bounds.write(bytes(8))
@@ -103,6 +116,11 @@ class IndexWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
+
+    @property
+    def data_path(self) -> Path:
+        """The file of the records."""
+        return self._folder / DATA
 
     @property
     def records(self) -> int:
@@ -115,7 +133,7 @@ class IndexWriter:
         return self._tally.nbytes
 
     @property
-    def sha256(self) -> str | None:
+    def digest(self) -> str | None:
         """The digest of the data so far, hex."""
         return self._digest.hexdigest() if self._digest else None
 
@@ -126,41 +144,46 @@ class IndexWriter:
     def begin_generation(self, earlier: list[dict[str, Any]]) -> None:
         """Note that what has been added are the records of `earlier` generations, and what follows is a new one."""
         self._generations = earlier
-        self._source_bytes, self._seen = 0, hashlib.sha256() if self._digest else None
+        self._source_bytes, self._seen = 0, xxhash.xxh3_128() if self._digest else None
 
     def add(self, block: Block, scan: BlockScan) -> None:
         """Add the lines kept of a block."""
         start = self._tally.nbytes
         if scan.kept is not None:
-            self._add_part(block, scan.kept)
-        else:
-            if start == 0:
-                self._sample = _sample(block.read())
-            for piece in block.pieces(self._buffer):
-                self._write(piece)
-                if self._seen is not None:
-                    self._seen.update(piece)
+            self.shifted = True
+            if self._digest and self._seen is None:
+                self._seen = self._digest.copy()
+        if scan.place != start:
+            write_at(self._data.fileno(), block.read() if scan.kept is None else scan.kept, start)
         self._tally.add(scan)
-        self._text.write(scan.text if scan.start == start else bounds_text(scan.ends + start))
+        self._update_digests(block, scan.kept is None, start)
+        if start == 0 and self.records:
+            self._sample = _sample(os.pread(self._data.fileno(), int(scan.ends[0]), 0))
+        self._flush_behind()
+        self._text.write(offsets_text(scan.ends + start))
         self._bounds.write((scan.ends + start).astype("<i8").tobytes())
         if scan.checksums is not None:
             self._sums.write(scan.checksums.astype("<u4").tobytes())
 
-    def _add_part(self, block: Block, kept: bytes) -> None:
-        """Add what is left of a block."""
-        if self._digest and self._seen is None:
-            self._seen = self._digest.copy()
-        if self._seen is not None and not block.too_long:
-            self._seen.update(block.read())
-        if self._tally.nlines == 0 and kept:
-            self._sample = _sample(kept)
-        self._write(memoryview(kept))
+    def _flush_behind(self) -> None:
+        """Have the disk write while the processors scan, instead of all at the end."""
+        if self.nbytes - self._flushed >= _FLUSH_BYTES and (self._flushing is None or self._flushing.done()):
+            self._flushing = self._flusher.submit(os.fdatasync, self._data.fileno())
+            self._flushed = self.nbytes
 
-    def _write(self, data: memoryview) -> None:
-        if self._digest:
-            self._digest.update(data)
-        while data:
-            data = data[self._data.write(data) :]
+    def _update_digests(self, block: Block, whole: bool, start: int) -> None:
+        """Digest what was written from `start` on, and the block it came from."""
+        if not self._digest:
+            return
+        while start < self.nbytes:
+            piece = self._buffer[: os.preadv(self._data.fileno(), [self._buffer[: self.nbytes - start]], start)]
+            assert piece, "the data is shorter than what was written"
+            self._digest.update(piece)
+            if self._seen is not None and whole:
+                self._seen.update(piece)
+            start += len(piece)
+        if self._seen is not None and not whole and not block.too_long:
+            self._seen.update(block.read())
 
     def reject(self, path: Path, line: int, offset: int, rejected: Rejected, data: bytes) -> None:
         """Keep a line that is no record, with where it stood and why; in base64 where it is not UTF-8."""
@@ -175,6 +198,7 @@ class IndexWriter:
         """Write the index and meta.json; returns what the latter holds."""
         if self.records == 0:
             raise UserError("nothing to index: the input is empty; a dataset needs at least one record")
+        os.ftruncate(self._data.fileno(), self.nbytes)  # blocks after the last lines left out may stand behind it
         self._open.close()
         self._write_h5()
         if (self._folder / REJECTED).stat().st_size == 0:
@@ -182,8 +206,8 @@ class IndexWriter:
         meta = self._tally.meta(self._sample)
         generation: dict[str, Any] = {"records": self.records, "source_bytes": self._source_bytes}
         if self._digest:
-            meta["sha256"] = generation["sha256"] = self._digest.hexdigest()
-            generation["source_sha256"] = (self._seen or self._digest).hexdigest()
+            meta[DIGEST] = generation[DIGEST] = self._digest.hexdigest()
+            generation[SOURCE_DIGEST] = (self._seen or self._digest).hexdigest()
         meta["generations"] = [*self._generations, generation]
         write_json(self._folder / META, meta)
         os.utime(self._folder / INDEX_TEXT)  # its last write may be older than that of the data
@@ -204,10 +228,18 @@ class IndexWriter:
             (self._folder / spool).unlink()
 
 
-def _sample(lines: bytes) -> Any:
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at `offset` of a file."""
+    left = memoryview(data)
+    while left:
+        count = os.pwrite(descriptor, left, offset)
+        left, offset = left[count:], offset + count
+
+
+def _sample(line: bytes) -> Any:
     """The first record with its strings cut; None where it is no record, which only an unvalidated file can have."""
     try:
-        return _cut_strings(parse_record(lines[: lines.index(b"\n")]))
+        return _cut_strings(parse_record(line))
     except ValueError:
         return None
 

@@ -24,7 +24,8 @@ _SEARCH_BYTES = 1 << 16
 class Block:
     """Whole lines of a file: `size` bytes (of text, if it is compressed) from `offset`, `data` if read already.
 
-    A line of more than the allowed bytes is a block of its own, `too_long` and not read.
+    A line of more than the allowed bytes is a block of its own, `too_long` and not read. Where the file does not end
+    in a newline one is added: the last block is `open`.
     """
 
     path: Path
@@ -32,31 +33,22 @@ class Block:
     size: int
     data: bytes | None = None
     too_long: bool = False
+    open: bool = False
+
+    @property
+    def length(self) -> int:
+        """The number of bytes that `read` returns."""
+        return self.size + self.open
 
     def read(self) -> bytes:
-        """The block's bytes; a file's missing last newline is added."""
+        """The block's bytes, a file's missing last newline added."""
         raw = self.data
         if raw is None:
             with open(self.path, "rb", buffering=0) as file:
                 raw = _read_fully(file, self.offset, self.size)
-        return raw if raw.endswith(b"\n") else raw + b"\n"
-
-    def pieces(self, buffer: bytearray) -> Iterator[memoryview]:
-        """The block's bytes bit by bit, each valid until the next; a file's missing last newline is added."""
-        if self.data is not None:
-            yield memoryview(self.read())
-            return
-        done, last = 0, b"\n"
-        with open(self.path, "rb", buffering=0) as file:
-            while done < self.size:
-                room = memoryview(buffer)[: self.size - done]
-                count = os.preadv(file.fileno(), [room], self.offset + done)
-                if not count:
-                    raise UserError(f"{self.path}: was cut short while it was being read")
-                yield room[:count]
-                done, last = done + count, bytes(room[count - 1 : count])
-        if last != b"\n":
-            yield memoryview(b"\n")
+        if len(raw) != self.size:
+            raise UserError(f"{self.path}: was cut short while it was being read")
+        return raw + b"\n" if self.open else raw
 
 
 def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -128,7 +120,8 @@ def _plain_blocks(path: Path, file: io.FileIO, limit: int, size: int) -> Iterato
         end = min(offset + size, total)
         if end < total:
             end = _last_line_end(file, offset, end) or _next_line_end(file, end, total)
-        yield Block(path, offset, end - offset, too_long=end - offset > max(limit + 1, size))
+        is_open = end == total and os.pread(file.fileno(), 1, end - 1) != b"\n"
+        yield Block(path, offset, end - offset, too_long=end - offset > max(limit + 1, size), open=is_open)
         offset = end
 
 
@@ -178,7 +171,7 @@ def _stream_blocks(path: Path, chunks: Iterator[bytes], limit: int, size: int) -
             parts.append(rest)
             held += len(rest)
     if dropped:
-        yield Block(path, offset, dropped, too_long=True)
+        yield Block(path, offset, dropped, too_long=True, open=True)
     elif parts:
         data = b"".join(parts)
-        yield Block(path, offset, len(data), data)
+        yield Block(path, offset, len(data), data, open=True)

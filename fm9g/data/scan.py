@@ -1,9 +1,9 @@
 """What an index needs to know about the lines of a block of jsonl.
 
 `scan_block` is a pure function of its block, so that blocks can be scanned in any order or process. A block is first
-looked at as a whole: msgspec goes through its JSON without making objects of it. Where something is odd its lines are
-judged one by one with the standard library, which takes a few records more (escaped lone surrogates) and explains what
-is wrong with the others.
+looked at as a whole: simdjson or msgspec goes through its JSON without making objects of it. Where something is odd
+its lines are judged one by one with the standard library, which takes a few records more (escaped lone surrogates) and
+explains what is wrong with the others.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import google_crc32c
 import msgspec
 import numpy as np
+import simdjson
 
 TOKENS_PER_UNIT = {"zh": 0.7, "en": 1.5, "code": 1.5}  # of a character; of a piece between spaces
 
@@ -47,20 +48,19 @@ class BlockScan:
     ends: np.ndarray  # int64, byte offset just after each line's newline, from the start of the kept bytes
     units: np.ndarray  # characters (zh) or pieces between spaces (en, code)
     checksums: np.ndarray | None  # uint32, CRC-32C of each line without its newline
-    text: bytes  # the ends as the lines of `index`, if the block begins at `start` of the data
-    start: int
     without_text: list[int]  # lines kept whose record has no text in `input` nor `output`
     empty: int  # records whose `input` and `output`, as far as they are there, are empty strings
     lines: int  # of the block
     rejected: list[Rejected] = field(default_factory=list)
     blank: int = 0
     kept: bytes | None = None
+    place: int | None = None  # the offset in the data where they were written
 
     @classmethod
     def of_nothing(cls, rejected: Rejected) -> BlockScan:
         """The scan of a single line that is rejected unread."""
         none = np.zeros(0, dtype=np.int64)
-        return cls(none, none, none.astype(np.uint32), b"", 0, [], 0, 1, [rejected], kept=b"")
+        return cls(none, none, none.astype(np.uint32), [], 0, 1, [rejected], kept=b"")
 
 
 def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
@@ -114,16 +114,19 @@ class _Object(msgspec.Struct, gc=False):
     """Any JSON object; its fields are checked and passed over."""
 
 
+_ARRAYS = simdjson.Parser()
+_MOST_AT_ONCE = 8 << 20  # it takes several times as much memory, and keeps it
+_VALUE_END = re.compile(rb"\}[ \t\r]*,").match
 _DECODER = msgspec.json.Decoder(_Object)
 # inside of a string the quotes of this would be escaped
 _HAS_TEXT = re.compile(rb'"(?:out|in)put"\s*:\s*"[^"]').search
 _TEXT_ONLY = b'{"input": "", "output": "'
 _PLACES = (0, 8, 16, len(_TEXT_ONLY) - 8)  # of words that cover it
-_NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _QUOTE = b'\n\r{} "'
+_NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _QUOTE, _BEGIN, _COMMA, _END = b'\n\r{} "[,]'
 
 
-def scan_block(block: bytes, rules: ScanRules, start: int = 0) -> BlockScan:
-    """Validate and measure the lines of a block, which ends in a newline; it will stand at `start` of the data."""
+def scan_block(block: bytes, rules: ScanRules) -> BlockScan:
+    """Validate and measure the lines of a block, which ends in a newline."""
     characters = np.frombuffer(block, dtype=np.uint8)
     ends = np.flatnonzero(characters == _NEWLINE) + 1
     rejected: list[Rejected] = []
@@ -143,8 +146,6 @@ def scan_block(block: bytes, rules: ScanRules, start: int = 0) -> BlockScan:
         ends,
         _count_units(characters, ends, rules.language),
         checksums,
-        bounds_text(ends + start),
-        start,
         without_text,
         empty,
         count,
@@ -157,8 +158,9 @@ def scan_block(block: bytes, rules: ScanRules, start: int = 0) -> BlockScan:
 def _is_sound(block: bytes, characters: np.ndarray, ends: np.ndarray, limit: int) -> bool:
     """Whether each line is surely a JSON object of at most `limit` bytes.
 
-    msgspec takes objects that go on in the next line or share one. But if every line begins with { and ends with },
-    none goes on: after a } inside of an object comes no {. Then no more objects than lines means one in each.
+    Parsers of many objects take ones that go on in the next line or share one. But all lines begin with { and end
+    with }, so it is enough to show that an object can end at the end of a line only, or go on in no next one: then as
+    many objects as lines are one in each.
     """
     starts = np.concatenate([[0], ends[:-1]])
     if np.diff(ends, prepend=0).max() - 1 > limit or np.any(characters[starts] != _OPEN):
@@ -167,10 +169,36 @@ def _is_sound(block: bytes, characters: np.ndarray, ends: np.ndarray, limit: int
     if np.any(last != _CLOSE) and np.any(np.where(last == _RETURN, characters[ends - 3], last) != _CLOSE):
         return False
     try:
+        if len(block) <= _MOST_AT_ONCE and _no_value_ends_within(block, characters, ends):
+            return _count_elements(_as_array(characters, ends)) == len(ends)
         block.decode("utf-8")  # msgspec leaves that to its caller for what it passes over
-        return len(_DECODER.decode_lines(block)) == len(ends)
-    except (UnicodeDecodeError, msgspec.MsgspecError, RecursionError):
+        return len(_DECODER.decode_lines(block)) == len(ends)  # in an object, no { comes after a } and a newline
+    except (ValueError, RuntimeError):  # what they all raise (RuntimeError: large numbers, deep nesting)
         return False
+
+
+def _as_array(characters: np.ndarray, ends: np.ndarray) -> bytearray:
+    """The values of lines as a JSON array."""
+    text = bytearray(len(characters) + 1)
+    array = np.frombuffer(text, dtype=np.uint8)
+    array[0], array[1:], array[ends], array[-1] = _BEGIN, characters, _COMMA, _END
+    return text
+
+
+def _count_elements(text: bytearray) -> int:
+    array = _ARRAYS.parse(text)
+    assert isinstance(array, simdjson.Array)
+    return len(array)
+
+
+def _no_value_ends_within(block: bytes, characters: np.ndarray, ends: np.ndarray) -> bool:
+    """Whether no } within a line has a comma after it, so that no object of an array can end there."""
+    closes = characters == _CLOSE
+    closes[ends - 2] = False
+    within = np.flatnonzero(closes)
+    if len(within) > len(ends):  # code perhaps: not worth the looking
+        return False
+    return not any(_VALUE_END(block, place) for place in within.tolist())
 
 
 def _sort_out(lines: list[bytes], limit: int) -> tuple[list[bytes], list[Rejected], int]:
@@ -211,20 +239,17 @@ def _textless(block: bytes, lines: list[bytes], ends: np.ndarray) -> tuple[list[
 def _is_plain_text(block: bytes, ends: np.ndarray) -> np.ndarray:
     """Which lines are as convert_txt2jsonl.py writes them, not empty: the usual case, told fast."""
     starts = np.concatenate([[0], ends[:-1]])
-    found = starts + len(_TEXT_ONLY) + 8 <= np.minimum(ends + 6, len(block))  # shorter lines are another's business
-    words: np.ndarray = np.ndarray(
-        max(0, len(block) - 7), "<u8", block, strides=(1,)
-    )  # the eight bytes from each byte on
+    long_enough = ends - starts > len(_TEXT_ONLY) + 8
+    starts = np.where(long_enough, starts, 0)  # any place that can be read
+    if len(block) < len(_TEXT_ONLY) + 8:
+        return long_enough
+    # the eight bytes from each byte on
+    words: np.ndarray = np.ndarray(len(block) - 7, "<u8", block, strides=(1,))
+    found = long_enough & (words[len(_TEXT_ONLY) :][starts] & 0xFF != _QUOTE)
     for place in _PLACES:
         (wanted,) = np.frombuffer(_TEXT_ONLY, "<u8", count=1, offset=place)
-        found[found] = words[starts[found] + place] == wanted
-    found[found] = words[starts[found] + len(_TEXT_ONLY)] & 0xFF != _QUOTE
+        found &= words[place:][starts] == wanted
     return found
-
-
-def bounds_text(bounds: np.ndarray) -> bytes:
-    """Bounds as the lines of `index`."""
-    return ("\n".join(map(str, bounds.tolist())) + "\n").encode() if len(bounds) else b""
 
 
 def _count_units(characters: np.ndarray, ends: np.ndarray, language: str) -> np.ndarray:
@@ -232,7 +257,8 @@ def _count_units(characters: np.ndarray, ends: np.ndarray, language: str) -> np.
     if not len(ends):
         return ends
     starts = np.concatenate([[0], ends[:-1]])
-    counter = np.int32 if len(characters) < 2**31 else np.int64  # int32 is four times faster
+    longest = int(np.diff(ends, prepend=0).max())
+    counter = np.uint16 if longest < 2**16 else np.uint32 if longest < 2**32 else np.int64  # small ones are faster
     if language == "zh":  # UTF-8 continuation bytes are 0x80 .. 0xBF
-        return np.add.reduceat(characters.view(np.int8) >= -64, starts, dtype=counter)
-    return np.add.reduceat(characters == _SPACE, starts, dtype=counter) + 1
+        return np.add.reduceat(characters.view(np.int8) >= -64, starts, dtype=counter).astype(np.int64)
+    return np.add.reduceat(characters == _SPACE, starts, dtype=counter) + np.int64(1)

@@ -201,7 +201,7 @@ def test_data_cut_while_in_use(folder):
 
 def test_fingerprint(folder, tmp_path):
     fingerprint = IndexedDataset(folder).fingerprint
-    assert fingerprint == json.loads((folder / "meta.json").read_text())["sha256"]
+    assert fingerprint == json.loads((folder / "meta.json").read_text())["xxh3_128"]
     (folder / "meta.json").unlink()
     old = IndexedDataset(folder).fingerprint
     assert old == IndexedDataset(folder).fingerprint
