@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,8 @@ from fm9g.data.index import DamagedRecord, IndexedDataset
 from fm9g.data.mixture import Source
 from fm9g.data.order import Generation, RecordOrder
 from fm9g.data.tokenizer import Tokenizer
-from fm9g.data.transform import apply_transform, load_transform
+from fm9g.data.transform import NoText, apply_transform, load_transform, plain_text
+from fm9g.errors import UserError
 
 BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
 
@@ -76,7 +78,7 @@ class DocumentLine:
         start, stop = self.dataset.span(0)[0], self.dataset.span(self.records - 1)[1]
         self.typical_pairs = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
         self._tokenizer, self._seed, self._row_length = tokenizer, seed, row_length
-        self._transform = load_transform(source.transforms)
+        self._transform = load_transform(source.transforms) if source.transforms else None
         self.spent = Spent()
 
     def record(self, position: int) -> int:
@@ -92,22 +94,37 @@ class DocumentLine:
 
         UserError where the transform fails or the record has no fields for text: no other record will do better.
         """
-        number = self.record(position)
-        where = f"dataset {self.source.task_name!r}, record {number + 1} of {self.source.path}"
+        text = self.text(position)
+        if isinstance(text, Skip):
+            return text
+        started = time.perf_counter()
+        document = self._tokenized(*text)
+        self.spent.tokenizing += time.perf_counter() - started
+        return document
+
+    def text(self, position: int) -> tuple[int, str, str] | Skip:
+        """(record, input, output) at a position, or why there is none; raises as `document` does."""
+        number = self._order.record(position)
         started = time.perf_counter()
         try:
             record = self.dataset.record(number)
         except DamagedRecord as error:
             return Skip(number, str(error), damaged=True)
         read = time.perf_counter()
-        generator = random.Random(f"{self._seed}/{self.source.task_name}/{position}")
-        text = apply_transform(self._transform, record, generator, where)
-        transformed = time.perf_counter()
-        document = self._tokenized(number, *text)
+        try:
+            prompt, answer = self._transformed(record, position)
+        except NoText as error:
+            where = f"dataset {self.source.task_name!r}, record {number + 1} of {self.source.path}"
+            raise UserError(f"{where}: {error}") from error.__cause__
         self.spent.reading += read - started
-        self.spent.transforming += transformed - read
-        self.spent.tokenizing += time.perf_counter() - transformed
-        return document
+        self.spent.transforming += time.perf_counter() - read
+        return number, prompt, answer
+
+    def _transformed(self, record: dict[str, Any], position: int) -> tuple[str, str]:
+        if self._transform is None:
+            return plain_text(record)
+        generator = random.Random(f"{self._seed}/{self.source.task_name}/{position}")
+        return apply_transform(self._transform, record, generator)
 
     def _tokenized(self, record: int, prompt: str, answer: str) -> Document | Skip:
         if not prompt and not answer:

@@ -17,10 +17,11 @@ import contextlib
 import functools
 import hashlib
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import google_crc32c
 import h5py
@@ -81,8 +82,7 @@ class IndexedDataset:
         """Byte offsets in data.jsonl where record i begins and ends (its newline included)."""
         if not 0 <= i < len(self._ends):
             raise IndexError(f"record {i} of {len(self._ends)} in {self.path}")
-        start, end = self._ends.few(i - 1, 2) if i else (0, self._ends[0])
-        return start, end
+        return self._ends.pair(i - 1) if i else (0, self._ends[0])
 
     def read(self, i: int) -> bytes:
         """The bytes of record i as they are in the file, without the newline; DamagedRecord if they have changed."""
@@ -176,9 +176,13 @@ class Column:
         self._values = values
         self._file = SteadyFile(Path(str(values.filename))) if isinstance(values, np.memmap) else None
         self._offset = values.offset if isinstance(values, np.memmap) else 0
-        order: Literal["big", "little"] = "big" if values.dtype.str.startswith(">") else "little"
         # a record needs one or two of them: several times faster than through an array
-        self._decode = functools.partial(int.from_bytes, byteorder=order, signed=values.dtype.kind == "i")
+        code = "bhiq"[int(values.itemsize).bit_length() - 1]
+        order, code = (
+            ">" if values.dtype.str.startswith(">") else "<",
+            code.upper() if values.dtype.kind == "u" else code,
+        )
+        self._one, self._two = struct.Struct(order + code), struct.Struct(order + 2 * code)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -189,15 +193,19 @@ class Column:
         return self._file.retries if self._file else 0
 
     def __getitem__(self, i: int) -> int:
-        return self.few(i, 1)[0]
-
-    def few(self, start: int, count: int) -> list[int]:
-        """values[start : start + count], for a handful."""
         if self._file is None:
-            return self._values[start : start + count].tolist()
-        width = self._values.itemsize
-        raw = self._file.read(count * width, self._offset + start * width)
-        return [self._decode(raw[place : place + width]) for place in range(0, count * width, width)]
+            return int(self._values[i])
+        width = self._one.size
+        value: int = self._one.unpack(self._file.read(width, self._offset + i * width))[0]
+        return value
+
+    def pair(self, i: int) -> tuple[int, int]:
+        """values[i] and values[i + 1]."""
+        if self._file is None:
+            return int(self._values[i]), int(self._values[i + 1])
+        width = self._one.size
+        first, second = self._two.unpack(self._file.read(2 * width, self._offset + i * width))
+        return first, second
 
     def many(self, start: int, count: int) -> np.ndarray:
         """values[start : start + count] as int64 (absurd uint64 values become negative)."""

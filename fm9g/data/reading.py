@@ -34,21 +34,25 @@ class SteadyFile:
 
     def read(self, size: int, offset: int) -> bytes:
         """`size` bytes from `offset`, fewer where the file ends; UserError where it stays unreadable."""
-        for wait in RETRY_SECONDS:
-            try:
-                return self._read(size, offset)
-            except OSError as error:
-                self.retries += 1
-                print(f"warning: {self.path}: {error.strerror}; trying again in {wait:.1f} s", file=sys.stderr)
-                time.sleep(wait)
-                self._reopen()
         try:
             return self._read(size, offset)
         except OSError as error:
-            raise UserError(
-                f"{self.path}: cannot be read ({error.strerror}), not after {len(RETRY_SECONDS)} more tries in "
-                f"{sum(RETRY_SECONDS):.0f} s either: check the file system, then resume"
-            ) from None
+            return self._read_later(size, offset, error)
+
+    def _read_later(self, size: int, offset: int, error: OSError) -> bytes:
+        for wait in RETRY_SECONDS:
+            self.retries += 1
+            print(f"warning: {self.path}: {error.strerror}; trying again in {wait:.1f} s", file=sys.stderr)
+            time.sleep(wait)
+            self._reopen()
+            try:
+                return self._read(size, offset)
+            except OSError as again:
+                error = again
+        raise UserError(
+            f"{self.path}: cannot be read ({error.strerror}), not after {len(RETRY_SECONDS)} more tries in "
+            f"{sum(RETRY_SECONDS):.0f} s either: check the file system, then resume"
+        )
 
     def _read(self, size: int, offset: int) -> bytes:
         raw = os.pread(self._descriptor, size, offset)  # may return less, and never over 2 GiB

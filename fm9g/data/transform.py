@@ -13,15 +13,12 @@ from fm9g.errors import UserError
 Transform = Callable[[dict[str, Any], int, random.Random], dict[str, str]]
 
 
-def identity(data: dict[str, Any], num_sample: int, r: random.Random) -> dict[str, Any]:
-    """Records that hold input and output already."""
-    return {"input": data.get("input", ""), "output": data.get("output", "")}
+class NoText(UserError):
+    """A record that gives no text; the message says why, and leaves it to the caller to name the record."""
 
 
-def load_transform(path: Path | None) -> Transform:
-    """The function `transform` of a Python file, or the identity for None."""
-    if path is None:
-        return identity
+def load_transform(path: Path) -> Transform:
+    """The function `transform` of a Python file."""
     if not path.is_file():
         raise UserError(f"{path}: no such transform file")
     spec = importlib.util.spec_from_file_location(f"fm9g_transform_{path.stem}", path)
@@ -38,21 +35,30 @@ def load_transform(path: Path | None) -> Transform:
     return function
 
 
-def apply_transform(function: Transform, data: dict[str, Any], generator: random.Random, where: str) -> tuple[str, str]:
-    """(input, output) of a record; anything else that a transform does is a UserError naming the record."""
+def plain_text(data: dict[str, Any]) -> tuple[str, str]:
+    """(input, output) of a record that holds them already; NoText where it does not."""
+    if not {"input", "output"} & data.keys():
+        found = ", ".join(map(repr, data)) or "no fields"
+        raise NoText(f"a record without text (it has {found}): give the dataset a transform")
+    return _checked(data.get("input", ""), data.get("output", ""))
+
+
+def apply_transform(function: Transform, data: dict[str, Any], generator: random.Random) -> tuple[str, str]:
+    """(input, output) of a record; NoText for anything else that a transform does."""
     try:
         result = function(data, 1, generator)
     except Exception as error:  # whatever the user's transform raises, the record must be named
-        raise UserError(f"{where}: the transform raised {type(error).__name__}: {error}") from error
+        raise NoText(f"the transform raised {type(error).__name__}: {error}") from error
     if not isinstance(result, dict) or not {"input", "output"} <= result.keys():
-        raise UserError(f'{where}: the transform must return {{"input": ..., "output": ...}}, not {_shown(result)}')
-    for key in ("input", "output"):
-        if not isinstance(result[key], str):
-            raise UserError(f"{where}: {key} must be a string, not {_shown(result[key])}")
-    if function is identity and not {"input", "output"} & data.keys():
-        found = ", ".join(map(repr, data)) or "no fields"
-        raise UserError(f"{where}: a record without text (it has {found}): give the dataset a transform")
-    return result["input"], result["output"]
+        raise NoText(f'the transform must return {{"input": ..., "output": ...}}, not {_shown(result)}')
+    return _checked(result["input"], result["output"])
+
+
+def _checked(prompt: Any, answer: Any) -> tuple[str, str]:
+    for key, value in (("input", prompt), ("output", answer)):
+        if not isinstance(value, str):
+            raise NoText(f"{key} must be a string, not {_shown(value)}")
+    return prompt, answer
 
 
 def _shown(value: Any) -> str:

@@ -62,6 +62,11 @@ def test_a_tokenizer_without_bos_gives_no_bos(line, tokenizer):
     assert line(record("q", "a"), tokenizer=bare).document(0).first_target == len(tokenizer.encode("q"))
 
 
+def test_a_record_that_gives_no_text_is_named(line):
+    with pytest.raises(UserError, match=r"^dataset 'task', record 1 of /.*: output must be a string, not 5$"):
+        line(record("", 5)).document(0)
+
+
 class NoBos:
     bos_id = None
 

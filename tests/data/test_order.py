@@ -50,9 +50,25 @@ def test_neighbours_do_not_stay_neighbours():
     assert abs(np.corrcoef(order, np.arange(10_000))[0, 1]) < 0.05
 
 
+@pytest.mark.parametrize("size", [10, 1000, 1025, 4096])
+def test_orders_are_as_random_as_shuffles(size):
+    """Over many seeds: fixed points, rising neighbours and the correlation with the place, against theory."""
+    seeds = 300
+    orders = np.array([[order(i) for i in range(size)] for order in (Permutation(size, s, "t") for s in range(seeds))])
+    places = np.arange(size)
+    fixed = (orders == places).sum(axis=1)  # Poisson: mean and variance 1
+    assert abs(fixed.mean() - 1) < 5 / seeds**0.5
+    rising = (np.diff(orders) > 0).sum(axis=1)  # Eulerian: variance (n + 1) / 12
+    assert abs(rising.mean() / (size - 1) - 0.5) < 0.02
+    correlation = np.array([np.corrcoef(order, places)[0, 1] for order in orders])  # variance 1 / (n - 1)
+    spread = 5 * (2 / seeds) ** 0.5
+    assert abs(rising.var() / ((size + 1) / 12) - 1) < spread
+    assert abs(correlation.var() * (size - 1) - 1) < spread
+
+
 def test_the_order_is_part_of_the_format():
     """A change of the permutation would silently give resumed runs other data."""
-    assert [Permutation(10, 1234, "pretrain", 0)(i) for i in range(10)] == [2, 8, 7, 9, 6, 5, 3, 1, 4, 0]
+    assert [Permutation(10, 1234, "pretrain", 0)(i) for i in range(10)] == [5, 7, 3, 6, 0, 9, 8, 2, 1, 4]
 
 
 def test_an_index_beyond_the_size_is_refused():

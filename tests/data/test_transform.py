@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from fm9g.data.transform import apply_transform, identity, load_transform
+from fm9g.data.transform import NoText, apply_transform, load_transform, plain_text
 from fm9g.errors import UserError
 
 
@@ -21,24 +21,22 @@ def transform(tmp_path):
 
 
 def applied(function, data, seed=0):
-    return apply_transform(function, data, random.Random(seed), "dataset 'a', record 7 of /x")
+    return apply_transform(function, data, random.Random(seed))
 
 
 def refused(function, data):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(NoText) as error:
         applied(function, data)
-    assert str(error.value).startswith("dataset 'a', record 7 of /x: ")
     return str(error.value)
 
 
-def test_none_is_the_identity():
-    assert load_transform(None) is identity
-    assert applied(identity, {"input": "q", "output": "a", "source": "x"}) == ("q", "a")
+def test_without_a_transform_input_and_output_are_taken():
+    assert plain_text({"input": "q", "output": "a", "source": "x"}) == ("q", "a")
 
 
 @pytest.mark.parametrize(("data", "text"), [({"output": "a"}, ("", "a")), ({"input": "q"}, ("q", ""))])
-def test_the_identity_takes_a_missing_field_as_empty(data, text):
-    assert applied(identity, data) == text
+def test_a_missing_field_is_empty(data, text):
+    assert plain_text(data) == text
 
 
 def test_a_transform_makes_text_of_any_record(transform):
@@ -65,15 +63,17 @@ def test_a_transform_draws_from_the_generator_it_is_given(transform):
         ('return "x" * 500', "..."),
     ],
 )
-def test_what_a_transform_does_wrong_names_the_record(transform, body, says):
+def test_what_a_transform_does_wrong_is_said(transform, body, says):
     message = refused(transform(body), {"text": "x"})
     assert says in message
     assert len(message) < 250
 
 
 def test_a_record_without_text_is_named_with_its_fields():
-    message = refused(identity, {"Question": "q", "Response": "a"})
-    assert "a record without text (it has 'Question', 'Response'): give the dataset a transform" in message
+    with pytest.raises(
+        NoText, match=r"a record without text \(it has 'Question', 'Response'\): give the dataset a tran"
+    ):
+        plain_text({"Question": "q", "Response": "a"})
 
 
 @pytest.mark.parametrize(
