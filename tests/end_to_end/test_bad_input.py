@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from fm9g.data.build import Options, build
+from fm9g.data.order import Generation, RecordOrder
 from tests.support.ranks import finish
 from tests.support.runs import (
+    PROSE_RECORDS,
+    SETTINGS,
     Output,
     Place,
     command_here,
@@ -24,6 +27,9 @@ from tests.support.runs import (
 )
 
 pytestmark = pytest.mark.usefixtures("single_rank")
+_ROWS = 2  # of a step
+# the record of prose that step 8 begins with: some steps are done and saved before it is met
+LATE = RecordOrder([Generation(0, PROSE_RECORDS)], SETTINGS["seed"], "prose").record(8 * _ROWS)
 
 
 @pytest.fixture
@@ -118,22 +124,22 @@ def alone(own):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_malformed_record_met_in_training_is_located(own, alone, tmp_path, workers):
-    break_record(own.root / "prose", 60)
+    break_record(own.root / "prose", LATE)
     message = refused(own, tmp_path / "out", **alone, dataloader_num_workers=workers)
-    assert f"{own.root / 'prose/data.jsonl'}, line 61, byte " in message
+    assert f"{own.root / 'prose/data.jsonl'}, line {LATE + 1}, byte " in message
     assert "its bytes have changed since it was indexed" in message
 
 
 def test_a_malformed_record_of_an_index_without_checksums_is_located(own, alone, tmp_path):
     build(own.root / "prose.jsonl", own.root / "prose", "en", Options(overwrite=True, checksums=False))
-    break_record(own.root / "prose", 60)
+    break_record(own.root / "prose", LATE)
     message = refused(own, tmp_path / "out", **alone)
-    assert f"{own.root / 'prose/data.jsonl'}, line 61, byte " in message
+    assert f"{own.root / 'prose/data.jsonl'}, line {LATE + 1}, byte " in message
     assert "not valid JSON" in message
 
 
 def test_what_was_trained_before_a_malformed_record_is_kept(own, alone, tmp_path):
-    break_record(own.root / "prose", 60)
+    break_record(own.root / "prose", LATE)
     refused(own, tmp_path / "out", **alone)
     output = Output(tmp_path / "out")
     done = len(output.metrics())
@@ -155,9 +161,9 @@ def test_records_without_text_are_refused_unless_a_transform_makes_some(own, tmp
     train_here(own, tmp_path / "out", dataset_config=own.write_mixture("m", [{**entry, "transforms": "t.py"}]))
 
 
-FAILS_AT_RECORD_61 = """
+FAILS_LATE = """
 def transform(data, num_sample, r):
-    if data["output"].startswith("60 "):
+    if data["output"].startswith("{late} "):
         {what}
     return data
 """
@@ -165,10 +171,10 @@ def transform(data, num_sample, r):
 
 @pytest.fixture
 def transformed(own, alone):
-    """Settings of a run whose transform does something wrong with record 61."""
+    """Settings of a run whose transform does something wrong with a record that is met late."""
 
     def write(what):
-        (own.root / "t.py").write_text(FAILS_AT_RECORD_61.format(what=what))
+        (own.root / "t.py").write_text(FAILS_LATE.format(late=LATE, what=what))
         entries = [{"path": "prose", "abs_weight": 1, "transforms": "t.py"}]
         return {**alone, "dataset_config": own.write_mixture("transformed", entries)}
 
@@ -187,7 +193,7 @@ def transformed(own, alone):
 )
 def test_a_transform_that_fails_names_the_record(own, transformed, tmp_path, what, says):
     message = refused(own, tmp_path / "out", **transformed(what), dataloader_num_workers=2)
-    assert message.startswith(f"error: dataset 'prose', record 61 of {own.root / 'prose'}: {says}")
+    assert message.startswith(f"error: dataset 'prose', record {LATE + 1} of {own.root / 'prose'}: {says}")
 
 
 def test_a_transform_that_fails_on_one_of_two_ranks_ends_both_and_says_so_once(own, transformed, tmp_path):
@@ -200,7 +206,7 @@ def test_a_transform_that_fails_on_one_of_two_ranks_ends_both_and_says_so_once(o
     assert result.returncode != 0
     lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, result.output
-    assert lines[0].startswith("error: dataset 'prose', record 61 of ")
+    assert lines[0].startswith(f"error: dataset 'prose', record {LATE + 1} of ")
     wait_until(lambda: not any(map(is_alive, started)), "the end of both ranks", 60)
     output = Output(tmp_path / "out")
     done = len(output.metrics())
