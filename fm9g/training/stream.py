@@ -15,7 +15,7 @@ from fm9g import runtime
 from fm9g.data.document import ReadAhead
 from fm9g.data.feed import NONE
 from fm9g.data.lane import Lane
-from fm9g.data.loader import LANES_PER_ROW, Loader, Plan, StepStream
+from fm9g.data.loader import LANES_PER_ROW, STREAM_RULES, Loader, Plan, StepStream
 from fm9g.data.order import Generation, RecordOrder
 from fm9g.errors import UserError
 from fm9g.training.inputs import Inputs
@@ -54,6 +54,7 @@ def make_loader(
 def describe_stream(inputs: Inputs, plan: Plan, generations: Generations) -> dict[str, Any]:
     """What a saved data state belongs to, for the checkpoint's state.json."""
     return {
+        "rules": STREAM_RULES,
         "rows_per_step": plan.rows_per_step,
         "row_length": plan.row_length,
         "seed": plan.seed,
@@ -94,7 +95,13 @@ def keep_rows_per_step(inputs: Inputs, saved: dict[str, Any], ranks: int) -> str
 
 
 def check_stream(inputs: Inputs, saved: dict[str, Any]) -> None:
-    """Refuse a saved data state that the present data, seed or tokenizer does not continue."""
+    """Refuse a saved data state that the present code, data, seed or tokenizer does not continue."""
+    if (rules := saved.get("rules", "none")) != STREAM_RULES:
+        raise UserError(
+            f"the checkpoint's data follows the rules of another version of fm9g ({rules}, this one has "
+            f"{STREAM_RULES}): its records would come in another order; continue with that version, or use "
+            "load_dataloader_ckpt=0 to start the data anew"
+        )
     for name, now in (
         ("seed", inputs.settings.seed),
         ("row_length", inputs.settings.max_length),

@@ -1,5 +1,6 @@
 """The loader: the same rows whatever the workers and ranks, states of what was consumed, and errors."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -8,10 +9,20 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fm9g.data.document import Document, ReadAhead
 from fm9g.data.lane import Piece, Row
-from fm9g.data.loader import IGNORED, PADDING_TASK, Loader, Plan, StepStream, make_strip, row_digest
+from fm9g.data.loader import (
+    IGNORED,
+    PADDING_TASK,
+    STREAM_RULES,
+    Loader,
+    Plan,
+    StepStream,
+    make_strip,
+    row_digest,
+)
 from fm9g.data.mixture import read_mixture
 from fm9g.errors import UserError
 from tests.support.runs import index
@@ -21,10 +32,13 @@ ROW, ROWS = 32, 4
 LAYOUTS = {1: (2, 2), 2: (1, 2), 4: (1, 1)}  # ranks: (batch_size, grad_accum), ROWS rows a step
 
 
-def make_loader(place, steps, workers=0, rank=0, ranks=1, states=None, prefetch=2, mixture=None, seed=3):
+def make_loader(
+    place, steps, workers=0, rank=0, ranks=1, states=None, prefetch=2, mixture=None, seed=3, tokenizer=None
+):
     plan = Plan(seed, ROW, *LAYOUTS[ranks], rank, ranks)
     sources = read_mixture(mixture or place.mixture)
-    stream = StepStream(plan, sources, str(place.tokenizer), steps, dict(states or {}), ReadAhead(1, 1))
+    tokenizer = str(tokenizer or place.tokenizer)
+    stream = StepStream(plan, sources, tokenizer, steps, dict(states or {}), ReadAhead(1, 1))
     return Loader(stream, workers, prefetch)
 
 
@@ -84,6 +98,25 @@ def test_ranks_change_nothing(place, expected, ranks, workers):
 
 def test_the_seed_changes_the_rows(place, expected):
     assert read(place, range(2), seed=4) != expected[:2]
+
+
+@pytest.fixture
+def bytes_as_tokens(tmp_path):
+    """A tokenizer that no version of a library can change: each byte is a token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: i for i, character in enumerate([*alphabet, "</s>"])}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>"}))
+    return tmp_path
+
+
+def test_the_rules_of_a_stream_are_known_by_their_number(place, bytes_as_tokens):
+    steps = read(place, range(40), tokenizer=bytes_as_tokens)
+    digest = sha256(b"".join(row[0] for step in steps for row in step)).hexdigest()
+    known = {2: "df2e870d05a09b78b5a0d37be9f05401b4b767af1f00ab81db47a9ed77124f89"}
+    assert known.get(STREAM_RULES) == digest, "the rows are others than before: give STREAM_RULES a new number"
 
 
 def test_a_lane_is_read_once_in_sixteen_steps_by_one_rank():

@@ -1,5 +1,6 @@
 """A run's data across resumes: the stream and its digest, other layouts, changed mixtures, changed data."""
 
+import json
 import shutil
 
 import numpy as np
@@ -98,6 +99,16 @@ def test_what_the_stream_depends_on_may_not_change(place, first_half, name, valu
     assert message.startswith(f"{name} was ")
     assert f"is {value} now" in message
     assert resume(place, first_half, **{name: value}, load_dataloader_ckpt=0).latest() == 20
+
+
+@pytest.mark.parametrize("rules", [1, None])
+def test_a_checkpoint_whose_records_came_in_another_order_is_refused(place, first_half, rules):
+    path = first_half.checkpoints / "8/state.json"
+    state = json.loads(path.read_text())
+    state["stream"].pop("rules") if rules is None else state["stream"].update(rules=rules)
+    path.write_text(json.dumps(state))
+    assert "its records would come in another order" in refused(place, first_half)
+    assert resume(place, first_half, load_dataloader_ckpt=0).latest() == 20
 
 
 def test_a_resume_of_another_kind_of_run_is_refused(place, first_half):
