@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from fm9g.data.index import DamagedRecord, IndexedDataset
 from fm9g.data.mixture import Source
 from fm9g.data.order import Generation, RecordOrder
 from fm9g.data.tokenizer import Tokenizer
-from fm9g.data.transform import NoText, apply_transform, load_transform, plain_text
+from fm9g.data.transform import NoText, apply_transform, load_transform, plain_text, quick_text
 from fm9g.errors import UserError
 
 BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
@@ -105,26 +104,31 @@ class DocumentLine:
     def text(self, position: int) -> tuple[int, str, str] | Skip:
         """(record, input, output) at a position, or why there is none; raises as `document` does."""
         number = self._order.record(position)
-        started = time.perf_counter()
         try:
-            record = self.dataset.record(number)
+            prompt, answer = self._plain(number) if self._transform is None else self._transformed(number, position)
         except DamagedRecord as error:
             return Skip(number, str(error), damaged=True)
-        read = time.perf_counter()
-        try:
-            prompt, answer = self._transformed(record, position)
         except NoText as error:
             where = f"dataset {self.source.task_name!r}, record {number + 1} of {self.source.path}"
             raise UserError(f"{where}: {error}") from error.__cause__
-        self.spent.reading += read - started
-        self.spent.transforming += time.perf_counter() - read
         return number, prompt, answer
 
-    def _transformed(self, record: dict[str, Any], position: int) -> tuple[str, str]:
-        if self._transform is None:
-            return plain_text(record)
+    def _plain(self, number: int) -> tuple[str, str]:
+        started = time.perf_counter()
+        text = quick_text(self.dataset.read(number)) or plain_text(self.dataset.record(number))
+        self.spent.reading += time.perf_counter() - started
+        return text
+
+    def _transformed(self, number: int, position: int) -> tuple[str, str]:
+        assert self._transform is not None
+        started = time.perf_counter()
+        record = self.dataset.record(number)
+        read = time.perf_counter()
         generator = random.Random(f"{self._seed}/{self.source.task_name}/{position}")
-        return apply_transform(self._transform, record, generator)
+        text = apply_transform(self._transform, record, generator)
+        self.spent.reading += read - started
+        self.spent.transforming += time.perf_counter() - read
+        return text
 
     def _tokenized(self, record: int, prompt: str, answer: str) -> Document | Skip:
         if not prompt and not answer:

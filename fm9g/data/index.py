@@ -68,7 +68,7 @@ class IndexedDataset:
         _check_times(self.path, index_file)
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return self._ends.count
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.fingerprint)
@@ -80,8 +80,8 @@ class IndexedDataset:
 
     def span(self, i: int) -> tuple[int, int]:
         """Byte offsets in data.jsonl where record i begins and ends (its newline included)."""
-        if not 0 <= i < len(self._ends):
-            raise IndexError(f"record {i} of {len(self._ends)} in {self.path}")
+        if not 0 <= i < self._ends.count:
+            raise IndexError(f"record {i} of {len(self)} in {self.path}")
         return self._ends.pair(i - 1) if i else (0, self._ends[0])
 
     def read(self, i: int) -> bytes:
@@ -173,7 +173,7 @@ class Column:
     """Integers of an index, read in place: as few bytes as are asked for, and again where a read fails."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self._values = values
+        self._values, self.count = values, len(values)
         self._file = SteadyFile(Path(str(values.filename))) if isinstance(values, np.memmap) else None
         self._offset = values.offset if isinstance(values, np.memmap) else 0
         # a record needs one or two of them: several times faster than through an array
@@ -183,9 +183,6 @@ class Column:
             code.upper() if values.dtype.kind == "u" else code,
         )
         self._one, self._two = struct.Struct(order + code), struct.Struct(order + 2 * code)
-
-    def __len__(self) -> int:
-        return len(self._values)
 
     @property
     def retries(self) -> int:
@@ -209,7 +206,7 @@ class Column:
 
     def many(self, start: int, count: int) -> np.ndarray:
         """values[start : start + count] as int64 (absurd uint64 values become negative)."""
-        return _peek(self._values, start, min(count, len(self) - start)).astype(np.int64)
+        return _peek(self._values, start, min(count, self.count - start)).astype(np.int64)
 
 
 def load_meta(folder: Path) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class SteadyFile:
     def read(self, size: int, offset: int) -> bytes:
         """`size` bytes from `offset`, fewer where the file ends; UserError where it stays unreadable."""
         try:
-            return self._read(size, offset)
+            raw = os.pread(self._descriptor, size, offset)
+            return raw if len(raw) == size else self._read_on(raw, size, offset)
         except OSError as error:
             return self._read_later(size, offset, error)
 
@@ -46,7 +47,7 @@ class SteadyFile:
             time.sleep(wait)
             self._reopen()
             try:
-                return self._read(size, offset)
+                return self._read_on(b"", size, offset)
             except OSError as again:
                 error = again
         raise UserError(
@@ -54,8 +55,8 @@ class SteadyFile:
             f"{sum(RETRY_SECONDS):.0f} s either: check the file system, then resume"
         )
 
-    def _read(self, size: int, offset: int) -> bytes:
-        raw = os.pread(self._descriptor, size, offset)  # may return less, and never over 2 GiB
+    def _read_on(self, raw: bytes, size: int, offset: int) -> bytes:
+        """What a read has begun: it may return less than is there, and never over 2 GiB."""
         while len(raw) < size and (more := os.pread(self._descriptor, size - len(raw), offset + len(raw))):
             raw += more
         return raw

@@ -79,6 +79,8 @@ class HuggingFaceTokenizer(Tokenizer):
         self._tokenizer.encode_special_tokens = True  # spellings of special tokens in text are plain text
         self._tokenizer.no_truncation()  # the file may hold settings of someone's last call
         self._tokenizer.no_padding()
+        # one text at a time is nothing to share out, and threads do not survive a fork
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.bos_id, eos_id = _special_ids(path.parent, self._tokenizer)
         if eos_id is None:
             raise UserError(
@@ -91,7 +93,11 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """See Tokenizer."""
-        return self._tokenizer.encode(without_surrogates(text), add_special_tokens=False).ids
+        text = without_surrogates(text)
+        if not hasattr(self._tokenizer, "encode_batch_fast"):  # tokenizers 0.19
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
+        # leaves out where in the text each token lies, which takes a quarter of the time
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""

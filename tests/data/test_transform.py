@@ -1,10 +1,14 @@
 """Users' transforms: what they get, and how their mistakes are reported."""
 
+import json
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fm9g.data.transform import NoText, apply_transform, load_transform, plain_text
+from fm9g.data.scan import parse_record
+from fm9g.data.transform import NoText, apply_transform, load_transform, plain_text, quick_text
 from fm9g.errors import UserError
 
 
@@ -37,6 +41,34 @@ def test_without_a_transform_input_and_output_are_taken():
 @pytest.mark.parametrize(("data", "text"), [({"output": "a"}, ("", "a")), ({"input": "q"}, ("q", ""))])
 def test_a_missing_field_is_empty(data, text):
     assert plain_text(data) == text
+
+
+fields = st.dictionaries(st.sampled_from(["input", "output", "x"]), st.text() | st.none() | st.integers(), max_size=3)
+
+
+@given(fields, st.booleans())
+def test_the_quick_way_finds_what_the_plain_one_does_or_leaves_it_to_it(record, ascii_only):
+    raw = json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    found = quick_text(raw)
+    assert found is None or found == plain_text(parse_record(raw))
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"input": "q", "output": "a", "x": [{"output": 1}]}', ("q", "a")),
+        ('{"output": "a"}', ("", "a")),
+        ('{"output": "a", "output": "b"}', ("", "b")),
+        (r'{"output": "\u00e9\n"}', ("", "é\n")),
+        ('{"input": "q"}', None),
+        ('{"output": 1}', None),
+        ('{"output": "a"', None),
+        ('["output"]', None),
+        ('{"output": "a", "x": NaN}', None),
+    ],
+)
+def test_lines_that_the_quick_way_takes(line, found):
+    assert quick_text(line.encode()) == found
 
 
 def test_a_transform_makes_text_of_any_record(transform):
