@@ -8,6 +8,12 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+# `make test` tries the same examples each time, so that it passes or fails by what was changed; `make soak` tries others
+settings.register_profile("same", derandomize=True)
+settings.register_profile("soak", max_examples=1000)
+settings.load_profile("same")
 
 os.environ.setdefault("FM9G_BACKEND", "cpu")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin make a busy machine several times slower

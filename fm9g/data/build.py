@@ -2,7 +2,7 @@
 
     files -> blocks of whole lines -> scanned by all cores -> written in order -> a folder, complete or absent
 
-Memory does not grow with the files: the bounds and checksums wait in temporary files of the new folder, since HDF5
+Memory does not grow with the files: the bounds and checksums wait in a temporary file of the new folder, since HDF5
 must know how many there are before it can store them contiguously.
 """
 

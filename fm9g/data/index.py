@@ -1,8 +1,9 @@
 """The indexed dataset: a folder from which any record of a jsonl file is read by its number.
 
     data.jsonl   one JSON object a line, UTF-8
-    index.h5     where the lines begin and end: HDF5 dataset "index", read in place where it lies contiguous; and the
-                 CRC-32C of each record (without its newline): HDF5 dataset "crc32c", absent in old folders
+    index.h5     where the lines begin and end: HDF5 dataset "index"; and where each record ends with its CRC-32C
+                 (without the newline) beside it, so that one read brings both: HDF5 dataset "records", absent in
+                 folders of other builders. They are read in place where they lie contiguous
     index        the same offsets as text, used where index.h5 is missing
     meta.json    language, nlines, nbytes, … and xxh3_128, the digest of data.jsonl
 
@@ -34,7 +35,8 @@ from fm9g.errors import UserError
 from fm9g.files import read_json
 
 DATA, INDEX_H5, INDEX_TEXT, META = "data.jsonl", "index.h5", "index", "meta.json"
-CHECKSUMS = "crc32c"  # in index.h5
+RECORDS = "records"  # in index.h5
+RECORD = np.dtype([("end", "<i8"), ("crc32c", "<u4")])
 DIGEST = "xxh3_128"  # in meta.json
 _FULL_CHECK = 1 << 20  # up to so many records every bound is looked at on opening, beyond it samples
 _NEWLINES = 4096  # in a fully checked dataset, how many bounds are compared with the data
@@ -61,14 +63,14 @@ class IndexedDataset:
         self._data = SteadyFile(self.path / DATA)
         self.nbytes = self._data.size()
         check_totals(self.path, self.meta, ends, self.nbytes)
-        self._ends = Column(ends)
-        checksums = load_checksums(self.path, len(ends))
-        self._checksums = None if checksums is None else Column(checksums)
-        self._check_bounds()
+        records = load_records(self.path, len(ends))
+        self._verified = records is not None
+        self._column = Column(ends if records is None else records)
+        self._check_bounds(ends)
         _check_times(self.path, index_file)
 
     def __len__(self) -> int:
-        return self._ends.count
+        return self._column.count
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self.fingerprint)
@@ -76,22 +78,30 @@ class IndexedDataset:
     @property
     def retries(self) -> int:
         """How many reads were tried again in this process since the folder was opened."""
-        return self._data.retries + self._ends.retries + (self._checksums.retries if self._checksums else 0)
+        return self._data.retries + self._column.retries
 
     def span(self, i: int) -> tuple[int, int]:
         """Byte offsets in data.jsonl where record i begins and ends (its newline included)."""
-        if not 0 <= i < self._ends.count:
+        return self._entry(i)[:2]
+
+    def _entry(self, i: int) -> tuple[int, int, int]:
+        """Where record i begins and ends, and its checksum (0 in a folder that has none)."""
+        if not 0 <= i < self._column.count:
             raise IndexError(f"record {i} of {len(self)} in {self.path}")
-        return self._ends.pair(i - 1) if i else (0, self._ends[0])
+        if not self._verified:
+            start, end = self._column.two(i - 1) if i else (0, *self._column.one(0))
+            return start, end, 0
+        start, _, end, checksum = self._column.two(i - 1) if i else (0, 0, *self._column.one(0))
+        return start, end, checksum
 
     def read(self, i: int) -> bytes:
         """The bytes of record i as they are in the file, without the newline; DamagedRecord if they have changed."""
-        start, end = self.span(i)
+        start, end, checksum = self._entry(i)
         raw = self._data.read(end - start, start)
         if len(raw) != end - start:
             raise self._damaged(i, start, f"the file was cut short: the record ends at byte {end}")
         raw = raw[:-1] if raw.endswith(b"\n") else raw
-        if self._checksums is not None and google_crc32c.value(raw) != self._checksums[i]:
+        if self._verified and google_crc32c.value(raw) != checksum:
             raise self._damaged(i, start, "its bytes have changed since it was indexed (CRC-32C)")
         return raw
 
@@ -134,12 +144,16 @@ class IndexedDataset:
         """This dataset's fingerprint, and those it had before records were appended."""
         return [self.fingerprint, *map(_stored_digest, self.generations)]
 
-    def _check_bounds(self) -> None:
-        """Bounds must increase and follow a newline: all of them in a small dataset, samples in a big one."""
+    def _check_bounds(self, ends: np.ndarray) -> None:
+        """Bounds must increase, follow a newline and be those of `ends`, the index: all of them in a small dataset,
+        samples in a big one."""
         full = len(self) <= _FULL_CHECK
         previous = 0
         for start in [0] if full else _spread(len(self) - _WINDOW, _SAMPLES):
-            window = self._ends.many(start, len(self) if full else _WINDOW)
+            window = self._column.ends(start, len(self) if full else _WINDOW)
+            others = np.flatnonzero(window != _peek(ends, start, len(window)).astype(np.int64))
+            if len(others):
+                self._refuse_index(f'its datasets "index" and "{RECORDS}" differ at record {start + int(others[0])}')
             falls = np.flatnonzero(np.diff(window, prepend=previous) <= 0)
             if len(falls):
                 self._refuse_index(f"bounds do not increase at record {start + int(falls[0])}")
@@ -170,18 +184,14 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 class Column:
-    """Integers of an index, read in place: as few bytes as are asked for, and again where a read fails."""
+    """Integers or RECORDs of an index, read in place: as few bytes as are asked for, and again where a read fails."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self._values, self.count = values, len(values)
+        self._values, self.count, self._width = values, len(values), values.itemsize
         self._file = SteadyFile(Path(str(values.filename))) if isinstance(values, np.memmap) else None
         self._offset = values.offset if isinstance(values, np.memmap) else 0
-        # a record needs one or two of them: several times faster than through an array
-        code = "bhiq"[int(values.itemsize).bit_length() - 1]
-        order, code = (
-            ">" if values.dtype.str.startswith(">") else "<",
-            code.upper() if values.dtype.kind == "u" else code,
-        )
+        # a record needs two of them: several times faster than through an array
+        order, code = _struct_code(values.dtype)
         self._one, self._two = struct.Struct(order + code), struct.Struct(order + 2 * code)
 
     @property
@@ -189,24 +199,31 @@ class Column:
         """How many reads were tried again in this process."""
         return self._file.retries if self._file else 0
 
-    def __getitem__(self, i: int) -> int:
-        if self._file is None:
-            return int(self._values[i])
-        width = self._one.size
-        value: int = self._one.unpack(self._file.read(width, self._offset + i * width))[0]
-        return value
+    def one(self, i: int) -> tuple[int, ...]:
+        """The integer or the fields of value i."""
+        return self._one.unpack(self._bytes(i, 1))
 
-    def pair(self, i: int) -> tuple[int, int]:
-        """values[i] and values[i + 1]."""
-        if self._file is None:
-            return int(self._values[i]), int(self._values[i + 1])
-        width = self._one.size
-        first, second = self._two.unpack(self._file.read(2 * width, self._offset + i * width))
-        return first, second
+    def two(self, i: int) -> tuple[int, ...]:
+        """Those of values i and i + 1."""
+        return self._two.unpack(self._bytes(i, 2))
 
-    def many(self, start: int, count: int) -> np.ndarray:
-        """values[start : start + count] as int64 (absurd uint64 values become negative)."""
-        return _peek(self._values, start, min(count, self.count - start)).astype(np.int64)
+    def _bytes(self, i: int, count: int) -> bytes:
+        if self._file is None:
+            return self._values[i : i + count].tobytes()
+        return self._file.read(count * self._width, self._offset + i * self._width)
+
+    def ends(self, start: int, count: int) -> np.ndarray:
+        """The ends among values[start : start + count] as int64 (absurd uint64 values become negative)."""
+        values = _peek(self._values, start, min(count, self.count - start))
+        return (values["end"] if values.dtype.names else values).astype(np.int64)
+
+
+def _struct_code(kind: np.dtype) -> tuple[str, str]:
+    """(byte order, code of a value) in the terms of the module struct."""
+    if kind == RECORD:
+        return "<", "qI"
+    code = "bhiq"[int(kind.itemsize).bit_length() - 1]
+    return ">" if kind.str.startswith(">") else "<", code.upper() if kind.kind == "u" else code
 
 
 def load_meta(folder: Path) -> dict[str, Any]:
@@ -273,18 +290,20 @@ def check_totals(folder: Path, meta: dict[str, Any], ends: np.ndarray, nbytes: i
         )
 
 
-def load_checksums(folder: Path, records: int) -> np.ndarray | None:
-    """The CRC-32C of each record, [n] uint32, or None in a folder that has none."""
+def load_records(folder: Path, count: int) -> np.ndarray | None:
+    """Ends and checksums of all records, [n] RECORD, or None in a folder that has no checksums."""
     path = folder / INDEX_H5
     if not path.exists():
         return None
     with _opened(path) as file:
-        if CHECKSUMS not in file:
+        if RECORDS not in file:
             return None
-        checksums = _column(path, file, CHECKSUMS)
-        if len(checksums) != records:
-            raise UserError(f"{path}: has {len(checksums)} checksums for {records} records; {_REBUILD}")
-        return checksums
+        dataset = file[RECORDS]
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype != RECORD or dataset.shape != (count,):
+            raise UserError(
+                f'{path}: its dataset "{RECORDS}" does not hold the checksums of {count} records; {_REBUILD}'
+            )
+        return _mapped(path, file, dataset)
 
 
 @contextlib.contextmanager
@@ -304,10 +323,15 @@ def _load_h5(path: Path) -> tuple[np.ndarray, bool]:
 
 
 def _column(path: Path, file: h5py.File, name: str) -> np.ndarray:
-    """A column of integers, mapped where it lies contiguous in the file."""
+    """A column of integers."""
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "iu":
         raise UserError(f'{path}: has no one-dimensional integer dataset "{name}"; {_REBUILD}')
+    return _mapped(path, file, dataset)
+
+
+def _mapped(path: Path, file: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
+    """A dataset's values, mapped where they lie contiguous."""
     offset = dataset.id.get_offset()  # None where it is chunked, compressed, or has no storage yet
     if offset is None or file.userblock_size or not len(dataset):
         return dataset[:]

@@ -18,9 +18,9 @@ from fm9g.data.index import (
     INDEX_TEXT,
     META,
     check_totals,
-    load_checksums,
     load_ends,
     load_meta,
+    load_records,
 )
 from fm9g.data.offsets_text import offsets_text
 from fm9g.errors import UserError
@@ -49,8 +49,8 @@ def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progre
     folder = Path(folder)
     meta = load_meta(folder)
     ends, index_file, leading_zero = load_ends(folder)
-    checksums = load_checksums(folder, len(ends))
-    report = Report(checksums is not None, isinstance(meta.get(DIGEST), str))
+    records = load_records(folder, len(ends))
+    report = Report(records is not None, isinstance(meta.get(DIGEST), str))
     with open(folder / DATA, "rb", buffering=0) as stream:
         check_totals(folder, meta, ends, os.fstat(stream.fileno()).st_size)
         digest = xxhash.xxh3_128()
@@ -64,7 +64,7 @@ def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progre
             ):
                 raw += more
             digest.update(raw)
-            sums = None if checksums is None else checksums[record:stop]
+            sums = None if records is None else _checksums(folder, records[record:stop], ends[record:stop])
             for index in _damaged(raw, part, sums, stop == len(ends)):
                 report.damaged_count += 1
                 if len(report.damaged) < MOST_NAMED:
@@ -79,6 +79,12 @@ def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progre
             if (folder / name).exists():
                 os.utime(folder / name)
     return report
+
+
+def _checksums(folder: Path, records: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    if not np.array_equal(records["end"], ends):
+        raise UserError(f"{folder / INDEX_H5}: its two columns of bounds differ; rebuild the dataset")
+    return records["crc32c"]
 
 
 def _damaged(raw: bytes, ends: np.ndarray, checksums: np.ndarray | None, last: bool) -> list[int]:

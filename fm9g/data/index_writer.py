@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import xxhash
 
-from fm9g.data.index import CHECKSUMS, DATA, DIGEST, INDEX_H5, INDEX_TEXT, META
+from fm9g.data.index import DATA, DIGEST, INDEX_H5, INDEX_TEXT, META, RECORD, RECORDS
 from fm9g.data.jsonl_files import Block
 from fm9g.data.offsets_text import offsets_text
 from fm9g.data.scan import TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, parse_record
@@ -27,7 +27,8 @@ SOURCE_DIGEST = f"source_{DIGEST}"  # in meta.json, of a generation
 _LENGTH_LIMITS = [4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
 _LENGTH_NAMES = ["less_4k", "4k-8k", "8k-16k", "16k-32k", "32k-64k", "64k-128k", "128k-256k", "more_256k"]
 _SAMPLE_CHARACTERS = 50
-_NUMBERS_AT_ONCE = 1 << 20
+_ENTRIES_AT_ONCE = 1 << 20
+_SPOOL = "records.spool"
 _FLUSH_BYTES = 64 << 20
 _COPY_BYTES = 256 << 10  # stays in the processor's cache
 
@@ -103,13 +104,11 @@ class IndexWriter:
         with self._open as opened:
             self._data = opened.enter_context(open(self.data_path, "w+b", buffering=0))
             self._text = opened.enter_context(open(self._folder / INDEX_TEXT, "wb"))
-            self._bounds = opened.enter_context(open(self._folder / "bounds.spool", "wb"))
-            self._sums = opened.enter_context(open(self._folder / "checksums.spool", "wb"))
+            self._spool = opened.enter_context(open(self._folder / _SPOOL, "wb"))
             self._rejected = opened.enter_context(open(self._folder / REJECTED, "ab"))
             self._flusher = opened.enter_context(ThreadPoolExecutor(1))
             self._open = opened.pop_all()
         self._text.write(b"0\n")
-        self._bounds.write(bytes(8))
         return self
 
     def __exit__(
@@ -161,9 +160,9 @@ class IndexWriter:
             self._sample = _sample(os.pread(self._data.fileno(), int(scan.ends[0]), 0))
         self._flush_behind()
         self._text.write(offsets_text(scan.ends + start))
-        self._bounds.write((scan.ends + start).astype("<i8").tobytes())
-        if scan.checksums is not None:
-            self._sums.write(scan.checksums.astype("<u4").tobytes())
+        entries = np.empty(len(scan.ends), dtype=RECORD)
+        entries["end"], entries["crc32c"] = scan.ends + start, 0 if scan.checksums is None else scan.checksums
+        self._spool.write(entries.tobytes())
 
     def _flush_behind(self) -> None:
         """Have the disk write while the processors scan, instead of all at the end."""
@@ -214,18 +213,17 @@ class IndexWriter:
         return meta
 
     def _write_h5(self) -> None:
-        spools = [("index", "bounds.spool", "<i8", self.records + 1)]
-        if self._rules.checksums:
-            spools.append((CHECKSUMS, "checksums.spool", "<u4", self.records))
-        with h5py.File(self._folder / INDEX_H5, "w") as file:
-            for name, spool, kind, count in spools:
-                dataset = file.create_dataset(name, shape=(count,), dtype=kind)  # contiguous unless asked otherwise
-                with open(self._folder / spool, "rb") as numbers:
-                    for start in range(0, count, _NUMBERS_AT_ONCE):
-                        stop = min(start + _NUMBERS_AT_ONCE, count)
-                        dataset[start:stop] = np.fromfile(numbers, dtype=kind, count=stop - start)
-        for spool in ("bounds.spool", "checksums.spool"):
-            (self._folder / spool).unlink()
+        count = self.records
+        with h5py.File(self._folder / INDEX_H5, "w") as file, open(self._folder / _SPOOL, "rb") as spool:
+            bounds = file.create_dataset("index", shape=(count + 1,), dtype="<i8")  # contiguous unless asked otherwise
+            bounds[0] = 0
+            records = file.create_dataset(RECORDS, shape=(count,), dtype=RECORD) if self._rules.checksums else None
+            for start in range(0, count, _ENTRIES_AT_ONCE):
+                entries = np.fromfile(spool, dtype=RECORD, count=_ENTRIES_AT_ONCE)
+                bounds[1 + start : 1 + start + len(entries)] = entries["end"]
+                if records is not None:
+                    records[start : start + len(entries)] = entries
+        (self._folder / _SPOOL).unlink()
 
 
 def write_at(descriptor: int, data: bytes, offset: int) -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import google_crc32c
 import h5py
 import pytest
 import xxhash
@@ -113,6 +114,11 @@ def test_files(tmp_path, source):
         assert file["index"].chunks is None
         assert file["index"].id.get_offset() is not None
         assert file["index"][:].tolist() == bounds
+        assert file["records"].id.get_offset() is not None
+        assert file["records"].dtype.itemsize == 12
+        assert file["records"]["end"].tolist() == bounds[1:]
+        lines = source.read_bytes().split(b"\n")[:-1]
+        assert file["records"]["crc32c"].tolist() == [google_crc32c.value(line) for line in lines]
 
 
 values = st.recursive(

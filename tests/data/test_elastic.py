@@ -18,7 +18,9 @@ from tests.support.runs import index
 ROW, ROWS = 48, 4  # tokens a row, rows a step
 STEPS = 40
 NO_FIXTURE_CHECK = settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=settings().max_examples * 15 // 100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
@@ -37,7 +39,7 @@ def datasets(tmp_path_factory):
         "one": texts(1, 5, 5),
         "few": texts(3, 3, 12),
         "short": texts(150, 0, 6),
-        "long": texts(40, 1, 300),
+        "long": texts(20, 1, 300) + texts(20, 1, 8),
         "questions": texts(120, 1, 25, prompt=True),
         "gaps": [record if i % 3 else {"input": "", "output": ""} for i, record in enumerate(texts(60, 1, 30))],
     }

@@ -38,6 +38,18 @@ def rewrite_h5(folder, bounds, **options):
         file.create_dataset("index", data=bounds, **options)
 
 
+def shift_in_one_column(folder):
+    with h5py.File(folder / "index.h5", "r+") as file:
+        file["index"][20] += 1
+
+
+def shorten_checksums(folder):
+    with h5py.File(folder / "index.h5", "r+") as file:
+        records = file["records"][:-1]
+        del file["records"]
+        file.create_dataset("records", data=records)
+
+
 def make_newest(folder, name):
     later = max(entry.stat().st_mtime_ns for entry in folder.iterdir()) + 1_000_000_000
     os.utime(folder / name, ns=(later, later))
@@ -145,6 +157,8 @@ FAULTS = {
     "bound not at a line's end": (shift_bound, "record 19 ends at byte"),
     "bounds fall": (swap_bounds, "do not increase at record 20"),
     "absurd bounds": (lambda f: rewrite_h5(f, np.r_[[0, 2**63], bounds_of(f)[2:]].astype("u8")), "do not increase"),
+    "columns differ": (shift_in_one_column, 'its datasets "index" and "records" differ at record 19'),
+    "fewer checksums": (shorten_checksums, 'its dataset "records" does not hold the checksums of 50 records'),
     "meta of other data": (lambda f: edit_meta(f, nbytes=7), "says nbytes 7"),
     "meta of more lines": (lambda f: edit_meta(f, nlines=51), "says nlines 51"),
     "text index not numbers": (lambda f: use_text_index(f, "0\n1x\n"), "one byte offset a line"),
@@ -255,3 +269,9 @@ def test_opening_20_million_records_takes_no_memory(folder, tmp_path):
     found, grown = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
     assert found == count
     assert grown < 24_000  # kB; the index has 160,000
+
+
+def test_checking_compares_both_columns_of_bounds(folder):
+    shift_in_one_column(folder)
+    with pytest.raises(UserError, match=r"index\.h5: its two columns of bounds differ"):
+        check(folder)
