@@ -10,7 +10,7 @@ import os
 import pytest
 from hypothesis import settings
 
-# `make test` tries the same examples each time, so that it passes or fails by what was changed; `make soak` tries others
+# `make test` tries the same examples each time, so that it fails by what was changed alone; `make soak` tries others
 settings.register_profile("same", derandomize=True)
 settings.register_profile("soak", max_examples=1000)
 settings.load_profile("same")
