@@ -40,3 +40,4 @@ lint: env
 bench: env
 	$(BIN)/python benchmarks/train_cpu.py
 	$(BIN)/python benchmarks/index.py
+	$(BIN)/python benchmarks/loader.py $(if $(RIVALS),--rivals "$(RIVALS)")

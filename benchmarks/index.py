@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import h5py
-import numpy as np
+from common import memory_of, write_many_records
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -81,19 +81,6 @@ def timed(command: list[str], out: Path) -> tuple[float, float]:
     return seconds, peak / 1e6
 
 
-def memory_of(pid: int) -> int:
-    """Resident bytes of a process and its children, pages they share counted once each."""
-    total = 0
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for one in [str(pid), *children]:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-    except (FileNotFoundError, ProcessLookupError):
-        return total
-    return total
-
-
 def compare(source: Path, language: str, folder: Path, rounds: int) -> None:
     """Print the rows of one corpus."""
     out, size = folder / "out", source.stat().st_size / 1e6
@@ -120,19 +107,7 @@ def compare(source: Path, language: str, folder: Path, rounds: int) -> None:
 def open_many(folder: Path) -> None:
     """Print time and memory of opening 100 million records, from the index alone of a sparse file."""
     target = folder / "many"
-    target.mkdir()
-    with h5py.File(target / "index.h5", "w") as file:
-        bounds = file.create_dataset("index", shape=(RECORDS_OPENED + 1,), dtype="<i8")
-        for start in range(0, RECORDS_OPENED + 1, 1 << 22):
-            stop = min(start + (1 << 22), RECORDS_OPENED + 1)
-            bounds[start:stop] = np.arange(start, stop) * 16
-    line = b'{"output":"ab"}\n'
-    with (target / "data.jsonl").open("wb") as data:
-        for _ in range(100):
-            data.write(line * (RECORDS_OPENED // 100))
-    meta = {"nlines": RECORDS_OPENED, "nbytes": RECORDS_OPENED * len(line), "language": "en"}
-    (target / "meta.json").write_text(json.dumps(meta))
-    (target / "index.h5").touch()
+    write_many_records(target, RECORDS_OPENED)
     program = (
         "import resource, sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from fm9g.data.index import IndexedDataset\n"

@@ -149,16 +149,22 @@ class DocumentLine:
 
 
 class ReadAhead:
-    """Has records that will soon be read brought into the page cache by a few threads."""
+    """Has records that will soon be read brought into the page cache by a few threads.
+
+    `depth` is how many records are asked for ahead of those that a lane's next row is likely to take.
+    """
 
     def __init__(self, threads: int, depth: int) -> None:
         self._threads, self.depth = threads, depth if threads else 0
         self._pool: ThreadPoolExecutor | None = None
 
-    def will_need(self, line: DocumentLine, position: int) -> None:
-        """Ask for the record at `position`; returns at once."""
-        if position >= line.end:
-            return
+    def will_need(self, wanted: list[tuple[IndexedDataset, int]]) -> None:
+        """Ask for records of datasets, by their numbers; returns at once."""
         if self._pool is None:  # made here, since threads do not survive a fork
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="fm9g-read")
-        self._pool.submit(line.dataset.will_need, line.record(position))
+        self._pool.submit(_will_need, wanted)  # all at once: each hand-over to a thread stops this one for a while
+
+
+def _will_need(wanted: list[tuple[IndexedDataset, int]]) -> None:
+    for dataset, record in wanted:
+        dataset.will_need(record)

@@ -8,7 +8,8 @@ it are taken.
 
 from __future__ import annotations
 
-from fm9g.data.document import Document, DocumentLine, ReadAhead, Skip
+from fm9g.data.document import Document, DocumentLine, Skip
+from fm9g.data.index import IndexedDataset
 
 WINDOW = 32  # enough to fill 98 % of a row of four average documents; a mask of so many bits fits the state
 NONE = -1
@@ -21,9 +22,10 @@ class Feed:
     never is), `next_token` is where the head goes on that has been begun, or NONE.
     """
 
-    def __init__(self, line: DocumentLine, lane: int, lanes: int, ahead: ReadAhead) -> None:
-        self.line, self._lane, self._lanes, self._ahead = line, lane, lanes, ahead
+    def __init__(self, line: DocumentLine, lane: int, lanes: int) -> None:
+        self.line, self._lane, self._lanes = line, lane, lanes
         self.base = self.taken = 0
+        self._asked = 0  # how many of the lane's documents of this line `ahead` has named, or are done
         self.next_token = NONE
         self._known: dict[int, Document | Skip] = {}  # by position; no more than the window
 
@@ -46,6 +48,12 @@ class Feed:
         if position not in self._known:
             self._known[position] = self.line.document(position)
         return self._known[position]
+
+    def ahead(self, count: int) -> list[tuple[IndexedDataset, int]]:
+        """(dataset, record) of the next `count` documents, but for those named before."""
+        first, self._asked = max(self.base, self._asked), max(self.base + count, self._asked)
+        positions = [self._lane + place * self._lanes for place in range(first, self._asked)]
+        return [(self.line.dataset, self.line.record(position)) for position in positions if position < self.line.end]
 
     def head(self) -> Document:
         """The document at the window's start, after unusable ones were skipped."""
@@ -79,8 +87,6 @@ class Feed:
         """Note that the document in a place of the window is done up to its token `last`."""
         document = self.document(slot)
         assert isinstance(document, Document)
-        if slot == 0 and self.next_token == NONE and self._ahead.depth:
-            self._ahead.will_need(self.line, self._position(self._ahead.depth))
         if last == document.pairs:
             self._leave(slot)
         else:

@@ -66,7 +66,7 @@ class Lane:
         self, number: int, lanes: int, lines: list[DocumentLine], seed: int, row_length: int, ahead: ReadAhead
     ) -> None:
         self._row_length = row_length
-        self._feeds = [Feed(line, number, lanes, ahead) for line in lines]
+        self._feeds, self._ahead = [Feed(line, number, lanes) for line in lines], ahead
         self._shares = [line.source.share for line in lines]
         self._tokens = [0] * len(lines)
         self._continued = NONE
@@ -118,7 +118,17 @@ class Lane:
             room -= self._take(task, slot, room, row)
             cut = slot == 0 and feed.next_token != NONE
             self._continued = task if cut and self._may_lead_on(task, feed.head()) else NONE
+        self._read_ahead(row)
         return row
+
+    def _read_ahead(self, row: Row) -> None:
+        """Ask for what the next row takes if it is like this one, and for some more."""
+        if depth := self._ahead.depth:
+            wanted = [
+                record for task, feed in enumerate(self._feeds) for record in feed.ahead(row.begun.get(task, 0) + depth)
+            ]
+            if wanted:
+                self._ahead.will_need(wanted)
 
     def _take(self, task: int, slot: int, room: int, row: Row) -> int:
         """Put a piece of a feed's document into a row; returns its size."""

@@ -1,7 +1,7 @@
 """Documents of a dataset: their tokens, what carries loss, what happens to long ones, and their order."""
 
-import collections
 import dataclasses
+import threading
 
 import pytest
 
@@ -153,15 +153,14 @@ def test_an_error_names_dataset_and_record(line):
         documents.document(position)
 
 
-def test_reading_ahead_changes_nothing_and_stops_at_the_end(line):
-    asked = collections.Counter()
-    documents = line(*(record("", str(i)) for i in range(3)), allow_repeat=False)
-    documents.dataset.will_need = lambda i: asked.update([i])
+def test_records_are_asked_for_by_threads(line):
+    asked = []
+    documents = line(*(record("", str(i)) for i in range(3)))
+    documents.dataset.will_need = lambda i: asked.append((i, threading.current_thread().name))
     ahead = ReadAhead(threads=2, depth=1)
-    for position in range(5):
-        ahead.will_need(documents, position)
+    ahead.will_need([(documents.dataset, 2), (documents.dataset, 0)])
     ahead._pool.shutdown()
-    assert asked == {0: 1, 1: 1, 2: 1}
+    assert asked == [(2, "fm9g-read_0"), (0, "fm9g-read_0")]
 
 
 def test_reading_ahead_without_threads_is_off():

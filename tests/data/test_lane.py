@@ -29,6 +29,7 @@ class Line:
         self.sizes, self.may_cut, self.records = sizes, may_cut, len(sizes)
         self.end = math.inf if epochs is None else math.ceil(epochs * self.records)
         self.typical_pairs = max(1.0, sum(sizes) / len(sizes))
+        self.dataset = f"dataset of {name}"
 
     def record(self, position):
         epoch, place = divmod(position, self.records)
@@ -282,20 +283,23 @@ def test_a_finite_dataset_of_dropped_records_only_ends():
     assert sorted(task for task, *_ in pieces(rows_until_exhausted(lane))) == [1, 1]
 
 
-def test_a_lane_reads_ahead_in_its_own_line():
+def test_a_lane_reads_ahead_for_its_next_row():
     class Noted(ReadAhead):
         def __init__(self):
             super().__init__(1, 2)
             self.asked = []
 
-        def will_need(self, line, position):
-            self.asked.append(position)
+        def will_need(self, wanted):
+            self.asked.append(wanted)
 
     ahead = Noted()
-    lane = Lane(1, 4, [Line("a", 1.0, [ROW] * 9)], 7, ROW, ahead)
+    line = Line("a", 1.0, [ROW // 2] * 99)
+    lane = Lane(1, 4, [line], 7, ROW, ahead)
     for _ in range(3):
         lane.next_row()
-    assert ahead.asked == [9, 13, 17]  # at 1, 5 and 9 the second one after each
+    # after each row of two documents the two that the next one takes and two more, each but once
+    rows = [range(9, 25, 4), range(25, 33, 4), range(33, 41, 4)]
+    assert ahead.asked == [[(line.dataset, line.record(position)) for position in row] for row in rows]
 
 
 def test_the_seed_changes_the_phases():

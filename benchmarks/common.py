@@ -1,0 +1,89 @@
+"""What several benchmarks need, of the standard library and numpy alone: other environments import it too."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _rollup(pid: int, keys: tuple[str, ...]) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(keys))
+
+
+def memory_of(pid: int) -> int:
+    """Resident bytes of a process and its children, pages they share counted once each."""
+    try:
+        return sum(_rollup(one, ("Pss:",)) for one in [pid, *children_of(pid)])
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0
+
+
+def worker_memory() -> float:
+    """MB that are the own of this process's only child with the most of them: its loader's worker."""
+    return max(_rollup(child, ("Private_Clean:", "Private_Dirty:")) for child in children_of(os.getpid())) / 1e6
+
+
+def write_many_records(folder: Path, count: int) -> None:
+    """An indexed dataset of `count` records of 16 bytes."""
+    import h5py
+
+    line = b'{"output":"ab"}\n'
+    kind = np.dtype([("end", "<i8"), ("crc32c", "<u4")])
+    checksum = _crc32c(line[:-1])
+    folder.mkdir()
+    with h5py.File(folder / "index.h5", "w") as file:
+        bounds = file.create_dataset("index", shape=(count + 1,), dtype="<i8")
+        records = file.create_dataset("records", shape=(count,), dtype=kind)
+        bounds[0] = 0
+        for start in range(0, count, 1 << 22):
+            entries = np.empty(min(1 << 22, count - start), dtype=kind)
+            entries["end"] = np.arange(start + 1, start + len(entries) + 1) * len(line)
+            entries["crc32c"] = checksum
+            bounds[start + 1 : start + 1 + len(entries)] = entries["end"]
+            records[start : start + len(entries)] = entries
+    with (folder / "data.jsonl").open("wb") as data:
+        for start in range(0, count, 1 << 20):
+            data.write(line * min(1 << 20, count - start))
+    (folder / "meta.json").write_text(json.dumps({"nlines": count, "nbytes": count * len(line), "language": "en"}))
+    os.utime(folder / "index.h5")
+
+
+def _crc32c(data: bytes) -> int:
+    import google_crc32c
+
+    return google_crc32c.value(data)
+
+
+def consume(make_batches: Callable[[], Iterable[int]], tokens: int) -> dict[str, float]:
+    """Take batches, given by their number of tokens, until so many have come; the time of the first is its own."""
+    started = time.perf_counter()
+    batches = iter(make_batches())
+    next(batches)
+    first = time.perf_counter()
+    taken = 0
+    while taken < tokens:
+        taken += next(batches)
+    seconds = time.perf_counter() - first
+    return {"tokens_per_second": taken / seconds, "first_batch": first - started, "worker_mb": worker_memory()}
+
+
+def rates(documents: Iterator[str], at_once: int, seconds: float) -> list[float]:
+    """Documents a second, of `at_once` at a time, for so many seconds or until there are no more."""
+    found = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started = time.perf_counter()
+        count = sum(1 for _, text in zip(range(at_once), documents, strict=False) if text)
+        if count < at_once:
+            break
+        found.append(count / (time.perf_counter() - started))
+    return found

@@ -1,0 +1,163 @@
+"""Other loaders at the same job as benchmarks/loader.py, in an environment of their own:
+
+    python -m venv rivals && rivals/bin/pip install torch==2.13.0 numpy==2.1.3 transformers==4.57.6 \
+        tokenizers==0.22.2 litdata==0.2.76 mosaicml-streaming==0.13.0 datasets==5.0.1
+
+A corpus is brought into each one's own format, read shuffled, tokenized document by document in one DataLoader worker
+with the fastest call of the tokenizers library, and packed into rows without padding.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import tokenizers
+import torch
+from common import consume, rates
+from torch.utils.data import DataLoader, IterableDataset
+
+SEED = 1
+CHUNK = 64 << 20  # bytes of a shard, the default of litdata's and MosaicML's own examples
+
+
+def texts_of(corpus: str) -> Iterator[str]:
+    """The text of each record of a jsonl file."""
+    with open(corpus, encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)["output"]
+
+
+class LitData:
+    """litdata: chunks of an optimized dataset."""
+
+    @staticmethod
+    def prepare(corpus: str, folder: str) -> None:
+        """Bring the corpus into the format."""
+        import litdata
+
+        litdata.optimize(texts_of, [corpus], folder, chunk_bytes=CHUNK, num_workers=1)
+
+    @staticmethod
+    def read(folder: str) -> Any:
+        """A dataset whose iteration gives texts, shuffled."""
+        import litdata
+
+        return litdata.StreamingDataset(folder, shuffle=True, seed=SEED)
+
+
+class Mosaic:
+    """mosaicml-streaming: MDS shards."""
+
+    @staticmethod
+    def prepare(corpus: str, folder: str) -> None:
+        """Bring the corpus into the format."""
+        import streaming
+
+        with streaming.MDSWriter(out=folder, columns={"text": "str"}, size_limit=CHUNK) as writer:
+            for text in texts_of(corpus):
+                writer.write({"text": text})
+
+    @staticmethod
+    def read(folder: str) -> Any:
+        """A dataset whose iteration gives texts, shuffled."""
+        import streaming
+
+        streaming.base.util.clean_stale_shared_memory()
+        dataset = streaming.StreamingDataset(local=folder, shuffle=True, shuffle_seed=SEED, batch_size=1)
+        return Field(dataset, "text")
+
+
+class HuggingFace:
+    """datasets: an Arrow table read through shuffled indices, a hundred rows at a time."""
+
+    @staticmethod
+    def prepare(corpus: str, folder: str) -> None:
+        """Bring the corpus into the format."""
+        import datasets
+
+        datasets.load_dataset("json", data_files=corpus, split="train", cache_dir=folder + ".cache").save_to_disk(
+            folder
+        )
+
+    @staticmethod
+    def read(folder: str) -> Any:
+        """A dataset whose iteration gives texts, shuffled."""
+        import datasets
+
+        return Batched(datasets.load_from_disk(folder).shuffle(seed=SEED))
+
+
+class Field:
+    """One field of each of a dataset's records."""
+
+    def __init__(self, dataset: Iterable[dict[str, str]], key: str) -> None:
+        self._dataset, self._key = dataset, key
+
+    def __iter__(self) -> Iterator[str]:
+        return (record[self._key] for record in self._dataset)
+
+
+class Batched:
+    """The texts of a datasets.Dataset."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self._dataset.iter(batch_size=100):
+            yield from batch["output"]
+
+
+class Rows(IterableDataset):  # type: ignore[type-arg]
+    """Packed batches [rows, row_length] of a dataset of texts."""
+
+    def __init__(self, texts: Iterable[str], tokenizer: str, rows: int, row_length: int) -> None:
+        self._texts, self._tokenizer = texts, tokenizer
+        self._shape = rows, row_length
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        tokenizer = tokenizers.Tokenizer.from_file(self._tokenizer)
+        end = tokenizer.get_vocab_size() - 1
+        wanted = self._shape[0] * self._shape[1]
+        parts: list[np.ndarray] = []
+        held = 0
+        for text in self._texts:
+            ids = tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+            parts.append(np.asarray([*ids, end], dtype=np.int64))
+            held += len(ids) + 1
+            if held >= wanted:
+                strip = np.concatenate(parts)
+                yield torch.from_numpy(strip[:wanted].reshape(self._shape))
+                parts, held = [strip[wanted:]], len(strip) - wanted
+
+
+RIVALS = {"litdata": LitData, "mosaicml-streaming": Mosaic, "datasets": HuggingFace}
+
+
+def main() -> None:
+    name, measure, corpus, folder, tokenizer, rows, row_length, amount = sys.argv[1:]
+    rival = RIVALS[name]
+    if measure == "prepare":
+        rival.prepare(corpus, folder)
+        result = {"bytes": sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())}
+    elif measure == "tokens":
+        shape = int(rows), int(row_length)
+
+        def batches() -> Iterator[int]:
+            dataset = Rows(rival.read(folder), tokenizer, *shape)
+            return (batch.numel() for batch in DataLoader(dataset, batch_size=None, num_workers=1))
+
+        result = consume(batches, int(amount))
+    else:
+        result = {"rates": rates(iter(rival.read(folder)), 500, float(amount))}
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
