@@ -137,8 +137,7 @@ def first_batch(folder: Path, tokenizer: Path) -> None:
         "import loader; imported = time.perf_counter()\n"
         "from pathlib import Path\n"
         "next(loader.batches_of(Path(sys.argv[3]), Path(sys.argv[4]), 1))\n"
-        "print(f'{time.perf_counter() - imported:.2f} s to the first batch, after '
-"
+        "print(f'{time.perf_counter() - imported:.2f} s to the first batch, after '\n"
         "      f'{imported - started:.2f} s of imports')"
     )
     here = [str(ROOT / "benchmarks"), str(ROOT)]
