@@ -145,7 +145,7 @@ class DocumentLine:
             tokens = tokens[: self._row_length + 1]
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
             return Skip(record, "it has no tokens")
-        return Document(record, np.asarray(tokens, dtype=np.int32), max(1, len(head)), may_cut)
+        return Document(record, np.fromiter(tokens, dtype=np.int32, count=len(tokens)), max(1, len(head)), may_cut)
 
 
 class ReadAhead:
