@@ -49,6 +49,12 @@ class Feed:
             self._known[position] = self.line.document(position)
         return self._known[position]
 
+    def fetch(self, count: int) -> None:
+        """Make the next `count` documents at once."""
+        positions = [self._position(slot) for slot in range(count) if not self.taken >> slot & 1]
+        missing = [place for place in positions if place not in self._known and place < self.line.end]
+        self._known.update(zip(missing, self.line.documents(missing), strict=True))
+
     def ahead(self, count: int) -> list[tuple[IndexedDataset, int]]:
         """(dataset, record) of the next `count` documents, but for those named before."""
         first, self._asked = max(self.base, self._asked), max(self.base + count, self._asked)

@@ -70,6 +70,7 @@ class Lane:
         self._shares = [line.source.share for line in lines]
         self._tokens = [0] * len(lines)
         self._continued = NONE
+        self._likely: dict[int, int] = {}  # how many documents the next row takes of lines that give it several
         self._phase = [
             unit_interval(seed, line.source.task_name, "phase", number) * min(line.typical_pairs, row_length)
             for line in lines
@@ -104,6 +105,8 @@ class Lane:
     def next_row(self) -> Row:
         """The next row: full, unless no document that may come next fits what is left of it, or nothing is left."""
         row, room = Row(), self._row_length
+        for task, count in self._likely.items():
+            self._feeds[task].fetch(count)
         while room:
             if self._continued != NONE and self._skip(self._continued, row):  # damaged since it was chosen
                 self._continued = NONE
@@ -118,14 +121,17 @@ class Lane:
             room -= self._take(task, slot, room, row)
             cut = slot == 0 and feed.next_token != NONE
             self._continued = task if cut and self._may_lead_on(task, feed.head()) else NONE
-        self._read_ahead(row)
+        self._likely = {task: count for task, count in row.begun.items() if count > 1}
+        self._read_ahead()
         return row
 
-    def _read_ahead(self, row: Row) -> None:
-        """Ask for what the next row takes if it is like this one, and for some more."""
+    def _read_ahead(self) -> None:
+        """Ask for what the next row is likely to take, and for some more."""
         if depth := self._ahead.depth:
             wanted = [
-                record for task, feed in enumerate(self._feeds) for record in feed.ahead(row.begun.get(task, 0) + depth)
+                record
+                for task, feed in enumerate(self._feeds)
+                for record in feed.ahead(self._likely.get(task, 0) + depth)
             ]
             if wanted:
                 self._ahead.will_need(wanted)

@@ -30,9 +30,13 @@ class Tokenizer(ABC):
     vocab_size: int  # every id is below it
     fingerprint: str  # sha256 of the file, hex
 
-    @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without special tokens; a lone surrogate, which is no character, becomes U+FFFD."""
+        return self.encode_all([text])[0]
+
+    @abstractmethod
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, as `encode` gives them."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
@@ -58,9 +62,9 @@ class SentencePieceTokenizer(Tokenizer):
         self.vocab_size = self._processor.get_piece_size()
         self.fingerprint = _sha256(path)
 
-    def encode(self, text: str) -> list[int]:
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """See Tokenizer."""
-        return self._processor.encode(without_surrogates(text))
+        return [self._processor.encode(without_surrogates(text)) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""
@@ -79,7 +83,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self._tokenizer.encode_special_tokens = True  # spellings of special tokens in text are plain text
         self._tokenizer.no_truncation()  # the file may hold settings of someone's last call
         self._tokenizer.no_padding()
-        # one text at a time is nothing to share out, and threads do not survive a fork
+        # a row's texts are too few to share out, and threads do not survive a fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.bos_id, eos_id = _special_ids(path.parent, self._tokenizer)
         if eos_id is None:
@@ -91,13 +95,12 @@ class HuggingFaceTokenizer(Tokenizer):
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.fingerprint = _sha256(path)
 
-    def encode(self, text: str) -> list[int]:
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """See Tokenizer."""
-        text = without_surrogates(text)
-        if not hasattr(self._tokenizer, "encode_batch_fast"):  # tokenizers 0.19
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
-        # leaves out where in the text each token lies, which takes a quarter of the time
-        return self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        texts = [without_surrogates(text) for text in texts]
+        # the fast one leaves out where in the text each token lies, which takes a quarter of the time
+        encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # tokenizers 0.19 has none
+        return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""

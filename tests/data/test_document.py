@@ -62,6 +62,14 @@ def test_a_tokenizer_without_bos_gives_no_bos(line, tokenizer):
     assert line(record("q", "a"), tokenizer=bare).document(0).first_target == len(tokenizer.encode("q"))
 
 
+def test_documents_made_at_once_are_those_made_one_by_one(line):
+    documents = line(record("one?", "two"), record("", LONG), record("", ""), record("one?", "three"))
+    assert [str(found) for found in documents.documents([2, 0, 3, 1])] == [
+        str(documents.document(position)) for position in (2, 0, 3, 1)
+    ]
+    assert documents.documents([]) == []
+
+
 def test_a_record_that_gives_no_text_is_named(line):
     with pytest.raises(UserError, match=r"^dataset 'task', record 1 of /.*: output must be a string, not 5$"):
         line(record("", 5)).document(0)
@@ -71,7 +79,7 @@ class NoBos:
     bos_id = None
 
     def __init__(self, tokenizer):
-        self.encode, self.eos_id = tokenizer.encode, tokenizer.eos_id
+        self.encode_all, self.eos_id = tokenizer.encode_all, tokenizer.eos_id
 
 
 LONG = "long text " * 20

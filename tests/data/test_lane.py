@@ -40,6 +40,9 @@ class Line:
         size = self.sizes[record]
         return Document(record, np.arange(size + 1), 1, self.may_cut) if size else Skip(record, "it is empty")
 
+    def documents(self, positions):
+        return [self.document(position) for position in positions]
+
 
 class WatchedLane(Lane):
     """A lane that notes at each piece who was active, which line and document it is of, and the tokens after it."""

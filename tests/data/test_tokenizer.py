@@ -98,6 +98,7 @@ def test_sentencepiece_without_bos_or_eos(tmp_path):
 def test_bytes_round_trip_and_transformers_agrees(trained, text):
     tokenizer = load_tokenizer(trained)
     assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode_all([text, "", text + "x"]) == [tokenizer.encode(text), [], tokenizer.encode(text + "x")]
     if "<s>" not in text and "</s>" not in text:
         reference = tokenizers.Tokenizer.from_file(str(trained / "tokenizer.json"))
         assert tokenizer.encode(text) == reference.encode(text, add_special_tokens=False).ids
