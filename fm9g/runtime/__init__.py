@@ -58,8 +58,7 @@ def _quiet_initialization() -> Any:
 
 def describe() -> str:
     """One line: the backend, why it was chosen, the device and the number of ranks."""
-    name = torch.cuda.get_device_name() if backend.on_cuda else f"CPU, {torch.get_num_threads()} threads a rank"
-    return f"runtime: {backend.name} backend ({backend.reason}), {name}, {world_size()} rank(s)"
+    return f"runtime: {backend.name} backend ({backend.reason}), {device_name()}, {world_size()} rank(s)"
 
 
 def device() -> torch.device:
@@ -101,6 +100,22 @@ def synchronize_device() -> None:
     """Wait until the device has done what it was given (a CPU always has)."""
     if backend.on_cuda:
         torch.cuda.synchronize()
+
+
+def device_random_state() -> Tensor | None:
+    """The state of the device's own random generator; a CPU has none beside torch's."""
+    return torch.cuda.get_rng_state() if backend.on_cuda else None
+
+
+def load_device_random_state(state: Tensor) -> None:
+    """Restore what `device_random_state` gave; without an effect where the device has no such generator."""
+    if backend.on_cuda:
+        torch.cuda.set_rng_state(state)
+
+
+def device_name() -> str:
+    """The GPU's name, or the CPU with the threads that a rank has of it."""
+    return torch.cuda.get_device_name() if backend.on_cuda else f"CPU, {torch.get_num_threads()} threads a rank"
 
 
 def memory_bytes() -> int:

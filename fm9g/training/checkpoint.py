@@ -156,8 +156,8 @@ def random_state() -> dict[str, Any]:
         "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
         "numpy_position": int(position),
     }
-    if runtime.backend.on_cuda:
-        state["cuda"] = torch.cuda.get_rng_state()
+    if (device := runtime.device_random_state()) is not None:
+        state["cuda"] = device
     return state
 
 
@@ -170,8 +170,8 @@ def load_random_state(folder: Path) -> bool:
     torch.set_rng_state(state["torch"])
     random.setstate((3, tuple(state["python"].tolist()), None))
     np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), state["numpy_position"], 0, 0.0))
-    if runtime.backend.on_cuda and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"])
+    if "cuda" in state:
+        runtime.load_device_random_state(state["cuda"])
     return True
 
 

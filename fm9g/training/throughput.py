@@ -52,9 +52,8 @@ def step_flops(config: ModelConfig, batch: StepBatch) -> float:
 def peak_flops(dtype_name: str) -> float:
     """The device's peak FLOP/s: the data sheet's for a known GPU and half types, else that of a measured product."""
     if runtime.backend.on_cuda and dtype_name != "float32":
-        name = torch.cuda.get_device_name()
         for known, peak in PEAKS.items():
-            if known in name:
+            if known in runtime.device_name():
                 return peak
     size = _MEASURED_SIZE * (8 if runtime.backend.on_cuda else 1)
     a = torch.ones(size, size, dtype=TORCH_DTYPES[dtype_name], device=runtime.device())

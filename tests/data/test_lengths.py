@@ -63,7 +63,6 @@ def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch, dataset, t
 
 
 def test_a_png(dataset, tmp_path):
-    pytest.importorskip("matplotlib")
     require_matplotlib()
     for meta in (dataset.meta, {}):
         plot_lengths(tmp_path / "a.png", measure_lengths(dataset), meta)

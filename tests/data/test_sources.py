@@ -11,7 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from fm9g.data.sources import read_source
 from fm9g.errors import UserError
@@ -28,8 +30,7 @@ def write(path: Path, records: list[dict], mark: bytes = b"") -> Path:
     """Write records in the form that the suffix says."""
     name = path.name.lower()
     if name.endswith(".parquet"):
-        arrow = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(records), path, row_group_size=2)
+        parquet.write_table(pyarrow.Table.from_pylist(records), path, row_group_size=2)
         return path
     packed = gzip.open if name.endswith(".gz") else open
     if ".csv" in name:
@@ -136,9 +137,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     texts = [f"{i} " + chr(97 + i % 26) * 2000 for i in range(30000)]
     path = tmp_path / name
     if name.endswith(".parquet"):
-        arrow = pytest.importorskip("pyarrow")
-        table = arrow.table({"text": texts})
-        pytest.importorskip("pyarrow.parquet").write_table(table, path, compression=None, use_dictionary=False)
+        parquet.write_table(pyarrow.table({"text": texts}), path, compression=None, use_dictionary=False)
     else:
         write(path, [{"text": text} for text in texts])
     done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, check=True, timeout=120)

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from fm9g.data.build import build
 from fm9g.data.index import IndexedDataset
@@ -79,9 +81,7 @@ def test_text_can_be_indexed(run, tmp_path: Path) -> None:
 
 
 def test_parquet(run, tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(arrow.table({"conversations": [TALK, TALK[:2]], "id": [1, 2]}), tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table({"conversations": [TALK, TALK[:2]], "id": [1, 2]}), tmp_path / "a.parquet")
     run("--format", "sharegpt", "--path", "a.parquet", "--output", "b.jsonl")
     assert read(tmp_path / "b.jsonl") == [("<用户>一<AI>", "二")] * 2
 
@@ -95,8 +95,7 @@ def test_questions_from_tables(run, tmp_path: Path, name: str) -> None:
             writer.writeheader()
             writer.writerows(rows)
     else:
-        arrow = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), tmp_path / name)
+        parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
     (tmp_path / "qa.json").write_text(json.dumps(rows))
     run("--path", name, "--output", "table")
     run("--path", "qa.json", "--output", "json", "--format", "qa")
