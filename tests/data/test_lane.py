@@ -212,6 +212,20 @@ def test_a_state_is_a_few_integers():
     assert state.shape == (Lane.state_size(2),) == (9,)
 
 
+def test_the_billionth_document_is_reached_without_those_before_it():
+    line = Line("a", 1.0, [ROW] * 1000)
+    asked = []
+    line.document = lambda position, made=line.document: asked.append(position) or made(position)
+    lane = Lane(5, 64, [line], 7, ROW, OFF)
+    state = lane.state()
+    state[0] = 10**9 // 64  # documents done
+    lane.load_state(state)
+    (piece,) = lane.next_row().pieces
+    position = 5 + 10**9 // 64 * 64
+    assert piece.document.record == line.record(position)
+    assert set(asked) == {position}
+
+
 def test_lanes_do_not_move_in_step():
     lines = [Line("a", 0.5, [10] * 9), Line("b", 0.5, [10] * 9)]
     firsts = [lane.next_row().pieces[0].task for lane in make_lanes(lines, 64)]

@@ -183,6 +183,33 @@ def test_the_workers_divide_the_steps_after_which_a_lane_comes_again(place, want
     assert make_loader(place, range(1), workers=wanted).workers == used
 
 
+@pytest.fixture
+def one_record(tmp_path):
+    """A mixture of one dataset of one record."""
+    folder = index(tmp_path / "one", [{"input": "", "output": "there is no more than this"}])
+    (tmp_path / "one.json").write_text(json.dumps([{"path": str(folder), "abs_weight": 1, "task_name": "one"}]))
+    return tmp_path / "one.json"
+
+
+def test_one_document_feeds_eight_ranks(place, one_record):
+    sources = read_mixture(one_record)
+    for rank in range(8):
+        plan = Plan(3, ROW, 1, 1, rank, 8)
+        stream = StepStream(plan, sources, str(place.tokenizer), range(20), {}, ReadAhead(1, 1))
+        assert [sum(batch.tokens) for batch in Loader(stream, 0, 1)] == [ROW] * 20
+
+
+def test_reading_changes_nothing_in_the_folders_of_the_data(place, one_record):
+    """So a file system that cannot be written will do."""
+    folder = one_record.parent / "one"
+    before = {path: os.stat(path) for path in [folder, *folder.iterdir()]}
+    read(place, range(20), workers=2, mixture=one_record)
+    after = {path: os.stat(path) for path in [folder, *folder.iterdir()]}
+    assert before.keys() == after.keys()
+    assert all((after[path].st_mtime_ns, after[path].st_ino) == (before[path].st_mtime_ns, before[path].st_ino)
+               for path in before)  # fmt: skip
+
+
 def test_counts_of_a_step(place):
     batch = next(iter(make_loader(place, range(1))))
     pieces = [pair for strip in batch.strips for pair in zip(strip.lengths, strip.tasks, strict=True)]
