@@ -1,18 +1,13 @@
-"""Building indexed datasets: figures against a plain loop, refusals, atomicity, checking."""
+"""Building indexed datasets: figures against a plain loop, lines that are left out, several files, checking."""
 
 import base64
-import errno
 import gzip
 import json
 import math
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
-import time
-from types import SimpleNamespace
 
 import google_crc32c
 import h5py
@@ -23,38 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm9g.data import build as build_module
-from fm9g.data import jsonl_files, swap
+from fm9g.data import jsonl_files
 from fm9g.data.build import Options, build
 from fm9g.data.index import IndexedDataset
 from fm9g.data.index_check import check
-from fm9g.data.index_writer import IndexWriter
 from fm9g.errors import UserError
 from fm9g.progress import Progress
-
-OVERWRITE, SKIP, APPEND = Options(overwrite=True), Options(on_error="skip"), Options(append=True)
-FILES = {"data.jsonl", "index", "index.h5", "meta.json"}
-
-
-def dump(record):
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
-
-
-def verified(folder):
-    """Whether every record fits its checksum, the data its digest and the bounds the data."""
-    report = check(folder)
-    return report.checksums and report.digest and not report.damaged_count
-
-
-@pytest.fixture
-def source(tmp_path):
-    path = tmp_path / "source.jsonl"
-    path.write_bytes(b"".join(dump({"input": "問", "output": f"答 {i}"}) for i in range(10)))
-    return path
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(jsonl_files, "BLOCK_BYTES", 64)
+from tests.support.builds import FILES, SKIP, dump, verified
 
 
 def plain_meta(data, language):
@@ -238,121 +208,6 @@ def test_memory_is_bounded(tmp_path):
     assert peaks[1] - peaks[0] < 12_000  # kB
 
 
-def test_refused_sources(tmp_path, source):
-    (tmp_path / "folder").mkdir()
-    empty = tmp_path / "empty.jsonl"
-    empty.write_text("")
-    cases = {
-        "the input is empty": (empty, "set", "zh"),
-        "no such file": (tmp_path / "absent.jsonl", "set", "zh"),
-        "no file below it ends in .jsonl, .jsonl.gz, .jsonl.zst": (tmp_path / "folder", "set", "zh"),
-        "did you mean 'en'": (source, "set", "eng"),
-        "is a file": (source, "source.jsonl", "zh"),
-    }
-    for message, (path, output, language) in cases.items():
-        with pytest.raises(UserError, match=message):
-            build(path, tmp_path / output, language)
-    assert not (tmp_path / "set").exists()
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_source_inside_the_output(tmp_path, source, overwrite):
-    build(source, tmp_path / "set", "zh")
-    (tmp_path / "link").symlink_to(tmp_path / "set")
-    for output in ("set", "link", "."):
-        with pytest.raises(UserError, match="lies inside the output folder"):
-            build(tmp_path / "set/data.jsonl", tmp_path / output, "zh", Options(overwrite=overwrite))
-    assert len(IndexedDataset(tmp_path / "set")) == 10
-
-
-def test_same_command_twice(tmp_path, source):
-    assert build(source, tmp_path / "set", "zh") is not None
-    times = {entry.name: entry.stat().st_mtime_ns for entry in (tmp_path / "set").iterdir()}
-    assert build(source, tmp_path / "set", "zh") is None
-    assert times == {entry.name: entry.stat().st_mtime_ns for entry in (tmp_path / "set").iterdir()}
-    source.write_bytes(source.read_bytes()[:-1])  # the dataset has the newline that is missing here
-    assert build(source, tmp_path / "set", "zh") is None
-
-
-def test_occupied_output(tmp_path, source):
-    (tmp_path / "set").mkdir()
-    assert build(source, tmp_path / "set", "zh") is not None  # empty is as good as absent
-    with pytest.raises(UserError, match=r"language 'zh'.*--overwrite"):
-        build(source, tmp_path / "set", "en")
-    other = tmp_path / "other.jsonl"
-    other.write_bytes(source.read_bytes().replace("答".encode(), "達".encode()))
-    with pytest.raises(UserError, match=r"other data.*--overwrite"):
-        build(other, tmp_path / "set", "zh")
-    (tmp_path / "set/index.h5").unlink()
-    (tmp_path / "set/index").unlink()
-    with pytest.raises(UserError, match=r"no complete dataset.*--overwrite"):
-        build(source, tmp_path / "set", "zh")
-    assert (tmp_path / "set/data.jsonl").read_bytes() == source.read_bytes()
-
-
-@pytest.mark.parametrize("can_exchange", [True, False])
-def test_overwrite(tmp_path, source, monkeypatch, can_exchange):
-    if not can_exchange:
-        monkeypatch.setattr(swap, "exchange", lambda first, second: False)
-    build(source, tmp_path / "set", "zh")
-    (tmp_path / "set/notes.txt").write_text("mine")
-    source.write_bytes(dump({"output": "new"}))
-    build(source, tmp_path / "set", "en", OVERWRITE)
-    dataset = IndexedDataset(tmp_path / "set")
-    assert [dataset.record(i) for i in range(len(dataset))] == [{"output": "new"}]
-    assert {entry.name for entry in (tmp_path / "set").iterdir()} == FILES | {"notes.txt"}
-    assert {entry.name for entry in tmp_path.iterdir()} == {"set", "source.jsonl"}
-    source.write_bytes(b"broken\n")
-    with pytest.raises(UserError, match="line 1"):
-        build(source, tmp_path / "set", "en", OVERWRITE)
-    assert len(IndexedDataset(tmp_path / "set")) == 1  # the old one stands
-
-
-def test_source_changed_while_read(tmp_path, source):
-    def append(done, total):
-        with open(source, "ab") as file:
-            file.write(b"{}\n")
-        os.utime(source, ns=(1, 1))
-
-    with pytest.raises(UserError, match="changed while it was being indexed"):
-        build(source, tmp_path / "set", "zh", progress=append)
-
-
-LOOP = (
-    "import sys; from fm9g.data.build import Options, build\nprint(1, flush=True)\n"
-    "build(*sys.argv[1:4], Options(overwrite=len(sys.argv) > 4, workers=2))"
-)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_builder_leaves_all_or_nothing(tmp_path, overwrite):
-    """At ten moments each; then the same command again makes the dataset, and nothing is left behind."""
-    rng = random.Random(1)
-    old, new, target = tmp_path / "old.jsonl", tmp_path / "new.jsonl", tmp_path / "out/set"
-    old.write_bytes(dump({"output": "old"}) * 5)
-    new.write_bytes(dump({"output": "new " * 20}) * 100_000)
-    command = [sys.executable, "-c", LOOP, new, target, "en"] + ["overwrite"] * overwrite
-    for killed_after in [None, *(rng.random() for _ in range(10)), None]:
-        if overwrite:
-            build(old, target, "en", OVERWRITE)
-        elif target.exists():
-            shutil.rmtree(target)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            process.stdout.read(2)  # imports are done
-            if killed_after is None:
-                started = time.perf_counter()
-                assert process.wait() == 0
-                usual = time.perf_counter() - started
-            else:
-                time.sleep(killed_after * usual)
-                process.send_signal(signal.SIGKILL)
-        if overwrite or target.exists():
-            assert verified(target)
-            assert len(IndexedDataset(target)) in (5, 100_000)
-    assert len(IndexedDataset(target)) == 100_000
-    assert [path.name for path in target.parent.iterdir()] == ["set"]
-
-
 def test_check_finds_every_change(tmp_path, source):
     target = tmp_path / "set"
     build(source, target, "zh")
@@ -388,9 +243,6 @@ def test_check_finds_wrong_bounds_without_checksums(tmp_path, source, change):
     with h5py.File(tmp_path / "set/index.h5", "w") as file:
         file.create_dataset("index", data=bounds)
     assert check(tmp_path / "set").damaged_count == 1
-
-
-# lines that are left out
 
 
 def test_bad_lines_are_kept_apart(tmp_path, source, small_blocks):
@@ -451,9 +303,6 @@ def test_without_validation_and_checksums_lines_are_taken_as_they_are(tmp_path):
     assert (report.checksums, report.digest, report.damaged_count) == (False, False, 0)
 
 
-# several files
-
-
 def test_files_folders_and_compressed_ones_in_order(tmp_path):
     parts = [b"".join(dump({"output": f"{part} {i}"}) for i in range(50)) for part in "abcd"]
     (tmp_path / "many/deep").mkdir(parents=True)
@@ -493,83 +342,6 @@ def test_any_number_of_processes_makes_the_same_files(tmp_path, monkeypatch, wor
     assert (tmp_path / "set/data.jsonl").read_bytes() == b"".join(lines).replace(b"broken\n", b"")
     assert verified(tmp_path / "set")
     assert {entry.name for entry in (tmp_path / "set").iterdir()} == FILES | {"rejected.jsonl"}
-
-
-# more records
-
-
-def test_append_makes_a_new_generation(tmp_path, source):
-    first = build(source, tmp_path / "set", "zh")
-    more = tmp_path / "more.jsonl"
-    more.write_bytes(dump({"output": "more"}) * 3)
-    meta = build(more, tmp_path / "set", "zh", APPEND)
-    assert (tmp_path / "set/data.jsonl").read_bytes() == source.read_bytes() + more.read_bytes()
-    assert verified(tmp_path / "set")
-    assert [generation["records"] for generation in meta["generations"]] == [10, 13]
-    assert IndexedDataset(tmp_path / "set").fingerprints.count(first["xxh3_128"]) == 1
-    assert build(more, tmp_path / "set", "zh", APPEND) is None  # the same command twice
-    assert len(IndexedDataset(tmp_path / "set")) == 13
-
-
-def test_nothing_is_appended_to_damaged_data_or_another_language(tmp_path, source):
-    build(source, tmp_path / "set", "zh")
-    more = tmp_path / "more.jsonl"
-    more.write_bytes(dump({"output": "more"}))
-    with pytest.raises(UserError, match="has language 'zh', not 'en'"):
-        build(more, tmp_path / "set", "en", APPEND)
-    data = (tmp_path / "set/data.jsonl").read_bytes().replace("問".encode(), "間".encode(), 1)
-    (tmp_path / "set/data.jsonl").write_bytes(data)
-    os.utime(tmp_path / "set/data.jsonl", ns=(10**17, 10**17))
-    with pytest.raises(UserError, match="is not what was indexed, so nothing is appended"):
-        build(more, tmp_path / "set", "zh", APPEND)
-    assert (tmp_path / "set/data.jsonl").read_bytes() == data
-
-
-# two at a time, full disks, killed ones
-
-
-def test_two_builders_of_one_output(tmp_path, source):
-    def second(done, total):
-        with pytest.raises(UserError, match="another command is writing it"):
-            build(source, tmp_path / "set", "zh")
-
-    old = time.time() - 10
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swap, "_just_made", lambda folder: False)
-        build(source, tmp_path / "set", "zh", progress=second)
-    assert verified(tmp_path / "set")
-    assert old < (tmp_path / "set/index").stat().st_mtime
-
-
-def test_what_a_killed_builder_left_is_removed(tmp_path, source, capsys):
-    leftover = tmp_path / ".set.999999999.abcdef01.partial"
-    leftover.mkdir()
-    (leftover / "data.jsonl").write_text("half")
-    kept = tmp_path / ".setting.1.partial"
-    kept.mkdir()
-    build(source, tmp_path / "set", "zh")
-    assert not leftover.exists()
-    assert kept.exists()
-    assert "which a killed command left" in capsys.readouterr().err
-
-
-def test_a_full_disk_is_explained_and_changes_nothing(tmp_path, source, monkeypatch):
-    build(source, tmp_path / "set", "zh")
-    before = {entry.name: entry.read_bytes() for entry in (tmp_path / "set").iterdir()}
-
-    def full(self, *arguments):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(IndexWriter, "_write_h5", full)
-        with pytest.raises(UserError, match="No space left on device: make room on that disk and run this again"):
-            build(source, tmp_path / "set", "zh", OVERWRITE)
-    with monkeypatch.context() as patch:
-        patch.setattr(build_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=5))
-        with pytest.raises(UserError, match=r"GB are needed, 0\.0 GB are free"):
-            build(source, tmp_path / "set", "zh", OVERWRITE)
-    assert {entry.name: entry.read_bytes() for entry in (tmp_path / "set").iterdir()} == before
-    assert {entry.name for entry in tmp_path.iterdir()} == {"set", "source.jsonl"}
 
 
 def test_progress_speaks_only_of_long_work(capsys):
