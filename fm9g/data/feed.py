@@ -27,7 +27,7 @@ class Feed:
         self.base = self.taken = 0
         self._asked = 0  # how many of the lane's documents of this line `ahead` has named, or are done
         self.next_token = NONE
-        self._known: dict[int, Document | Skip] = {}  # by position; no more than the window
+        self._known: dict[int, Document | Skip] = {}  # by their number in the lane; few more than the window
 
     def load(self, base: int, next_token: int, taken: int) -> None:
         """Continue from a state."""
@@ -44,16 +44,22 @@ class Feed:
 
     def document(self, slot: int) -> Document | Skip:
         """The document in a place of the window, 0 the head."""
-        position = self._position(slot)
-        if position not in self._known:
-            self._known[position] = self.line.document(position)
-        return self._known[position]
+        known = self._known.get(self.base + slot)
+        if known is None:
+            known = self._known[self.base + slot] = self.line.document(self._position(slot))
+        return known
 
     def fetch(self, count: int) -> None:
         """Make the next `count` documents at once."""
-        positions = [self._position(slot) for slot in range(count) if not self.taken >> slot & 1]
-        missing = [place for place in positions if place not in self._known and place < self.line.end]
-        self._known.update(zip(missing, self.line.documents(missing), strict=True))
+        slots = [
+            slot
+            for slot in range(count)
+            if not self.taken >> slot & 1
+            and self.base + slot not in self._known
+            and self._position(slot) < self.line.end
+        ]
+        documents = self.line.documents([self._position(slot) for slot in slots])
+        self._known.update(zip((self.base + slot for slot in slots), documents, strict=True))
 
     def ahead(self, count: int) -> list[tuple[IndexedDataset, int]]:
         """(dataset, record) of the next `count` documents, but for those named before."""
@@ -108,7 +114,7 @@ class Feed:
         return head
 
     def _leave(self, slot: int) -> None:
-        self._known.pop(self._position(slot))
+        self._known.pop(self.base + slot)
         self.taken |= 1 << slot
         if slot == 0:
             self.next_token = NONE

@@ -110,14 +110,16 @@ class Lane:
         while room:
             if self._continued != NONE and self._skip(self._continued, row):  # damaged since it was chosen
                 self._continued = NONE
-            task = self._continued if self._continued != NONE else self._choose(room, row)
+            if self._continued != NONE:
+                task, slot = self._continued, self._feeds[self._continued].fitting(room)
+            else:
+                task, slot = self._choose(room, row)
             if task == NONE:
                 break
-            feed = self._feeds[task]
-            slot = feed.fitting(room)
             if slot == NONE:  # it begins the next row
                 self._continued = task
                 break
+            feed = self._feeds[task]
             room -= self._take(task, slot, room, row)
             cut = slot == 0 and feed.next_token != NONE
             self._continued = task if cut and self._may_lead_on(task, feed.head()) else NONE
@@ -162,10 +164,11 @@ class Lane:
         lead = self._tokens[task] + self._row_length - self._shares[task] / whole * total
         return len(active) == 1 or lead <= min(document.pairs, LEAD_ROWS * self._row_length)
 
-    def _choose(self, room: int, row: Row) -> int:
-        """The line to take the next piece from, or NONE if all have ended.
+    def _choose(self, room: int, row: Row) -> tuple[int, int]:
+        """The line to take the next piece from and the place in its window, or NONE if all lines have ended.
 
-        Where nothing that may come next fits, it is the one that is due first, whose document waits for the next row.
+        Where nothing that may come next fits (the place is NONE), it is the line that is due first, whose document
+        waits for the next row.
         """
         skips = 0
         while active := self._active():
@@ -176,24 +179,26 @@ class Lane:
                     skips += 1
                     self._check_skips(row, skips)
                     break
-                size = self._next_size(task, room)
+                slot, size = self._next_piece(task, room)
                 if self._tokens[task] * whole <= self._shares[task] * (total + size):
-                    if size <= room:
-                        return task
+                    if slot != NONE:
+                        return task, slot
                     waiting = task if waiting == NONE else waiting
             else:
-                # the one furthest behind passes always, so that rounding cannot leave none
-                return waiting if waiting != NONE else min(active, key=lambda d: self._tokens[d] / self._shares[d])
-        return NONE
+                if waiting == NONE:  # the one furthest behind passes always, so that rounding cannot leave none
+                    waiting = min(active, key=lambda d: self._tokens[d] / self._shares[d])
+                return waiting, self._feeds[waiting].fitting(room)
+        return NONE, NONE
 
-    def _next_size(self, task: int, room: int) -> int:
-        """How many places the next piece of a line would take; more than `room` where nothing of it fits."""
+    def _next_piece(self, task: int, room: int) -> tuple[int, int]:
+        """The place in its window of a line's next piece, or NONE where nothing fits, and how much that takes."""
         feed = self._feeds[task]
         slot = feed.fitting(room)
-        document = feed.document(max(slot, 0))
+        if slot <= 0:
+            return slot, feed.left if slot == NONE else min(feed.left, room)
+        document = feed.document(slot)
         assert isinstance(document, Document)
-        left = feed.left if slot <= 0 else document.pairs
-        return left if slot == NONE else min(left, room)
+        return slot, document.pairs
 
     def _skip(self, task: int, row: Row) -> bool:
         """Leave the next document of a line behind if it cannot be used."""
