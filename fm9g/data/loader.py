@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,12 +74,23 @@ class Plan:
 
 @dataclass
 class Strip:
-    """The rows of one micro-step end to end: T = batch_size * row_length places."""
+    """The rows of one micro-step end to end: T = batch_size * row_length places.
+
+    It leaves a worker by value: tensors would go through shared memory, which a killed process can leave behind.
+    """
 
     tokens: Tensor  # [T] int64
     targets: Tensor  # [T] int64, -100 where there is no loss
     lengths: list[int]  # of the documents' pieces, padding as a piece of its own; they sum to T
     tasks: list[int]  # of the pieces, -1 for padding
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        tokens, targets = (tensor.numpy().astype(np.int32) for tensor in (self.tokens, self.targets))
+        return _unpickled_strip, (tokens, targets, self.lengths, self.tasks)
+
+
+def _unpickled_strip(tokens: np.ndarray, targets: np.ndarray, lengths: list[int], tasks: list[int]) -> Strip:
+    return Strip(torch.from_numpy(tokens).long(), torch.from_numpy(targets).long(), lengths, tasks)
 
 
 @dataclass
@@ -100,7 +112,7 @@ class StepBatch:
 
     step: int
     strips: list[Strip]
-    lane_states: Tensor  # [rows, state size] int64
+    lane_states: np.ndarray  # [rows, state size] int64
     exhausted: list[bool]  # of these lanes, which have nothing left
     row_digests: bytes  # 32 bytes a row
     documents: list[int] = field(default_factory=list)  # begun in this step, by task
@@ -206,7 +218,7 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
         return StepBatch(
             step,
             [make_strip(rows[i : i + size], self.plan.row_length) for i in range(0, len(rows), size)],
-            torch.from_numpy(np.stack([lane.state() for lane in lanes])),
+            np.stack([lane.state() for lane in lanes]),
             [lane.exhausted for lane in lanes],
             b"".join(row_digest(row, self._names) for row in rows),
             documents,
@@ -261,7 +273,7 @@ class Loader:
             if isinstance(batch, UserError):
                 raise batch
             numbers = self.stream.plan.lanes_of_step(batch.step)
-            self.states.update(zip(numbers, batch.lane_states.numpy(), strict=True))
+            self.states.update(zip(numbers, batch.lane_states, strict=True))
             self._exhausted.update(zip(numbers, batch.exhausted, strict=True))
             yield batch
 

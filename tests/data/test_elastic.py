@@ -82,7 +82,7 @@ class Run:
             if step >= span.stop:  # prefetched, and never consumed
                 continue
             for plan, batch in zip(plans, batches, strict=True):
-                self.states.update(zip(plan.lanes_of_step(step), batch.lane_states.numpy(), strict=True))
+                self.states.update(zip(plan.lanes_of_step(step), batch.lane_states, strict=True))
                 self.rows += pieces_of(batch.row_digests)
         self.step = span.stop
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,6 +95,12 @@ def test_workers_change_nothing(place, expected, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ranks_change_nothing(place, expected, ranks, workers):
     assert read(place, range(20), workers, ranks) == expected[:20]
+
+
+def test_nothing_of_a_worker_lies_in_shared_memory(place):
+    held = [batch for batch, _ in zip(make_loader(place, range(9), workers=2), range(5), strict=False)]
+    assert [strip.tokens.dtype for batch in held for strip in batch.strips] == [torch.int64] * 10
+    assert "/torch_" not in Path("/proc/self/maps").read_text()
 
 
 def test_the_seed_changes_the_rows(place, expected):
