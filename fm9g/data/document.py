@@ -160,13 +160,21 @@ class ReadAhead:
 
     def __init__(self, threads: int, depth: int) -> None:
         self._threads, self.depth = threads, depth if threads else 0
+        self._wanted: list[tuple[IndexedDataset, int]] = []
         self._pool: ThreadPoolExecutor | None = None
 
-    def will_need(self, wanted: list[tuple[IndexedDataset, int]]) -> None:
-        """Ask for records of datasets, by their numbers; returns at once."""
-        if self._pool is None:  # made here, since threads do not survive a fork
+    def want(self, records: list[tuple[IndexedDataset, int]]) -> None:
+        """Note records of datasets, by their numbers, to be asked for at the next `start`."""
+        self._wanted += records
+
+    def start(self) -> None:
+        """Ask for what is wanted; returns at once. Called once a step: to wake a thread stops this one for a while."""
+        if self._wanted and self._pool is None:  # made here, since threads do not survive a fork
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="fm9g-read")
-        self._pool.submit(_will_need, wanted)  # all at once: each hand-over to a thread stops this one for a while
+        for thread in range(min(self._threads, len(self._wanted))):
+            assert self._pool is not None
+            self._pool.submit(_will_need, self._wanted[thread :: self._threads])
+        self._wanted = []
 
 
 def _will_need(wanted: list[tuple[IndexedDataset, int]]) -> None:

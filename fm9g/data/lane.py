@@ -124,19 +124,10 @@ class Lane:
             cut = slot == 0 and feed.next_token != NONE
             self._continued = task if cut and self._may_lead_on(task, feed.head()) else NONE
         self._likely = {task: count for task, count in row.begun.items() if count > 1}
-        self._read_ahead()
+        if depth := self._ahead.depth:  # what the next row is likely to take, and some more
+            for task, feed in enumerate(self._feeds):
+                self._ahead.want(feed.ahead(row.begun.get(task, 0) + depth))
         return row
-
-    def _read_ahead(self) -> None:
-        """Ask for what the next row is likely to take, and for some more."""
-        if depth := self._ahead.depth:
-            wanted = [
-                record
-                for task, feed in enumerate(self._feeds)
-                for record in feed.ahead(self._likely.get(task, 0) + depth)
-            ]
-            if wanted:
-                self._ahead.will_need(wanted)
 
     def _take(self, task: int, slot: int, room: int, row: Row) -> int:
         """Put a piece of a feed's document into a row; returns its size."""

@@ -208,6 +208,7 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
         before = self._spent(), time.perf_counter()
         lanes = [self._lane(number) for number in self.plan.lanes_of_step(step)]
         rows = [lane.next_row() for lane in lanes]
+        self._read_ahead.start()
         size = self.plan.batch_size
         documents, tokens = [0] * len(self.lines), [0] * len(self.lines)
         for row in rows:

@@ -166,9 +166,14 @@ def test_records_are_asked_for_by_threads(line):
     documents = line(*(record("", str(i)) for i in range(3)))
     documents.dataset.will_need = lambda i: asked.append((i, threading.current_thread().name))
     ahead = ReadAhead(threads=2, depth=1)
-    ahead.will_need([(documents.dataset, 2), (documents.dataset, 0)])
+    ahead.want([(documents.dataset, 2), (documents.dataset, 0)])
+    ahead.want([(documents.dataset, 1)])
+    assert not asked
+    ahead.start()
+    ahead.start()  # nothing is asked for twice
     ahead._pool.shutdown()
-    assert asked == [(2, "fm9g-read_0"), (0, "fm9g-read_0")]
+    assert sorted(record for record, _ in asked) == [0, 1, 2]
+    assert all(thread.startswith("fm9g-read") for _, thread in asked)
 
 
 def test_reading_ahead_without_threads_is_off():

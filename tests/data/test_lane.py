@@ -306,8 +306,8 @@ def test_a_lane_reads_ahead_for_its_next_row():
             super().__init__(1, 2)
             self.asked = []
 
-        def will_need(self, wanted):
-            self.asked.append(wanted)
+        def want(self, records):
+            self.asked.append(records)
 
     ahead = Noted()
     line = Line("a", 1.0, [ROW // 2] * 99)
