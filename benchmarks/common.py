@@ -1,4 +1,4 @@
-"""What several benchmarks need, of the standard library and numpy alone: other environments import it too."""
+"""What several benchmarks need. Other environments import it too: what those lack is imported where it is used."""
 
 import json
 import os
@@ -36,18 +36,20 @@ def worker_memory() -> float:
 
 def write_many_records(folder: Path, count: int) -> None:
     """An indexed dataset of `count` records of 16 bytes."""
+    import google_crc32c
     import h5py
 
+    from fm9g.data.index import RECORD, RECORDS
+
     line = b'{"output":"ab"}\n'
-    kind = np.dtype([("end", "<i8"), ("crc32c", "<u4")])
-    checksum = _crc32c(line[:-1])
+    checksum = google_crc32c.value(line[:-1])
     folder.mkdir()
     with h5py.File(folder / "index.h5", "w") as file:
         bounds = file.create_dataset("index", shape=(count + 1,), dtype="<i8")
-        records = file.create_dataset("records", shape=(count,), dtype=kind)
+        records = file.create_dataset(RECORDS, shape=(count,), dtype=RECORD)
         bounds[0] = 0
         for start in range(0, count, 1 << 22):
-            entries = np.empty(min(1 << 22, count - start), dtype=kind)
+            entries = np.empty(min(1 << 22, count - start), dtype=RECORD)
             entries["end"] = np.arange(start + 1, start + len(entries) + 1) * len(line)
             entries["crc32c"] = checksum
             bounds[start + 1 : start + 1 + len(entries)] = entries["end"]
@@ -57,12 +59,6 @@ def write_many_records(folder: Path, count: int) -> None:
             data.write(line * min(1 << 20, count - start))
     (folder / "meta.json").write_text(json.dumps({"nlines": count, "nbytes": count * len(line), "language": "en"}))
     os.utime(folder / "index.h5")
-
-
-def _crc32c(data: bytes) -> int:
-    import google_crc32c
-
-    return google_crc32c.value(data)
 
 
 def consume(make_batches: Callable[[], Iterable[int]], tokens: int) -> dict[str, float]:

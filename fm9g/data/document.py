@@ -98,7 +98,8 @@ class DocumentLine:
     def documents(self, positions: Sequence[int]) -> list[Document | Skip]:
         """Those at some positions: all are read, then all are tokenized, which is faster than one by one.
 
-        Raises as `document` does."""
+        Raises as `document` does.
+        """
         texts = [self.text(position) for position in positions]
         started = time.perf_counter()
         strings = [string for text in texts if not isinstance(text, Skip) for string in text[1:] if string]
@@ -169,10 +170,11 @@ class ReadAhead:
 
     def start(self) -> None:
         """Ask for what is wanted; returns at once. Called once a step: to wake a thread stops this one for a while."""
-        if self._wanted and self._pool is None:  # made here, since threads do not survive a fork
+        if not self._wanted:
+            return
+        if self._pool is None:  # made here, since threads do not survive a fork
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="fm9g-read")
         for thread in range(min(self._threads, len(self._wanted))):
-            assert self._pool is not None
             self._pool.submit(_will_need, self._wanted[thread :: self._threads])
         self._wanted = []
 
