@@ -36,8 +36,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from common import TEXTS_AT_ONCE, consume, rates, write_many_records
 
+from fm9g.data.ahead import Ahead
 from fm9g.data.build import Options, build
-from fm9g.data.document import DocumentLine, ReadAhead
+from fm9g.data.document import DocumentLine
 from fm9g.data.loader import Loader, Plan, StepStream
 from fm9g.data.mixture import Source
 from fm9g.data.tokenizer import load_tokenizer
@@ -84,7 +85,7 @@ def texts_of(line: DocumentLine, start: int = 0) -> Iterator[str]:
 def batches_of(folder: Path, tokenizer: Path, batch_size: int = ROWS) -> Iterator[int]:
     """The numbers of tokens in the batches of one worker."""
     plan = Plan(SEED, ROW_LENGTH, batch_size, 1)
-    stream = StepStream(plan, [source_of(folder)], str(tokenizer), range(10**9), {}, ReadAhead(1, 1))
+    stream = StepStream(plan, [source_of(folder)], str(tokenizer), range(10**9), {}, Ahead(1, 1))
     return (sum(batch.tokens) for batch in Loader(stream, 1, 2))
 
 

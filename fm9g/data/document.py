@@ -10,7 +10,6 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,9 +48,13 @@ class Skip:
     damaged: bool = False
 
 
+Text = tuple[int, str, str]
+"""A record's number, its input and its output."""
+
+
 @dataclass
 class Spent:
-    """Seconds that went into making documents."""
+    """Seconds of the loader's own thread that went into making documents."""
 
     reading: float = 0.0  # and parsing
     transforming: float = 0.0
@@ -93,23 +96,14 @@ class DocumentLine:
 
         UserError where the transform fails or the record has no fields for text: no other record will do better.
         """
-        return self.documents([position])[0]
-
-    def documents(self, positions: Sequence[int]) -> list[Document | Skip]:
-        """Those at some positions: all are read, then all are tokenized, which is faster than one by one.
-
-        Raises as `document` does.
-        """
-        texts = [self.text(position) for position in positions]
+        text = self.text(position)
         started = time.perf_counter()
-        strings = [string for text in texts if not isinstance(text, Skip) for string in text[1:] if string]
-        ids = dict(zip(strings, self._tokenizer.encode_all(strings), strict=True))
-        documents = [text if isinstance(text, Skip) else self._tokenized(*text, ids) for text in texts]
+        (document,) = self.tokenized([text])
         self.spent.tokenizing += time.perf_counter() - started
-        return documents
+        return document
 
-    def text(self, position: int) -> tuple[int, str, str] | Skip:
-        """(record, input, output) at a position, or why there is none; raises as `document` does."""
+    def text(self, position: int) -> Text | Skip:
+        """What is to be tokenized at a position, or why there is nothing; raises as `document` does."""
         number = self._order.record(position)
         try:
             prompt, answer = self._plain(number) if self._transform is None else self._transformed(number, position)
@@ -137,6 +131,12 @@ class DocumentLine:
         self.spent.transforming += time.perf_counter() - read
         return text
 
+    def tokenized(self, texts: Sequence[Text | Skip]) -> list[Document | Skip]:
+        """The documents of texts; several at once are faster than one by one. Other threads may call it."""
+        strings = [string for text in texts if not isinstance(text, Skip) for string in text[1:] if string]
+        ids = dict(zip(strings, self._tokenizer.encode_all(strings), strict=True))
+        return [text if isinstance(text, Skip) else self._tokenized(*text, ids) for text in texts]
+
     def _tokenized(self, record: int, prompt: str, answer: str, ids: dict[str, list[int]]) -> Document | Skip:
         if not prompt and not answer:
             return Skip(record, "it is empty")
@@ -151,34 +151,3 @@ class DocumentLine:
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
             return Skip(record, "it has no tokens")
         return Document(record, np.fromiter(tokens, dtype=np.int32, count=len(tokens)), max(1, len(head)), may_cut)
-
-
-class ReadAhead:
-    """Has records that will soon be read brought into the page cache by a few threads.
-
-    `depth` is how many records are asked for ahead of those that a lane's next row is likely to take.
-    """
-
-    def __init__(self, threads: int, depth: int) -> None:
-        self._threads, self.depth = threads, depth if threads else 0
-        self._wanted: list[tuple[IndexedDataset, int]] = []
-        self._pool: ThreadPoolExecutor | None = None
-
-    def want(self, records: list[tuple[IndexedDataset, int]]) -> None:
-        """Note records of datasets, by their numbers, to be asked for at the next `start`."""
-        self._wanted += records
-
-    def start(self) -> None:
-        """Ask for what is wanted; returns at once. Called once a step: to wake a thread stops this one for a while."""
-        if not self._wanted:
-            return
-        if self._pool is None:  # made here, since threads do not survive a fork
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="fm9g-read")
-        for thread in range(min(self._threads, len(self._wanted))):
-            self._pool.submit(_will_need, self._wanted[thread :: self._threads])
-        self._wanted = []
-
-
-def _will_need(wanted: list[tuple[IndexedDataset, int]]) -> None:
-    for dataset, record in wanted:
-        dataset.will_need(record)

@@ -8,7 +8,7 @@ it are taken.
 
 from __future__ import annotations
 
-from fm9g.data.document import Document, DocumentLine, Skip
+from fm9g.data.document import Document, DocumentLine, Skip, Text
 from fm9g.data.index import IndexedDataset
 
 WINDOW = 32  # enough to fill 98 % of a row of four average documents; a mask of so many bits fits the state
@@ -49,17 +49,19 @@ class Feed:
             known = self._known[self.base + slot] = self.line.document(self._position(slot))
         return known
 
-    def fetch(self, count: int) -> None:
-        """Make the next `count` documents at once."""
-        slots = [
-            slot
+    def texts(self, count: int) -> dict[int, Text | Skip]:
+        """{number in the lane: text} of those of the next `count` documents that are not known."""
+        return {
+            self.base + slot: self.line.text(self._position(slot))
             for slot in range(count)
             if not self.taken >> slot & 1
             and self.base + slot not in self._known
             and self._position(slot) < self.line.end
-        ]
-        documents = self.line.documents([self._position(slot) for slot in slots])
-        self._known.update(zip((self.base + slot for slot in slots), documents, strict=True))
+        }
+
+    def know(self, documents: dict[int, Document | Skip]) -> None:
+        """Keep documents, by their number in the lane, that are still to come."""
+        self._known.update(documents)
 
     def ahead(self, count: int) -> list[tuple[IndexedDataset, int]]:
         """(dataset, record) of the next `count` documents, but for those named before."""

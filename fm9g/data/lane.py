@@ -18,17 +18,24 @@ and, since surpluses and deficits sum to zero, a dataset lags by at most that mu
 
 from __future__ import annotations
 
+import functools
+import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from fm9g.data.document import Document, DocumentLine, ReadAhead, Skip
+from fm9g.data.ahead import Ahead
+from fm9g.data.document import Document, DocumentLine, Skip, Text
 from fm9g.data.feed import NONE, Feed
 from fm9g.data.order import unit_interval
 from fm9g.errors import UserError
 
 MOST_SKIPS = 10_000  # unusable records in a row before a lane gives up on a dataset
 LEAD_ROWS = 2
+
+
+Coming = Future[dict[int, dict[int, Document | Skip]]]
 
 
 @dataclass(frozen=True)
@@ -63,14 +70,19 @@ class Lane:
     """
 
     def __init__(
-        self, number: int, lanes: int, lines: list[DocumentLine], seed: int, row_length: int, ahead: ReadAhead
+        self, number: int, lanes: int, lines: list[DocumentLine], seed: int, row_length: int, ahead: Ahead
     ) -> None:
         self._row_length = row_length
         self._feeds, self._ahead = [Feed(line, number, lanes) for line in lines], ahead
         self._shares = [line.source.share for line in lines]
         self._tokens = [0] * len(lines)
         self._continued = NONE
-        self._likely: dict[int, int] = {}  # how many documents the next row takes of lines that give it several
+        whole = sum(self._shares)
+        self._last = {  # how many documents the last row took of each line; at first, a guess
+            task: int(row_length * self._shares[task] / whole / line.typical_pairs) for task, line in enumerate(lines)
+        }
+        self._coming: Coming | None = None
+        self.waited = 0.0  # seconds, for tokens of other threads
         self._phase = [
             unit_interval(seed, line.source.task_name, "phase", number) * min(line.typical_pairs, row_length)
             for line in lines
@@ -102,11 +114,38 @@ class Lane:
     def _active(self) -> list[int]:
         return [task for task, feed in enumerate(self._feeds) if self._shares[task] > 0 and not feed.ended]
 
+    def prepare(self) -> None:
+        """Read the texts that the next row is likely to take and have them tokenized; again only after that row."""
+        if self._coming is not None:
+            return
+        # of a line that gives a row several, some more than last time; of the others, that whose turn it is
+        likely = {task: count + count // 4 + 1 for task, count in self._last.items() if count > 1}
+        if active := self._active():
+            likely.setdefault(min(active, key=self._due), 1)
+        texts = {task: self._feeds[task].texts(count) for task, count in likely.items()}
+        self._coming = self._ahead.tokenize(functools.partial(self._documents, texts))
+
+    def _documents(self, texts: dict[int, dict[int, Text | Skip]]) -> dict[int, dict[int, Document | Skip]]:
+        """{task: {number: document}} of texts; called in another thread."""
+        return {
+            task: dict(zip(some, self._feeds[task].line.tokenized(list(some.values())), strict=True))
+            for task, some in texts.items()
+        }
+
+    def _receive(self) -> None:
+        """Wait for what was prepared."""
+        assert self._coming is not None
+        started = time.perf_counter()
+        for task, documents in self._coming.result().items():
+            self._feeds[task].know(documents)
+        self.waited += time.perf_counter() - started
+        self._coming = None
+
     def next_row(self) -> Row:
         """The next row: full, unless no document that may come next fits what is left of it, or nothing is left."""
         row, room = Row(), self._row_length
-        for task, count in self._likely.items():
-            self._feeds[task].fetch(count)
+        self.prepare()
+        self._receive()
         while room:
             if self._continued != NONE and self._skip(self._continued, row):  # damaged since it was chosen
                 self._continued = NONE
@@ -123,7 +162,7 @@ class Lane:
             room -= self._take(task, slot, room, row)
             cut = slot == 0 and feed.next_token != NONE
             self._continued = task if cut and self._may_lead_on(task, feed.head()) else NONE
-        self._likely = {task: count for task, count in row.begun.items() if count > 1}
+        self._last = row.begun
         if depth := self._ahead.depth:  # what the next row is likely to take, and some more
             for task, feed in enumerate(self._feeds):
                 self._ahead.want(feed.ahead(row.begun.get(task, 0) + depth))
@@ -155,6 +194,10 @@ class Lane:
         lead = self._tokens[task] + self._row_length - self._shares[task] / whole * total
         return len(active) == 1 or lead <= min(document.pairs, LEAD_ROWS * self._row_length)
 
+    def _due(self, task: int) -> float:
+        """When the next piece of a line is due: the earliest is taken."""
+        return (self._tokens[task] + self._phase[task]) / self._shares[task]
+
     def _choose(self, room: int, row: Row) -> tuple[int, int]:
         """The line to take the next piece from and the place in its window, or NONE if all lines have ended.
 
@@ -165,7 +208,7 @@ class Lane:
         while active := self._active():
             whole, total = sum(self._shares[d] for d in active), sum(self._tokens[d] for d in active)
             waiting = NONE
-            for task in sorted(active, key=lambda d: (self._tokens[d] + self._phase[d]) / self._shares[d]):
+            for task in sorted(active, key=self._due):
                 if self._skip(task, row):
                     skips += 1
                     self._check_skips(row, skips)

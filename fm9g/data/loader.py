@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import zip_longest
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from fm9g.data.document import DocumentLine, ReadAhead, Skip
+from fm9g.data.ahead import Ahead
+from fm9g.data.document import DocumentLine, Skip
 from fm9g.data.lane import Lane, Row
 from fm9g.data.mixture import Source
 from fm9g.data.order import Generation
@@ -101,7 +103,7 @@ class Work:
     seconds: float = 0.0
     reading: float = 0.0
     transforming: float = 0.0
-    tokenizing: float = 0.0
+    tokenizing: float = 0.0  # and waiting for threads that do
     retries: int = 0  # reads tried again, since the process began
     memory_bytes: int = 0  # resident
 
@@ -165,7 +167,7 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
         tokenizer_path: str,
         steps: range,
         states: dict[int, np.ndarray],
-        read_ahead: ReadAhead,
+        ahead: Ahead,
         generations: Mapping[str, Sequence[Generation]] = MappingProxyType({}),
     ) -> None:
         self.plan, self.sources, self.steps = plan, sources, steps
@@ -175,25 +177,25 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
             for s in sources
         ]
         self._names = [source.task_name for source in sources]
-        self.states, self._read_ahead = states, read_ahead
+        self.states, self._ahead = states, ahead
         self._lanes: dict[int, Lane] = {}
 
     def __iter__(self) -> Iterator[StepBatch | UserError]:
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
-        for step in self.steps:
-            # the DataLoader asks its workers in turn, the first one first, wherever the run starts
-            if (step - self.steps.start) % workers == worker:
-                try:
-                    batch: StepBatch | UserError = self.step(step)
-                except UserError as error:
-                    batch = error
-                yield batch
+        # the DataLoader asks its workers in turn, the first one first, wherever the run starts
+        mine = self.steps[worker::workers]
+        for step, following in zip_longest(mine, mine[1:]):
+            try:
+                batch: StepBatch | UserError = self.step(step, following)
+            except UserError as error:
+                batch = error
+            yield batch
 
     def _lane(self, number: int) -> Lane:
         if number not in self._lanes:
             plan = self.plan
-            lane = Lane(number, plan.lanes, self.lines, plan.seed, plan.row_length, self._read_ahead)
+            lane = Lane(number, plan.lanes, self.lines, plan.seed, plan.row_length, self._ahead)
             if number in self.states:
                 lane.load_state(self.states[number])
             self._lanes[number] = lane
@@ -203,12 +205,17 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
         """Which of this rank's lanes have nothing left at the start."""
         return {number: self._lane(number).exhausted for number in self.plan.lanes_of_rank()}
 
-    def step(self, step: int) -> StepBatch:
-        """Read this rank's rows of a step."""
+    def _lanes_of(self, step: int) -> list[Lane]:
+        return [self._lane(number) for number in self.plan.lanes_of_step(step)]
+
+    def step(self, step: int, following: int | None = None) -> StepBatch:
+        """Read this rank's rows of a step; `following` is the one that is asked for next, to be prepared meanwhile."""
         before = self._spent(), time.perf_counter()
-        lanes = [self._lane(number) for number in self.plan.lanes_of_step(step)]
+        lanes = self._lanes_of(step)
+        for lane in lanes if following is None else [*lanes, *self._lanes_of(following)]:
+            lane.prepare()
         rows = [lane.next_row() for lane in lanes]
-        self._read_ahead.start()
+        self._ahead.start()
         size = self.plan.batch_size
         documents, tokens = [0] * len(self.lines), [0] * len(self.lines)
         for row in rows:
@@ -231,7 +238,9 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
     def _spent(self) -> np.ndarray:
         """Seconds of reading, transforming and tokenizing so far."""
         spent = [line.spent for line in self.lines]
-        return np.array([[s.reading, s.transforming, s.tokenizing] for s in spent]).sum(axis=0)
+        total = np.array([[s.reading, s.transforming, s.tokenizing] for s in spent]).sum(axis=0)
+        total[2] += sum(lane.waited for lane in self._lanes.values())
+        return total
 
     def _work(self, before: np.ndarray, started: float) -> Work:
         reading, transforming, tokenizing = (self._spent() - before).tolist()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fm9g.data.ahead import Ahead
 from fm9g.data.display import Span
-from fm9g.data.document import ReadAhead
 from fm9g.data.lane import Lane, Row
 from fm9g.data.loader import IGNORED, Loader, Plan, StepBatch, StepStream, row_digest
 from fm9g.data.mixture import Source
@@ -79,7 +79,7 @@ class Preview:
         self._tokenizer = load_tokenizer(tokenizer_path)
         # ranks are but a part of the batch: one rank that reads all their rows reads them in the same order
         whole = Plan(plan.seed, plan.row_length, plan.batch_size * plan.ranks, plan.grad_accum)
-        stream = StepStream(whole, sources, str(tokenizer_path), range(steps), {}, ReadAhead(0, 0))
+        stream = StepStream(whole, sources, str(tokenizer_path), range(steps), {}, Ahead(0, 0))
         self._whole, self._loader, self._lines = whole, Loader(stream, 0, 1), stream.lines
         self._lanes: dict[int, Lane] = {}
         count = len(sources)
@@ -99,7 +99,7 @@ class Preview:
     def _lane(self, number: int) -> Lane:
         if number not in self._lanes:
             whole = self._whole
-            self._lanes[number] = Lane(number, whole.lanes, self._lines, whole.seed, whole.row_length, ReadAhead(0, 0))
+            self._lanes[number] = Lane(number, whole.lanes, self._lines, whole.seed, whole.row_length, Ahead(0, 0))
         return self._lanes[number]
 
     def _compare(self, batch: StepBatch, rows: list[Row]) -> None:

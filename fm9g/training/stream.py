@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fm9g import runtime
-from fm9g.data.document import ReadAhead
+from fm9g.data.ahead import Ahead
 from fm9g.data.feed import NONE
 from fm9g.data.lane import Lane
 from fm9g.data.loader import LANES_PER_ROW, STREAM_RULES, Loader, Plan, StepStream
@@ -46,7 +46,7 @@ def make_loader(
     """The loader of steps first_step to train_iters."""
     settings = inputs.settings
     steps = range(first_step, settings.train_iters)
-    ahead = ReadAhead(settings.dataloader_num_threads, settings.dataloader_prefetch)
+    ahead = Ahead(settings.dataloader_num_threads, settings.dataloader_prefetch)
     stream = StepStream(plan, inputs.sources, str(inputs.tokenizer_path), steps, states, ahead, generations)
     return Loader(stream, settings.dataloader_num_workers, settings.dataloader_prefetch_factor)
 

@@ -1,11 +1,10 @@
 """Documents of a dataset: their tokens, what carries loss, what happens to long ones, and their order."""
 
 import dataclasses
-import threading
 
 import pytest
 
-from fm9g.data.document import DocumentLine, ReadAhead, Skip
+from fm9g.data.document import DocumentLine, Skip
 from fm9g.data.mixture import Source
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
@@ -64,10 +63,11 @@ def test_a_tokenizer_without_bos_gives_no_bos(line, tokenizer):
 
 def test_documents_made_at_once_are_those_made_one_by_one(line):
     documents = line(record("one?", "two"), record("", LONG), record("", ""), record("one?", "three"))
-    assert [str(found) for found in documents.documents([2, 0, 3, 1])] == [
+    texts = [documents.text(position) for position in (2, 0, 3, 1)]
+    assert [str(found) for found in documents.tokenized(texts)] == [
         str(documents.document(position)) for position in (2, 0, 3, 1)
     ]
-    assert documents.documents([]) == []
+    assert documents.tokenized([]) == []
 
 
 def test_a_record_that_gives_no_text_is_named(line):
@@ -159,22 +159,3 @@ def test_an_error_names_dataset_and_record(line):
     position = next(place for place in range(3) if documents.record(place) == 1)
     with pytest.raises(UserError, match=r"dataset 'task', record 2 of .*: a record without text \(it has 'text'\)"):
         documents.document(position)
-
-
-def test_records_are_asked_for_by_threads(line):
-    asked = []
-    documents = line(*(record("", str(i)) for i in range(3)))
-    documents.dataset.will_need = lambda i: asked.append((i, threading.current_thread().name))
-    ahead = ReadAhead(threads=2, depth=1)
-    ahead.want([(documents.dataset, 2), (documents.dataset, 0)])
-    ahead.want([(documents.dataset, 1)])
-    assert not asked
-    ahead.start()
-    ahead.start()  # nothing is asked for twice
-    ahead._pool.shutdown()
-    assert sorted(record for record, _ in asked) == [0, 1, 2]
-    assert all(thread.startswith("fm9g-read") for _, thread in asked)
-
-
-def test_reading_ahead_without_threads_is_off():
-    assert ReadAhead(threads=0, depth=5).depth == 0

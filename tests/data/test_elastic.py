@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fm9g.data import loader
-from fm9g.data.document import ReadAhead
+from fm9g.data.ahead import Ahead
 from fm9g.data.loader import LANES_PER_ROW, Plan, StepStream
 from fm9g.data.mixture import Source
 from fm9g.training.stream import rearrange_states
@@ -74,8 +74,7 @@ class Run:
         plans = [Plan(self.seed, ROW, ROWS // ranks, 1, rank, ranks) for rank in range(ranks)]
         span = range(self.step, self.step + steps)
         streams = [
-            StepStream(plan, self.sources, str(self.place.tokenizer), span, self.states, ReadAhead(0, 0))
-            for plan in plans
+            StepStream(plan, self.sources, str(self.place.tokenizer), span, self.states, Ahead(0, 0)) for plan in plans
         ]
         for step in range(span.start, span.stop + 3):
             batches = [stream.step(step) for stream in streams]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fm9g.data import lane as lane_module
-from fm9g.data.document import Document, ReadAhead, Skip
+from fm9g.data.ahead import Ahead
+from fm9g.data.document import Document, Skip
 from fm9g.data.feed import WINDOW
 from fm9g.data.lane import Lane
 from fm9g.data.mixture import Source
@@ -18,7 +19,7 @@ from fm9g.data.order import Permutation
 from fm9g.errors import UserError
 
 ROW = 16
-OFF = ReadAhead(0, 0)
+OFF = Ahead(0, 0)
 
 
 class Line:
@@ -40,8 +41,11 @@ class Line:
         size = self.sizes[record]
         return Document(record, np.arange(size + 1), 1, self.may_cut) if size else Skip(record, "it is empty")
 
-    def documents(self, positions):
-        return [self.document(position) for position in positions]
+    def text(self, position):
+        return self.document(position)
+
+    def tokenized(self, texts):
+        return texts
 
 
 class WatchedLane(Lane):
@@ -301,7 +305,7 @@ def test_a_finite_dataset_of_dropped_records_only_ends():
 
 
 def test_a_lane_reads_ahead_for_its_next_row():
-    class Noted(ReadAhead):
+    class Noted(Ahead):
         def __init__(self):
             super().__init__(1, 2)
             self.asked = []

@@ -12,7 +12,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from fm9g.data.document import Document, ReadAhead
+from fm9g.data.ahead import Ahead
+from fm9g.data.document import Document
 from fm9g.data.lane import Piece, Row
 from fm9g.data.loader import (
     IGNORED,
@@ -39,7 +40,7 @@ def make_loader(
     plan = Plan(seed, ROW, *LAYOUTS[ranks], rank, ranks)
     sources = read_mixture(mixture or place.mixture)
     tokenizer = str(tokenizer or place.tokenizer)
-    stream = StepStream(plan, sources, tokenizer, steps, dict(states or {}), ReadAhead(1, 1))
+    stream = StepStream(plan, sources, tokenizer, steps, dict(states or {}), Ahead(1, 1))
     return Loader(stream, workers, prefetch)
 
 
@@ -202,7 +203,7 @@ def test_one_document_feeds_eight_ranks(place, one_record):
     sources = read_mixture(one_record)
     for rank in range(8):
         plan = Plan(3, ROW, 1, 1, rank, 8)
-        stream = StepStream(plan, sources, str(place.tokenizer), range(20), {}, ReadAhead(1, 1))
+        stream = StepStream(plan, sources, str(place.tokenizer), range(20), {}, Ahead(1, 1))
         assert [sum(batch.tokens) for batch in Loader(stream, 0, 1)] == [ROW] * 20
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from fm9g.data.document import ReadAhead
+from fm9g.data.ahead import Ahead
 from fm9g.data.index import IndexedDataset
 from fm9g.data.loader import IGNORED, Plan, StepStream
 from fm9g.data.mixture import read_mixture
@@ -39,7 +39,7 @@ def preview(place, steps=3, mixture=None, seed=3, **plan):
 
 def rank_rows(place, plan, step):
     """[(rank, micro, tokens, targets)] of a rank's step, from the loader of training."""
-    stream = StepStream(plan, read_mixture(place.mixture), str(place.tokenizer), range(9), {}, ReadAhead(1, 1))
+    stream = StepStream(plan, read_mixture(place.mixture), str(place.tokenizer), range(9), {}, Ahead(1, 1))
     for number in range(step + 1):
         batch = stream.step(number)
     for micro, strip in enumerate(batch.strips):
