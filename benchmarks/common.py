@@ -2,12 +2,15 @@
 
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+TOKENS, SECONDS = 500_000, 1.0  # a turn
 TEXTS_AT_ONCE = 16  # that a tokenizer is given: a little faster than one by one
 
 
@@ -61,27 +64,32 @@ def write_many_records(folder: Path, count: int) -> None:
     os.utime(folder / "index.h5")
 
 
-def consume(make_batches: Callable[[], Iterable[int]], tokens: int) -> dict[str, float]:
-    """Take batches, given by their number of tokens, until so many have come; the time of the first is its own."""
-    started = time.perf_counter()
-    batches = iter(make_batches())
-    next(batches)
-    first = time.perf_counter()
-    taken = 0
-    while taken < tokens:
-        taken += next(batches)
-    seconds = time.perf_counter() - first
-    return {"tokens_per_second": taken / seconds, "first_batch": first - started, "worker_mb": worker_memory()}
+class Meter:
+    """Measures a stream of batches, given by their number of tokens."""
+
+    def __init__(self, batches: Iterator[int]) -> None:
+        self._batches = batches
+
+    def __call__(self) -> dict[str, float]:
+        """Tokens a second over the next TOKENS of them."""
+        taken, started = 0, time.perf_counter()
+        while taken < TOKENS:
+            taken += next(self._batches)
+        return {"tokens_per_second": taken / (time.perf_counter() - started), "worker_mb": worker_memory()}
 
 
-def rates(documents: Iterator[str], at_once: int, seconds: float) -> list[float]:
-    """Documents a second, of `at_once` at a time, for so many seconds or until there are no more."""
+def rates(documents: Iterator[str], at_once: int) -> dict[str, list[float]]:
+    """Documents a second, of `at_once` at a time, for SECONDS."""
     found = []
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + SECONDS
     while time.perf_counter() < end:
         started = time.perf_counter()
         count = sum(1 for _, text in zip(range(at_once), documents, strict=False) if text)
-        if count < at_once:
-            break
         found.append(count / (time.perf_counter() - started))
-    return found
+    return {"rates": found}
+
+
+def serve(measure: Callable[[], dict[str, Any]]) -> None:
+    """Measure each time a line comes in, and print the result: so several processes can take turns."""
+    for _ in sys.stdin:
+        print(json.dumps(measure()), flush=True)

@@ -1,15 +1,16 @@
 #!/usr/bin/env python
 """The loader against the tokenizer alone, and against litdata, mosaicml-streaming and Hugging Face datasets.
 
-    python benchmarks/loader.py [--rounds 3] [--rivals rivals/bin/python]
+    python benchmarks/loader.py [--turns 15] [--rivals rivals/bin/python]
                                 [--corpus FILE.jsonl --tokenizer DIR/tokenizer.json]
 
 A corpus of 2 KB records and a byte-level BPE tokenizer are made here unless they are given. The environment of the
-others is described in benchmarks/loader_rivals.py; without --rivals only ours is measured. Each measurement is a
-process of its own, in turn within a round; the tables give medians over the rounds.
+others is described in benchmarks/loader_rivals.py; without --rivals only ours is measured. Each is measured in a
+process of its own, all of them in turn, a second or so at a time; the table gives medians over the turns.
 
     tokens/s      documents shuffled, tokenized and packed by one worker process, as the training process gets them;
-                  the tokenizer alone: the fastest call on the same documents, in memory, in one thread
+                  the tokenizer alone: the fastest call on the same documents, in memory, in one thread;
+                  ours has one thread that tokenizes in that process (dataloader_num_threads 1), or two
     documents/s   texts alone, shuffled, in one process without a tokenizer
     checksums     documents/s of a folder with checksums against the same without, in turn in one process
     first batch   of a dataset of 100 million records
@@ -19,6 +20,7 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from common import TEXTS_AT_ONCE, consume, rates, write_many_records
+from common import TEXTS_AT_ONCE, TOKENS, Meter, rates, serve, write_many_records
 
 from fm9g.data.ahead import Ahead
 from fm9g.data.build import Options, build
@@ -44,12 +46,13 @@ from fm9g.data.mixture import Source
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
 
+ALONE, NAME = "tokenizer alone", "ours"
+OURS = {ALONE: 0, NAME: 1, "ours, two threads": 2}  # threads that tokenize
 RIVALS = ("litdata", "mosaicml-streaming", "datasets")
 RECORDS, RECORD_BYTES, WORDS = 50_000, 2000, 30_000
 TRAINED_ON = 5000  # records
 ROWS, ROW_LENGTH = 8, 4096
-TOKENS = 2_000_000  # a measurement
-SECONDS = 5.0  # a measurement of documents
+CHECKSUM_SECONDS = 10.0
 MANY = 100_000_000
 SEED = 1
 
@@ -82,33 +85,41 @@ def texts_of(line: DocumentLine, start: int = 0) -> Iterator[str]:
         yield found[2]
 
 
-def batches_of(folder: Path, tokenizer: Path, batch_size: int = ROWS) -> Iterator[int]:
+def batches_of(folder: Path, tokenizer: Path, batch_size: int = ROWS, threads: int = 1) -> Iterator[int]:
     """The numbers of tokens in the batches of one worker."""
     plan = Plan(SEED, ROW_LENGTH, batch_size, 1)
-    stream = StepStream(plan, [source_of(folder)], str(tokenizer), range(10**9), {}, Ahead(1, 1))
+    stream = StepStream(plan, [source_of(folder)], str(tokenizer), range(10**9), {}, Ahead(threads, 1))
     return (sum(batch.tokens) for batch in Loader(stream, 1, 2))
 
 
-def tokenizer_alone(folder: Path, tokenizer: Path) -> dict[str, float]:
-    """Tokens a second of the tokenizers library on the documents that the loader reads first."""
-    import tokenizers
+class TokenizerAlone:
+    """Measures the tokenizers library on the documents that the loader reads."""
 
-    line, raw = line_of(folder, tokenizer), tokenizers.Tokenizer.from_file(str(tokenizer))
-    texts, taken = texts_of(line), 0
-    seconds = 0.0
-    while taken < TOKENS:
-        lot = list(itertools.islice(texts, TEXTS_AT_ONCE))
-        started = time.perf_counter()
-        taken += sum(len(encoding.ids) for encoding in raw.encode_batch_fast(lot, add_special_tokens=False))
-        seconds += time.perf_counter() - started
-    return {"tokens_per_second": taken / seconds}
+    def __init__(self, folder: Path, tokenizer: Path) -> None:
+        import tokenizers
+
+        self._texts, self._tokenizer = (
+            texts_of(line_of(folder, tokenizer)),
+            tokenizers.Tokenizer.from_file(str(tokenizer)),
+        )
+
+    def __call__(self) -> dict[str, float]:
+        """Tokens a second over the next TOKENS of them."""
+        taken, seconds = 0, 0.0
+        while taken < TOKENS:
+            texts = list(itertools.islice(self._texts, TEXTS_AT_ONCE))
+            started = time.perf_counter()
+            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            taken += sum(len(encoding.ids) for encoding in encodings)
+            seconds += time.perf_counter() - started
+        return {"tokens_per_second": taken / seconds}
 
 
-def checksum_cost(folder: Path, plain: Path, tokenizer: Path) -> dict[str, float]:
+def checksum_cost(folder: Path, plain: Path, tokenizer: Path) -> float:
     """The part of the time of reading that goes into checksums: medians of short stretches, in turn."""
     lines = [line_of(one, tokenizer) for one in (folder, plain)]
     times: list[list[float]] = [[], []]
-    end = time.perf_counter() + 2 * SECONDS
+    end = time.perf_counter() + CHECKSUM_SECONDS
     for start in itertools.count(0, 1000):
         for line, taken in zip(lines, times, strict=True):
             started = time.perf_counter()
@@ -117,18 +128,18 @@ def checksum_cost(folder: Path, plain: Path, tokenizer: Path) -> dict[str, float
             taken.append(time.perf_counter() - started)
         if time.perf_counter() > end:
             break
-    return {"cost": statistics.median(a / b - 1 for a, b in zip(*times, strict=True))}
+    return statistics.median(a / b - 1 for a, b in zip(*times, strict=True))
 
 
-def measured(name: str, folder: Path, plain: Path, tokenizer: Path) -> dict[str, Any]:
-    """One measurement of ours, in this process."""
-    if name == "alone":
-        return tokenizer_alone(folder, tokenizer)
-    if name == "tokens":
-        return consume(lambda: batches_of(folder, tokenizer), TOKENS)
-    if name == "documents":
-        return {"rates": rates(texts_of(line_of(folder, tokenizer)), 1000, SECONDS)}
-    return checksum_cost(folder, plain, tokenizer)
+def serve_ours(name: str, measure: str, folder: Path, tokenizer: Path) -> None:
+    """Measure one of OURS each time that it is asked for."""
+    if measure == "documents":
+        texts = texts_of(line_of(folder, tokenizer))
+        serve(lambda: rates(texts, 1000))
+    elif name == ALONE:
+        serve(TokenizerAlone(folder, tokenizer))
+    else:
+        serve(Meter(batches_of(folder, tokenizer, threads=OURS[name])))
 
 
 def first_batch(folder: Path, tokenizer: Path) -> None:
@@ -145,77 +156,103 @@ def first_batch(folder: Path, tokenizer: Path) -> None:
     subprocess.run([sys.executable, "-c", program, *here, str(folder), str(tokenizer)], check=True)
 
 
-def run(command: list[str]) -> dict[str, Any]:
-    """The result of a measurement: the last line that its process prints."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+class Contestant:
+    """A process that measures one loader whenever it is its turn, and is stopped, with its workers, when it is not."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._process = subprocess.Popen(
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+
+    def turn(self) -> dict[str, Any]:
+        """One measurement."""
+        assert self._process.stdin and self._process.stdout
+        os.killpg(self._process.pid, signal.SIGCONT)
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("{"):  # libraries print things
+                os.killpg(self._process.pid, signal.SIGSTOP)
+                return json.loads(line)
+        sys.exit(f"{' '.join(self._command)} has ended")
+
+    def end(self) -> None:
+        """End it."""
+        os.killpg(self._process.pid, signal.SIGCONT)
+        self._process.communicate()
 
 
 class Contest:
     """Measurements of ours and of the others on one corpus."""
 
     def __init__(self, folder: Path, corpus: Path, tokenizer: Path, rivals: str | None) -> None:
-        self._corpus, self._tokenizer, self._python = corpus, tokenizer, rivals
-        self.ours, self.plain, self._folder = folder / "ours", folder / "plain", folder
-        build(corpus, self.ours, "en")
-        build(corpus, self.plain, "en", Options(checksums=False))
+        self._corpus, self._tokenizer, self._python, self._folder = corpus, tokenizer, rivals, folder
+        self._ours, self._plain = folder / "ours", folder / "plain"
+        build(corpus, self._ours, "en")
+        build(corpus, self._plain, "en", Options(checksums=False))
         self._rivals = RIVALS if rivals else ()
         for name in self._rivals:
-            self._rival(name, "prepare", 0)
+            subprocess.run(self._rival(name, "prepare"), check=True, stdout=subprocess.DEVNULL)
 
-    def _rival(self, name: str, measure: str, amount: float) -> dict[str, Any]:
+    def _rival(self, name: str, measure: str) -> list[str]:
         assert self._python is not None
-        program, folder = str(ROOT / "benchmarks/loader_rivals.py"), str(self._folder / name)
-        sizes = [str(ROWS), str(ROW_LENGTH), str(amount)]
-        return run([self._python, program, name, measure, str(self._corpus), folder, str(self._tokenizer), *sizes])
+        paths = [str(self._corpus), str(self._folder / name), str(self._tokenizer)]
+        program = str(ROOT / "benchmarks/loader_rivals.py")
+        return [self._python, program, name, measure, *paths, str(ROWS), str(ROW_LENGTH)]
 
-    def _mine(self, measure: str) -> dict[str, Any]:
-        paths = [str(path) for path in (self.ours, self.plain, self._tokenizer)]
-        return run([sys.executable, __file__, "--measure", measure, *paths])
+    def _mine(self, name: str, measure: str) -> list[str]:
+        return [sys.executable, __file__, "--measure", name, measure, str(self._ours), str(self._tokenizer)]
 
-    def round(self) -> dict[str, dict[str, Any]]:
-        """{name: what was measured} of everything, once."""
-        found = {"tokenizer alone": self._mine("alone"), "ours": self._mine("tokens")}
-        for name in self._rivals:
-            found[name] = self._rival(name, "tokens", TOKENS)
-        found["ours"] |= self._mine("documents") | self._mine("checksums")
-        for name in self._rivals:
-            found[name] |= self._rival(name, "documents", SECONDS)
+    def measured(self, measure: str, turns: int) -> dict[str, list[dict[str, Any]]]:
+        """{name: what was measured in each turn} of everything."""
+        mine = [*OURS] if measure == "tokens" else [NAME]
+        commands = {name: self._mine(name, measure) for name in mine}
+        commands |= {name: self._rival(name, measure) for name in self._rivals}
+        contestants = {name: Contestant(command) for name, command in commands.items()}
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
+        for turn, (name, contestant) in itertools.product(range(turns + 1), contestants.items()):
+            result = contestant.turn()
+            if turn:  # the first is to warm up
+                found[name].append(result)
+        for contestant in contestants.values():
+            contestant.end()
         return found
 
+    def checksum_cost(self) -> float:
+        """See above."""
+        return checksum_cost(self._ours, self._plain, self._tokenizer)
 
-def show(rounds: list[dict[str, dict[str, Any]]]) -> None:
+
+def show(tokens: dict[str, list[dict[str, Any]]], documents: dict[str, list[dict[str, Any]]]) -> None:
     """Print the table."""
-    heads = ("tokens/s", "of alone", "documents/s", "best", "worker MB")
+    heads = ("tokens/s", "of alone", "worker MB", "documents/s", "best")
     print(f"{'':20}" + "".join(f"{head:>13}" for head in heads))
-    for name in rounds[0]:
-        results = [one[name] for one in rounds]
+    for name, results in tokens.items():
         speeds = [result["tokens_per_second"] for result in results]
         ratio = statistics.median(
-            one[name]["tokens_per_second"] / one["tokenizer alone"]["tokens_per_second"] for one in rounds
+            speed / alone["tokens_per_second"] for speed, alone in zip(speeds, tokens[ALONE], strict=True)
         )
         row = f"{name:20}{statistics.median(speeds):13,.0f}{ratio:13.2f}"
-        if documents := [rate for result in results for rate in result.get("rates", ())]:
-            memory = statistics.median(result["worker_mb"] for result in results)
-            row += f"{statistics.median(documents):13,.0f}{max(documents):13,.0f}{memory:13.0f}"
+        if name != ALONE:
+            row += f"{statistics.median(result['worker_mb'] for result in results):13.0f}"
+        if name in documents:
+            rates = [rate for result in documents[name] for rate in result["rates"]]
+            row += f"{statistics.median(rates):13,.0f}{max(rates):13,.0f}"
         print(row)
-    cost = statistics.median(one["ours"]["cost"] for one in rounds)
-    print(f"checksums: {cost:+.1%} of the time of reading")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each measurement is made")
+    parser.add_argument("--turns", type=int, default=15, help="how often each measurement is made")
     parser.add_argument("--rivals", help="the Python of an environment with the other loaders")
     parser.add_argument("--corpus", type=Path, help='a jsonl file whose records hold their text in "output"')
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json; its folder names the EOS token")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        name, *paths = arguments.measure
-        print(json.dumps(measured(name, *map(Path, paths))))
+        name, measure, *paths = arguments.measure
+        serve_ours(name, measure, *map(Path, paths))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -231,7 +268,8 @@ def main() -> None:
             tokenizer.parent.mkdir()
             save_tokenizer(train_tokenizer([sample], WORDS), tokenizer.parent)
         contest = Contest(folder, corpus, tokenizer, arguments.rivals)
-        show([contest.round() for _ in range(arguments.rounds)])
+        show(*(contest.measured(measure, arguments.turns) for measure in ("tokens", "documents")))
+        print(f"checksums: {contest.checksum_cost():+.1%} of the time of reading")
         write_many_records(folder / "many", MANY)
         print(f"{MANY:,} records: ", end="", flush=True)
         first_batch(folder / "many", tokenizer)

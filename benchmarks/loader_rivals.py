@@ -11,8 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from pathlib import Path
+from itertools import chain, islice, repeat
 from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -20,7 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import tokenizers
 import torch
-from common import TEXTS_AT_ONCE, consume, rates
+from common import TEXTS_AT_ONCE, Meter, rates, serve
 from torch.utils.data import DataLoader, IterableDataset
 
 SEED = 1
@@ -115,6 +114,16 @@ class Batched:
             yield from batch["output"]
 
 
+class Epochs:
+    """A dataset's texts, again and again."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(repeat(self._texts))
+
+
 class Rows(IterableDataset):  # type: ignore[type-arg]
     """Packed batches [rows, row_length] of a dataset of texts."""
 
@@ -144,22 +153,16 @@ RIVALS = {"litdata": LitData, "mosaicml-streaming": Mosaic, "datasets": HuggingF
 
 
 def main() -> None:
-    name, measure, corpus, folder, tokenizer, rows, row_length, amount = sys.argv[1:]
+    name, measure, corpus, folder, tokenizer, rows, row_length = sys.argv[1:]
     rival = RIVALS[name]
     if measure == "prepare":
         rival.prepare(corpus, folder)
-        result = {"bytes": sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())}
     elif measure == "tokens":
-        shape = int(rows), int(row_length)
-
-        def batches() -> Iterator[int]:
-            dataset = Rows(rival.read(folder), tokenizer, *shape)
-            return (batch.numel() for batch in DataLoader(dataset, batch_size=None, num_workers=1))
-
-        result = consume(batches, int(amount))
+        dataset = Rows(Epochs(rival.read(folder)), tokenizer, int(rows), int(row_length))
+        serve(Meter(batch.numel() for batch in DataLoader(dataset, batch_size=None, num_workers=1)))
     else:
-        result = {"rates": rates(iter(rival.read(folder)), 500, float(amount))}
-    print(json.dumps(result), flush=True)
+        texts = iter(Epochs(rival.read(folder)))
+        serve(lambda: rates(texts, 500))
 
 
 if __name__ == "__main__":
