@@ -81,18 +81,17 @@ class Strip:
     It leaves a worker by value: tensors would go through shared memory, which a killed process can leave behind.
     """
 
-    tokens: Tensor  # [T] int64
-    targets: Tensor  # [T] int64, -100 where there is no loss
+    tokens: Tensor  # [T] int32
+    targets: Tensor  # [T] int32, -100 where there is no loss
     lengths: list[int]  # of the documents' pieces, padding as a piece of its own; they sum to T
     tasks: list[int]  # of the pieces, -1 for padding
 
     def __reduce__(self) -> tuple[Any, ...]:
-        tokens, targets = (tensor.numpy().astype(np.int32) for tensor in (self.tokens, self.targets))
-        return _unpickled_strip, (tokens, targets, self.lengths, self.tasks)
+        return _unpickled_strip, (self.tokens.numpy(), self.targets.numpy(), self.lengths, self.tasks)
 
 
 def _unpickled_strip(tokens: np.ndarray, targets: np.ndarray, lengths: list[int], tasks: list[int]) -> Strip:
-    return Strip(torch.from_numpy(tokens).long(), torch.from_numpy(targets).long(), lengths, tasks)
+    return Strip(torch.from_numpy(tokens), torch.from_numpy(targets), lengths, tasks)
 
 
 @dataclass
@@ -134,8 +133,8 @@ def row_digest(row: Row, names: list[str]) -> bytes:
 
 def make_strip(rows: list[Row], row_length: int) -> Strip:
     """Lay rows end to end; what a row leaves empty is padding with no loss."""
-    tokens = np.zeros(len(rows) * row_length, dtype=np.int64)
-    targets = np.full(len(rows) * row_length, IGNORED, dtype=np.int64)
+    tokens = np.zeros(len(rows) * row_length, dtype=np.int32)
+    targets = np.full(len(rows) * row_length, IGNORED, dtype=np.int32)
     lengths: list[int] = []
     tasks: list[int] = []
     for number, row in enumerate(rows):

@@ -111,7 +111,7 @@ class Preview:
         for number, row in enumerate(rows if same else []):
             tokens = _places(batch, number, self._whole, "tokens")
             read = [piece.document.tokens[piece.first : piece.last] for piece in row.pieces]
-            filled = np.concatenate(read) if read else np.zeros(0, dtype=np.int64)
+            filled = np.concatenate(read) if read else np.zeros(0, dtype=np.int32)
             same = same and np.array_equal(tokens, np.pad(filled, (0, length - len(filled))))
         if not same:
             suspects = [repr(source.task_name) for source in self.sources if source.transforms]
@@ -164,7 +164,7 @@ class Preview:
 
 
 def _places(batch: StepBatch, number: int, plan: Plan, name: str) -> np.ndarray:
-    """The tokens or targets of a row, [row_length] int64."""
+    """The tokens or targets of a row, [row_length] int32."""
     strip, row = divmod(number, plan.batch_size)
     return getattr(batch.strips[strip], name)[row * plan.row_length : (row + 1) * plan.row_length].numpy()
 

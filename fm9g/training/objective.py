@@ -73,7 +73,7 @@ def train_step(model: Decoder, manager: Any, batch: StepBatch, counts: StepCount
     task_sums = torch.zeros(tasks, dtype=torch.float64, device=device)
     for strip in batch.strips:
         packed = Packed.from_lengths(strip.lengths, device)
-        tokens, targets = (x.to(device, non_blocking=True) for x in (strip.tokens, strip.targets))
+        tokens, targets = (x.to(device, non_blocking=True).long() for x in (strip.tokens, strip.targets))
         total, losses_T = model.loss(tokens, targets, packed)
         manager.backward(total / max(1, counts.all_valid))
         task_sums += _by_task(losses_T.double(), strip, tasks)

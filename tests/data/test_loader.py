@@ -100,7 +100,7 @@ def test_ranks_change_nothing(place, expected, ranks, workers):
 
 def test_nothing_of_a_worker_lies_in_shared_memory(place):
     held = [batch for batch, _ in zip(make_loader(place, range(9), workers=2), range(5), strict=False)]
-    assert [strip.tokens.dtype for batch in held for strip in batch.strips] == [torch.int64] * 10
+    assert [strip.tokens.dtype for batch in held for strip in batch.strips] == [torch.int32] * 10
     assert "/torch_" not in Path("/proc/self/maps").read_text()
 
 
@@ -334,7 +334,7 @@ def test_what_a_row_leaves_empty_is_padding_of_its_own():
     assert strip.tasks == [0, PADDING_TASK, PADDING_TASK]
     assert strip.tokens.tolist() == [1, 5, 0, 0, 0, 0, 0, 0]
     assert strip.targets.tolist() == [5, 2] + [IGNORED] * 6
-    assert strip.tokens.dtype == strip.targets.dtype == torch.int64
+    assert strip.tokens.dtype == strip.targets.dtype == torch.int32
 
 
 def test_the_digest_of_a_row_is_over_task_record_and_tokens():

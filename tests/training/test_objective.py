@@ -19,7 +19,7 @@ def losses_by_hand(run, batch):
     losses, tasks = [], []
     for strip in batch.strips:
         logits = run.model(strip.tokens, Packed.from_lengths(strip.lengths, torch.device("cpu")))
-        losses.append(F.cross_entropy(logits, strip.targets, ignore_index=IGNORED, reduction="none"))
+        losses.append(F.cross_entropy(logits, strip.targets.long(), ignore_index=IGNORED, reduction="none"))
         tasks += [task for task, length in zip(strip.tasks, strip.lengths, strict=True) for _ in range(length)]
     return torch.cat(losses), torch.tensor(tasks)
 
