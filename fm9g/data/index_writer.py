@@ -18,13 +18,13 @@ import xxhash
 from fm9g.data.index import DATA, DIGEST, INDEX_H5, INDEX_TEXT, META, RECORD, RECORDS
 from fm9g.data.jsonl_files import Block
 from fm9g.data.offsets_text import offsets_text
-from fm9g.data.scan import TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, parse_record
+from fm9g.data.scan import SHORT_TOKENS, TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, parse_record
 from fm9g.errors import UserError
 from fm9g.files import write_json
 
 REJECTED = "rejected.jsonl"
 SOURCE_DIGEST = f"source_{DIGEST}"  # in meta.json, of a generation
-_LENGTH_LIMITS = [4_000, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
+_LENGTH_LIMITS = [SHORT_TOKENS, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
 _LENGTH_NAMES = ["less_4k", "4k-8k", "8k-16k", "16k-32k", "32k-64k", "64k-128k", "128k-256k", "more_256k"]
 _SAMPLE_CHARACTERS = 50
 _ENTRIES_AT_ONCE = 1 << 20
@@ -56,12 +56,10 @@ class _Tally:
             return
         self.nlines += len(scan.ends)
         self.nbytes += int(scan.ends[-1])
-        self._units += int(scan.units.sum(dtype=np.int64))
-        short = scan.units < _LENGTH_LIMITS[0] / self._tokens_per_unit
-        self._histogram[0] += np.count_nonzero(short)
-        if not short.all():
-            tokens = scan.units[~short] * self._tokens_per_unit
-            slots = np.searchsorted(_LENGTH_LIMITS, tokens, side="right")
+        self._units += scan.units
+        self._histogram[0] += len(scan.ends) - len(scan.long_units)
+        if len(scan.long_units):
+            slots = np.searchsorted(_LENGTH_LIMITS, scan.long_units * self._tokens_per_unit, side="right")
             self._histogram += np.bincount(slots, minlength=len(_LENGTH_NAMES))
 
     def meta(self, data_sample: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ explains what is wrong with the others.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import numpy as np
 import simdjson
 
 TOKENS_PER_UNIT = {"zh": 0.7, "en": 1.5, "code": 1.5}  # of a character; of a piece between spaces
+SHORT_TOKENS = 4000  # so many, and more, make a line long
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class BlockScan:
     """What a block holds. Arrays have an entry for each line kept; if all were, `kept` is None, else their bytes."""
 
     ends: np.ndarray  # int64, byte offset just after each line's newline, from the start of the kept bytes
-    units: np.ndarray  # characters (zh) or pieces between spaces (en, code)
+    units: int  # of all lines: characters (zh) or pieces between spaces (en, code)
+    long_units: np.ndarray  # of each of those lines that might have SHORT_TOKENS tokens or more
     checksums: np.ndarray | None  # uint32, CRC-32C of each line without its newline
     without_text: list[int]  # lines kept whose record has no text in `input` nor `output`
     empty: int  # records whose `input` and `output`, as far as they are there, are empty strings
@@ -60,7 +63,7 @@ class BlockScan:
     def of_nothing(cls, rejected: Rejected) -> BlockScan:
         """The scan of a single line that is rejected unread."""
         none = np.zeros(0, dtype=np.int64)
-        return cls(none, none, none.astype(np.uint32), [], 0, 1, [rejected], kept=b"")
+        return cls(none, 0, none, none.astype(np.uint32), [], 0, 1, [rejected], kept=b"")
 
 
 def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
@@ -121,8 +124,19 @@ _DECODER = msgspec.json.Decoder(_Object)
 # inside of a string the quotes of this would be escaped
 _HAS_TEXT = re.compile(rb'"(?:out|in)put"\s*:\s*"[^"]').search
 _TEXT_ONLY = b'{"input": "", "output": "'
-_PLACES = (0, 8, 16, len(_TEXT_ONLY) - 8)  # of words that cover it
+_SEEN = np.dtype([("words", "<u8", 3), ("quote", "u1"), ("text", "u1")])  # and of the text after it a byte
+_WORDS = np.frombuffer(_TEXT_ONLY, "<u8", count=3).tolist()
 _NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _QUOTE, _BEGIN, _COMMA, _END = b'\n\r{} "[,]'
+
+
+def _crc_table() -> np.ndarray:
+    """The table of CRC-32C by bytes, from what it makes of single ones."""
+    singles = np.array([google_crc32c.value(bytes([0xFF ^ entry])) for entry in range(256)], dtype=np.uint32)
+    return ~singles ^ np.uint32(0x00FFFFFF)
+
+
+_CRC_TABLE = _crc_table()
+_ENTRY_OF_TOP = np.argsort(_CRC_TABLE >> 24).astype(np.uint32)
 
 
 def scan_block(block: bytes, rules: ScanRules) -> BlockScan:
@@ -137,15 +151,11 @@ def scan_block(block: bytes, rules: ScanRules) -> BlockScan:
             block = b"".join(line + b"\n" for line in good)
             characters = np.frombuffer(block, dtype=np.uint8)
             ends = np.flatnonzero(characters == _NEWLINE) + 1
-    lines = block.split(b"\n")[:-1] if rules.validate or rules.checksums else []
-    without_text, empty = _textless(block, lines, ends) if rules.validate else ([], 0)
-    checksums = None
-    if rules.checksums:
-        checksums = np.fromiter(map(google_crc32c.value, lines), dtype=np.uint32, count=len(lines))
+    without_text, empty = _textless(block, ends) if rules.validate else ([], 0)
     return BlockScan(
         ends,
-        _count_units(characters, ends, rules.language),
-        checksums,
+        *_count_units(characters, ends, rules.language),
+        _checksums(block, len(ends)) if rules.checksums else None,
         without_text,
         empty,
         count,
@@ -194,10 +204,13 @@ def _count_elements(text: bytearray) -> int:
 def _no_value_ends_within(block: bytes, characters: np.ndarray, ends: np.ndarray) -> bool:
     """Whether no } within a line has a comma after it, so that no object of an array can end there."""
     closes = characters == _CLOSE
+    count = np.count_nonzero(closes) - len(ends)
+    if count == 0:
+        return True
+    if count > len(ends):  # code perhaps: not worth the looking
+        return False
     closes[ends - 2] = False
     within = np.flatnonzero(closes)
-    if len(within) > len(ends):  # code perhaps: not worth the looking
-        return False
     return not any(_VALUE_END(block, place) for place in within.tolist())
 
 
@@ -221,13 +234,14 @@ def _sort_out(lines: list[bytes], limit: int) -> tuple[list[bytes], list[Rejecte
     return good, rejected, blank
 
 
-def _textless(block: bytes, lines: list[bytes], ends: np.ndarray) -> tuple[list[int], int]:
+def _textless(block: bytes, ends: np.ndarray) -> tuple[list[int], int]:
     """Which records have no text in `input` nor `output`, and how many have empty strings there."""
     without, empty = [], 0
     for number in np.flatnonzero(~_is_plain_text(block, ends)).tolist():
-        if _HAS_TEXT(lines[number]):
+        line = block[ends[number - 1] if number else 0 : ends[number]]
+        if _HAS_TEXT(line):
             continue
-        record = parse_record(lines[number])
+        record = parse_record(line)
         fields = [field for field in (record.get("input"), record.get("output")) if isinstance(field, str)]
         if not fields:
             without.append(number)
@@ -239,26 +253,43 @@ def _textless(block: bytes, lines: list[bytes], ends: np.ndarray) -> tuple[list[
 def _is_plain_text(block: bytes, ends: np.ndarray) -> np.ndarray:
     """Which lines are as convert_txt2jsonl.py writes them, not empty: the usual case, told fast."""
     starts = np.concatenate([[0], ends[:-1]])
-    long_enough = ends - starts > len(_TEXT_ONLY) + 8
-    starts = np.where(long_enough, starts, 0)  # any place that can be read
-    if len(block) < len(_TEXT_ONLY) + 8:
-        return long_enough
-    # the eight bytes from each byte on
-    words: np.ndarray = np.ndarray(len(block) - 7, "<u8", block, strides=(1,))
-    found = long_enough & (words[len(_TEXT_ONLY) :][starts] & 0xFF != _QUOTE)
-    for place in _PLACES:
-        (wanted,) = np.frombuffer(_TEXT_ONLY, "<u8", count=1, offset=place)
-        found &= words[place:][starts] == wanted
+    last = len(block) - _SEEN.itemsize  # from which so many bytes can be seen
+    if last < 0:
+        return np.zeros(len(ends), dtype=bool)
+    seen = np.ndarray(last + 1, _SEEN, block, strides=(1,))[np.minimum(starts, last)]
+    found = (starts <= last) & (seen["quote"] == _QUOTE) & (seen["text"] != _QUOTE)
+    for place, word in enumerate(_WORDS):
+        found &= seen["words"][:, place] == word
     return found
 
 
-def _count_units(characters: np.ndarray, ends: np.ndarray, language: str) -> np.ndarray:
-    """Characters (zh), or pieces as of ``line.split(" ")`` (en, code), of each line with its newline."""
-    if not len(ends):
-        return ends
-    starts = np.concatenate([[0], ends[:-1]])
-    longest = int(np.diff(ends, prepend=0).max())
-    counter = np.uint16 if longest < 2**16 else np.uint32 if longest < 2**32 else np.int64  # small ones are faster
-    if language == "zh":  # UTF-8 continuation bytes are 0x80 .. 0xBF
-        return np.add.reduceat(characters.view(np.int8) >= -64, starts, dtype=counter).astype(np.int64)
-    return np.add.reduceat(characters == _SPACE, starts, dtype=counter) + np.int64(1)
+def _checksums(block: bytes, count: int) -> np.ndarray:
+    """CRC-32C of each line without its newline, uint32."""
+    return _without_newline(np.fromiter(map(google_crc32c.value, io.BytesIO(block)), dtype=np.uint32, count=count))
+
+
+def _without_newline(checksums: np.ndarray) -> np.ndarray:
+    """The CRC-32C of lines from those of the lines with a newline at the end.
+
+    To go through the lines with it is faster than to split them. A step of the CRC is r' = table[(r ^ byte) & 255] ^
+    (r >> 8); as the upper 8 bits of r' are those of the table's entry alone, and differ from entry to entry, r follows
+    from r' (the registers r are the complements of the checksums).
+    """
+    after = ~checksums
+    entry = _ENTRY_OF_TOP[after >> 24]
+    return ~((after ^ _CRC_TABLE[entry]) << 8 | (entry ^ _NEWLINE))
+
+
+def _count_units(characters: np.ndarray, ends: np.ndarray, language: str) -> tuple[int, np.ndarray]:
+    """Characters (zh), or pieces as of ``line.split(" ")`` (en, code): of all lines, and of each of the long ones.
+
+    A line's newline counts as a character, and belongs to its last piece.
+    """
+    # UTF-8 continuation bytes are 0x80 .. 0xBF
+    counted = characters.view(np.int8) >= -64 if language == "zh" else characters == _SPACE
+    first = 0 if language == "zh" else 1  # pieces are one more than spaces
+    sizes = np.diff(ends, prepend=0)
+    long = np.flatnonzero(sizes * TOKENS_PER_UNIT[language] >= SHORT_TOKENS)  # a unit is a byte at least
+    bounds = zip((ends[long] - sizes[long]).tolist(), ends[long].tolist(), strict=True)
+    units = [np.count_nonzero(counted[start:end]) + first for start, end in bounds]
+    return np.count_nonzero(counted) + first * len(ends), np.array(units, dtype=np.int64)

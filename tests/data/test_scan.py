@@ -2,6 +2,7 @@
 
 import json
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -46,5 +47,14 @@ def test_offsets_text(offsets):
 def test_units_of_long_lines(language, size):
     """Counts do not wrap around, however they are summed."""
     text = '{"output": "' + "詩 " * size + '"}\n'
-    counted = scan_block((text + text).encode(), ScanRules(language)).units.tolist()
-    assert counted == [len(text) if language == "zh" else len(text.split(" "))] * 2
+    short = '{"output": "詩 詩"}\n'
+    scan = scan_block((text + short + text).encode(), ScanRules(language))
+    units, more = (len(some) if language == "zh" else len(some.split(" ")) for some in (text, short))
+    assert scan.units == 2 * units + more
+    assert scan.long_units.tolist() == ([units] * 2 if size > 10 else [])
+
+
+@given(st.lists(st.binary().map(lambda line: line.replace(b"\n", b"\r")), min_size=1))
+def test_checksums_are_those_of_lines_without_their_newlines(lines):
+    scan = scan_block(b"".join(line + b"\n" for line in lines), ScanRules("en", validate=False))
+    assert scan.checksums.tolist() == [google_crc32c.value(line) for line in lines]
