@@ -9,9 +9,10 @@ gives medians, and the ratios are medians over the rounds of plain / ours.
 """
 
 import argparse
-import contextlib
 import json
+import os
 import random
+import select
 import shutil
 import statistics
 import subprocess
@@ -70,12 +71,13 @@ def timed(command: list[str], out: Path) -> tuple[float, float]:
     subprocess.run(["sync"], check=True)
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        peak = 0
+        peak, ended = 0, os.pidfd_open(process.pid)  # Popen.wait looks but every 50 ms
         while process.returncode is None:
             peak = max(peak, memory_of(process.pid))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SAMPLE_SECONDS)
-    seconds = time.perf_counter() - started
+            select.select([ended], [], [], SAMPLE_SECONDS)
+            process.poll()
+        seconds = time.perf_counter() - started
+        os.close(ended)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return seconds, peak / 1e6

@@ -113,12 +113,14 @@ def _add_files(
     """Scan files in parallel, and write what they hold in order."""
     before = [_stamp(path) for path in files]
     total = sum(size for size, _ in before) if all(map(is_plain, files)) else 0
-    workers = options.workers or _useful_workers(rules)
+    workers = options.workers or available_cores()
     if total and total <= _SMALL_BYTES:
         workers = 1
     blocks = _placed((block for path in files for block in read_blocks(path, rules.max_line_bytes)), writer)
     done, line, last = 0, 0, None
-    for (block, _), scan in ordered_map(functools.partial(_scan, rules, writer.data_path), blocks, workers):
+    in_c = not (rules.validate or rules.checksums)  # numpy and the system do all of it, which threads can share
+    scans = ordered_map(functools.partial(_scan, rules, writer.data_path), blocks, workers, threads=in_c)
+    for (block, _), scan in scans:
         if block.path != last:
             line, last = 0, block.path
             writer.begin_file(block.path)
@@ -131,11 +133,6 @@ def _add_files(
     for path, stamp in zip(files, before, strict=True):
         if _stamp(path) != stamp:
             raise UserError(f"{path}: was changed while it was being indexed; run this again when it is complete")
-
-
-def _useful_workers(rules: ScanRules) -> int:
-    """As many as there are cores; half as many where they only copy and count: then two of them share a core badly."""
-    return available_cores() if rules.validate or rules.checksums else max(1, available_cores() // 2)
 
 
 def _placed(blocks: Iterator[Block], writer: IndexWriter) -> Iterator[tuple[Block, int | None]]:

@@ -1,4 +1,4 @@
-"""A function over a sequence in several processes, the results in order."""
+"""A function over a sequence in several processes or threads, the results in order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -28,9 +28,9 @@ def available_cores() -> int:
 
 
 def ordered_map(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, threads: bool = False
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield (item, function(item)) in order, computed by `workers` processes; with one, by this process.
+    """Yield (item, function(item)) in order, computed by `workers` processes (or threads); with one, by this thread.
 
     Items are drawn only as fast as results are taken. The processes end with this one, however it ends.
     """
@@ -38,8 +38,7 @@ def ordered_map(
         for item in items:
             yield item, function(item)
         return
-    context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(workers, context, _begin_worker, (os.getpid(),)) as pool:
+    with _threads(workers) if threads else _processes(workers) as pool:
         pending: collections.deque[tuple[Item, Future[Result]]] = collections.deque()
         try:
             for item in items:
@@ -50,6 +49,14 @@ def ordered_map(
                 yield _finished(*pending.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _threads(count: int) -> Executor:
+    return ThreadPoolExecutor(count, thread_name_prefix="fm9g-map")
+
+
+def _processes(count: int) -> Executor:
+    return ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _begin_worker, (os.getpid(),))
 
 
 def _finished(item: Item, future: Future[Result]) -> tuple[Item, Result]:

@@ -188,6 +188,65 @@ def test_what_a_killed_builder_left_is_removed(tmp_path, source, capsys):
     assert "which a killed command left" in capsys.readouterr().err
 
 
+def make_leftover(folder, name, lines, *, notes):
+    """A folder of a dataset, as a builder of `set` has left it, with a file of the user's or without."""
+    source = folder / "leftover.jsonl"
+    source.write_bytes(lines)
+    build(source, folder / "made", "zh")
+    (folder / "made").rename(folder / name)
+    if notes:
+        (folder / name / "notes.txt").write_text("mine")
+
+
+OLD, NEW, AT = dump({"output": "old"}), dump({"output": "new"}), ".set.999999999.abcdef01"
+
+
+@pytest.mark.parametrize("killed", ["before the swap", "after the swap", "between two renames", "after two renames"])
+def test_what_a_builder_killed_while_it_replaces_left_is_finished(tmp_path, source, killed):
+    """The next command clears it away, and no file of the user's is lost on the way."""
+    done = killed.startswith("after")
+    if "renames" in killed:
+        make_leftover(tmp_path, f"{AT}.new.old", OLD, notes=True)
+    if killed != "after two renames":
+        swapped = killed == "after the swap"
+        make_leftover(tmp_path, f"{AT}.new", OLD if swapped else NEW, notes=swapped)
+    if killed != "between two renames":
+        make_leftover(tmp_path, "set", NEW if done else OLD, notes=not done)
+    build(source, tmp_path / "set", "zh", OVERWRITE)
+    assert verified(tmp_path / "set")
+    assert (tmp_path / "set/notes.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "source.jsonl", "leftover.jsonl"}
+
+
+def test_a_dataset_that_was_renamed_aside_comes_back_and_is_not_overwritten_unasked(tmp_path, source):
+    make_leftover(tmp_path, f"{AT}.new.old", OLD, notes=True)
+    with pytest.raises(UserError, match=r"not empty.*--overwrite"):
+        build(source, tmp_path / "set", "zh")
+    assert IndexedDataset(tmp_path / "set").record(0) == {"output": "old"}
+    assert (tmp_path / "set/notes.txt").exists()
+
+
+def test_a_file_of_the_user_whose_name_is_taken_is_left_where_it_is(tmp_path, source, capsys):
+    make_leftover(tmp_path, "set", NEW, notes=True)
+    make_leftover(tmp_path, f"{AT}.new", OLD, notes=True)
+    build(source, tmp_path / "set", "zh", OVERWRITE)
+    assert [path.name for path in (tmp_path / f"{AT}.new").iterdir()] == ["notes.txt"]
+    assert (tmp_path / "set/notes.txt").exists()
+    assert f"{AT}.new/notes.txt stays there, since" in capsys.readouterr().err
+
+
+def test_where_folders_cannot_be_locked_leftovers_stay(tmp_path, source, capsys, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(swap.fcntl, "flock", no_locks)
+    (tmp_path / f"{AT}.partial").mkdir()
+    build(source, tmp_path / "set", "zh")
+    build(source, tmp_path / "set", "en", OVERWRITE)
+    assert {path.name for path in tmp_path.iterdir()} == {"set", "source.jsonl", f"{AT}.partial"}
+    assert "was killed, or still runs: delete it if not" in capsys.readouterr().err
+
+
 def test_a_full_disk_is_explained_and_changes_nothing(tmp_path, source, monkeypatch):
     build(source, tmp_path / "set", "zh")
     before = {entry.name: entry.read_bytes() for entry in (tmp_path / "set").iterdir()}

@@ -110,11 +110,11 @@ def test_index_skips_and_appends(run, tmp_path):
 
 def test_index_speaks_of_what_needs_care(run, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"output": "x"}, {"text": "y"}, {"text": "z"}])
-    (tmp_path / ".set.999999999.abc.partial").mkdir()
+    (tmp_path / ".set.999999999.abcdef01.partial").mkdir()
     done = run("convert_json2index.py", "-p", "a.jsonl", "-l", "en", "-o", "set")
     assert b"warning: 2 records have no text" in done.stderr
     assert b"the first is record 2" in done.stderr
-    assert b".set.999999999.abc.partial, which a killed command left" in done.stderr
+    assert b".set.999999999.abcdef01.partial, which a killed command left" in done.stderr
 
 
 def test_index_wrong_commands(run, tmp_path):
