@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -21,6 +22,7 @@ class Ahead:
         self._threads, self.depth = threads, depth if threads else 0
         self._wanted: list[tuple[IndexedDataset, int]] = []
         self._pools: dict[str, ThreadPoolExecutor] = {}
+        self.waited = 0.0
 
     def _pool(self, name: str) -> ThreadPoolExecutor:
         if name not in self._pools:  # made here, since threads do not survive a fork
@@ -34,6 +36,13 @@ class Ahead:
         made: Future[Result] = Future()
         made.set_result(make())
         return made
+
+    def wait(self, made: Future[Result]) -> Result:
+        """What has been made; `waited` adds up the seconds."""
+        started = time.perf_counter()
+        result = made.result()
+        self.waited += time.perf_counter() - started
+        return result
 
     def want(self, records: list[tuple[IndexedDataset, int]]) -> None:
         """Note records of datasets, by their numbers, to be asked for at the next `start`."""

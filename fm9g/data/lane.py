@@ -19,7 +19,6 @@ and, since surpluses and deficits sum to zero, a dataset lags by at most that mu
 from __future__ import annotations
 
 import functools
-import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -82,7 +81,7 @@ class Lane:
             task: int(row_length * self._shares[task] / whole / line.typical_pairs) for task, line in enumerate(lines)
         }
         self._coming: Coming | None = None
-        self.waited = 0.0  # seconds, for tokens of other threads
+        self._prepared = False
         self._phase = [
             unit_interval(seed, line.source.task_name, "phase", number) * min(line.typical_pairs, row_length)
             for line in lines
@@ -116,14 +115,15 @@ class Lane:
 
     def prepare(self) -> None:
         """Read the texts that the next row is likely to take and have them tokenized; again only after that row."""
-        if self._coming is not None:
+        if self._prepared:
             return
         # of a line that gives a row several, some more than last time; of the others, that whose turn it is
         likely = {task: count + count // 4 + 1 for task, count in self._last.items() if count > 1}
         if active := self._active():
             likely.setdefault(min(active, key=self._due), 1)
-        texts = {task: self._feeds[task].texts(count) for task, count in likely.items()}
-        self._coming = self._ahead.tokenize(functools.partial(self._documents, texts))
+        texts = {task: some for task, count in likely.items() if (some := self._feeds[task].texts(count))}
+        self._coming = self._ahead.tokenize(functools.partial(self._documents, texts)) if texts else None
+        self._prepared = True
 
     def _documents(self, texts: dict[int, dict[int, Text | Skip]]) -> dict[int, dict[int, Document | Skip]]:
         """{task: {number: document}} of texts; called in another thread."""
@@ -134,12 +134,10 @@ class Lane:
 
     def _receive(self) -> None:
         """Wait for what was prepared."""
-        assert self._coming is not None
-        started = time.perf_counter()
-        for task, documents in self._coming.result().items():
-            self._feeds[task].know(documents)
-        self.waited += time.perf_counter() - started
-        self._coming = None
+        if self._coming is not None:
+            for task, documents in self._ahead.wait(self._coming).items():
+                self._feeds[task].know(documents)
+        self._coming, self._prepared = None, False
 
     def next_row(self) -> Row:
         """The next row: full, unless no document that may come next fits what is left of it, or nothing is left."""

@@ -238,7 +238,7 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
         """Seconds of reading, transforming and tokenizing so far."""
         spent = [line.spent for line in self.lines]
         total = np.array([[s.reading, s.transforming, s.tokenizing] for s in spent]).sum(axis=0)
-        total[2] += sum(lane.waited for lane in self._lanes.values())
+        total[2] += self._ahead.waited
         return total
 
     def _work(self, before: np.ndarray, started: float) -> Work:
