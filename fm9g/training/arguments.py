@@ -59,7 +59,9 @@ class Settings:
     # the data
     dataloader: str = _setting("indexed", "the loader; there is only this one")
     dataloader_num_workers: int = _setting(1, "loader processes per rank; 0 loads in the training process")
-    dataloader_num_threads: int = _setting(1, "threads of a loader process that tokenize ahead, and as many that read ahead")
+    dataloader_num_threads: int = _setting(
+        1, "threads of a loader process that tokenize ahead, and as many that read ahead"
+    )
     dataloader_prefetch: int = _setting(1, "records read ahead, per lane and dataset, on top of those of its next row")
     dataloader_prefetch_factor: int = _setting(1, "batches that each loader process makes ahead")
     stop_when_end: bool = _setting(False, "when a non-repeating mixture is exhausted: 1 stops early, 0 fails")

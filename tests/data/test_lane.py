@@ -323,6 +323,27 @@ def test_a_lane_reads_ahead_for_its_next_row():
     assert ahead.asked == [[(line.dataset, line.record(position)) for position in row] for row in rows]
 
 
+def test_what_is_prepared_is_tokenized_once_and_of_lines_that_are_due():
+    """Before the first row as many documents as it may take; then those that the row has used up, anew."""
+    asked = []
+
+    class Noted(Line):
+        def tokenized(self, texts):
+            asked.append([text.record for text in texts])
+            return super().tokenized(texts)
+
+    line = Noted("a", 1.0, [ROW // 2] * 99)
+    (lane,) = make_lanes([line], 1)
+    lane.prepare()
+    lane.prepare()
+    assert asked == [[line.record(position) for position in range(3)]]
+    taken = [record for _, record, *_ in pieces([lane.next_row() for _ in range(20)])]
+    assert taken == [line.record(position) for position in range(40)]
+    prepared = [record for records in asked for record in records]
+    assert prepared == [line.record(position) for position in range(len(prepared))]
+    assert 40 <= len(prepared) <= 43
+
+
 def test_the_seed_changes_the_phases():
     lines = [Line("a", 0.5, [10] * 9), Line("b", 0.5, [10] * 9)]
     firsts = [[lane.next_row().pieces[0].task for lane in make_lanes(lines, 32, seed=seed)] for seed in (1, 2)]

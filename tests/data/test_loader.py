@@ -35,12 +35,12 @@ LAYOUTS = {1: (2, 2), 2: (1, 2), 4: (1, 1)}  # ranks: (batch_size, grad_accum), 
 
 
 def make_loader(
-    place, steps, workers=0, rank=0, ranks=1, states=None, prefetch=2, mixture=None, seed=3, tokenizer=None
+    place, steps, workers=0, rank=0, ranks=1, states=None, prefetch=2, mixture=None, seed=3, tokenizer=None, threads=1
 ):
     plan = Plan(seed, ROW, *LAYOUTS[ranks], rank, ranks)
     sources = read_mixture(mixture or place.mixture)
     tokenizer = str(tokenizer or place.tokenizer)
-    stream = StepStream(plan, sources, tokenizer, steps, dict(states or {}), Ahead(1, 1))
+    stream = StepStream(plan, sources, tokenizer, steps, dict(states or {}), Ahead(threads, 1))
     return Loader(stream, workers, prefetch)
 
 
@@ -90,6 +90,12 @@ def expected(place):
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_workers_change_nothing(place, expected, workers):
     assert read(place, range(20), workers) == expected[:20]
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("workers", [0, 16])  # each of 16 has the same lanes at all its steps
+def test_threads_change_nothing(place, expected, workers, threads):
+    assert read(place, range(40), workers, threads=threads) == expected
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
