@@ -54,42 +54,45 @@ def test_ranks_and_workers_do_not_change_the_stream(place, own, single_rank, tmp
     assert digest(result.output) == digest(alone.log)
 
 
-LONG = {"train_iters": 10_000, "save_iters": 1000, "max_length": 32}
+@pytest.fixture
+def long(own):
+    """The settings of 10,000 steps."""
+    return {**own[1], "train_iters": 10_000, "save_iters": 1000, "max_length": 32}
 
 
 def layout(ranks, workers):
     return {"n_gpus": ranks, "grad_accum": ROWS // ranks, "dataloader_num_workers": workers}
 
 
-def long_run(place, own, folder, ranks, workers):
-    """The digest of 10,000 steps."""
-    result = run_app(place.words(folder, **own[1], **LONG, **layout(ranks, workers)), folder.parent, timeout=1800)
+def long_run(place, long, folder, ranks, workers):
+    """The digest of a whole run."""
+    result = run_app(place.words(folder, **long, **layout(ranks, workers)), folder.parent, timeout=1800)
     assert result.returncode == 0, result.output
     return digest(result.output)
 
 
 @pytest.mark.soak
-def test_the_stream_of_ten_thousand_steps(place, own, tmp_path):
+def test_the_stream_of_ten_thousand_steps(place, long, tmp_path):
     """1, 2, 4 and 8 ranks with 0, 1 and 4 workers each."""
     layouts = itertools.product((1, 2, 4, 8), (0, 1, 4))
-    found = {layout: long_run(place, own, tmp_path / "{}-{}".format(*layout), *layout) for layout in layouts}
+    found = {layout: long_run(place, long, tmp_path / "{}-{}".format(*layout), *layout) for layout in layouts}
     assert len(set(found.values())) == 1, found
 
 
 @pytest.mark.soak
-def test_ten_thousand_steps_with_random_kills_and_other_ranks_after_each(place, own, tmp_path):
+def test_ten_thousand_steps_with_random_kills_and_other_ranks_after_each(place, long, tmp_path):
     r, output = random.Random(1), Output(tmp_path / "killed")
     for goal in sorted(r.sample(range(1000, 10_000, 1000), 5)):
         options = layout(r.choice((1, 2, 4, 8)), r.choice((0, 1, 4)))
-        process = start_app(place.words(output.root, **own[1], **LONG, **options, resume_ckpt="latest"), tmp_path)
+        process = start_app(place.words(output.root, **long, **options, resume_ckpt="latest"), tmp_path)
         wait_until(lambda: process.poll() is not None or goal in output.steps(), f"step {goal}", 1800)  # noqa: B023
         time.sleep(r.uniform(0, 2))  # some steps more, which are lost
         assert process.poll() is None, process.communicate()[0]
         kill_all(process)
-    words = place.words(output.root, **own[1], **LONG, **layout(2, 1), resume_ckpt="latest")
+    words = place.words(output.root, **long, **layout(2, 1), resume_ckpt="latest")
     result = run_app(words, tmp_path, timeout=1800)
     assert result.returncode == 0, result.output
-    assert digest(result.output) == long_run(place, own, tmp_path / "whole", 1, 0)
+    assert digest(result.output) == long_run(place, long, tmp_path / "whole", 1, 0)
 
 
 def test_a_damaged_record_is_skipped_alike_on_any_ranks_and_counted(place, own, single_rank, tmp_path):
