@@ -60,14 +60,14 @@ def test_every_depth(dataset):
 
 
 def test_more_than_a_block(dataset):
-    lines = [json.dumps({"output": f"{i} " + "x" * 5000}) for i in range(700)]
-    for i in (0, 350, 699):
+    lines = [json.dumps({"output": f"{i} " + "x" * 5000}) for i in range(1000)]
+    for i in (0, 500, 999):
         lines[i] = json.dumps({"output": f"{i} needle " + "x" * 5000})
     made, seen = dataset(*lines), []
     assert [hit.record for hit in search(made, "needle", lambda done, total: seen.append((done, total)))] == [
         0,
-        350,
-        699,
+        500,
+        999,
     ]
     assert len(seen) > 2
     assert seen[-1] == (made.nbytes, made.nbytes)
