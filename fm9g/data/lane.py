@@ -33,8 +33,8 @@ from fm9g.errors import UserError
 MOST_SKIPS = 10_000  # unusable records in a row before a lane gives up on a dataset
 LEAD_ROWS = 2
 
-
 Coming = Future[dict[int, dict[int, Document | Skip]]]
+"""{task: {number in the lane: document}}, in the making."""
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ def _is_plain_text(block: bytes, ends: np.ndarray) -> np.ndarray:
     last = len(block) - _SEEN.itemsize  # from which so many bytes can be seen
     if last < 0:
         return np.zeros(len(ends), dtype=bool)
-    # what each line begins with, at once: to gather its words one by one takes several times as long
+    # what each line begins with, at once: to gather its words one by one is slower
     words = np.ndarray(last + 1, _SEEN, block, strides=(1,))[np.minimum(starts, last)].view("<u8").reshape(-1, 4)
     found = starts <= last
     for place, word in enumerate(_WORDS):

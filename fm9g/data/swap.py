@@ -99,10 +99,10 @@ def _clear_leftovers(target: Path, files: Collection[str]) -> None:
                     file=sys.stderr,
                 )
                 continue
-            print(f"note: removing {leftover}, which a killed command left", file=sys.stderr)
+            print(f"note: clearing up {leftover}, which a killed command left", file=sys.stderr)
             if leftover.name.endswith(_PARTIAL):
                 shutil.rmtree(leftover)
-            elif leftover.name.endswith(_OLD) and not target.exists():
+            elif not target.exists():  # all that there is of the dataset
                 os.rename(leftover, target)
             else:
                 _clear_out(leftover, target, files)

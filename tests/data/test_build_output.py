@@ -218,8 +218,9 @@ def test_what_a_builder_killed_while_it_replaces_left_is_finished(tmp_path, sour
     assert {path.name for path in tmp_path.iterdir()} == {"set", "source.jsonl", "leftover.jsonl"}
 
 
-def test_a_dataset_that_was_renamed_aside_comes_back_and_is_not_overwritten_unasked(tmp_path, source):
-    make_leftover(tmp_path, f"{AT}.new.old", OLD, notes=True)
+@pytest.mark.parametrize("ending", ["new", "new.old"])
+def test_a_dataset_of_which_that_is_left_comes_back_and_is_not_overwritten_unasked(tmp_path, source, ending):
+    make_leftover(tmp_path, f"{AT}.{ending}", OLD, notes=True)
     with pytest.raises(UserError, match=r"not empty.*--overwrite"):
         build(source, tmp_path / "set", "zh")
     assert IndexedDataset(tmp_path / "set").record(0) == {"output": "old"}
