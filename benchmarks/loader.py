@@ -79,10 +79,8 @@ def line_of(folder: Path, tokenizer: Path) -> DocumentLine:
 
 def texts_of(line: DocumentLine, start: int = 0) -> Iterator[str]:
     """The documents' texts from a position on, without end."""
-    for position in itertools.count(start):
-        found = line.text(position)
-        assert isinstance(found, tuple)
-        yield found[2]
+    for first in itertools.count(start, TEXTS_AT_ONCE):
+        yield from (found[2] for found in line.texts(range(first, first + TEXTS_AT_ONCE)) if isinstance(found, tuple))
 
 
 def batches_of(folder: Path, tokenizer: Path, batch_size: int = ROWS, threads: int = 1) -> Iterator[int]:
@@ -123,8 +121,7 @@ def checksum_cost(folder: Path, plain: Path, tokenizer: Path) -> float:
     for start in itertools.count(0, 1000):
         for line, taken in zip(lines, times, strict=True):
             started = time.perf_counter()
-            for position in range(start, start + 1000):
-                line.text(position)
+            line.texts(range(start, start + 1000))
             taken.append(time.perf_counter() - started)
         if time.perf_counter() > end:
             break

@@ -10,7 +10,7 @@ import math
 import random
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,14 +97,20 @@ class DocumentLine:
 
         UserError where the transform fails or the record has no fields for text: no other record will do better.
         """
-        text = self.text(position)
+        texts = self.texts([position])
         started = time.perf_counter()
-        (document,) = self.tokenized([text])
+        (document,) = self.tokenized(texts)
         self.spent.tokenizing += time.perf_counter() - started
         return document
 
-    def text(self, position: int) -> Text | Skip:
-        """What is to be tokenized at a position, or why there is nothing; raises as `document` does."""
+    def texts(self, positions: Iterable[int]) -> list[Text | Skip]:
+        """What is to be tokenized at each position, or why there is nothing; raises as `document` does."""
+        started, transforming = time.perf_counter(), self.spent.transforming
+        texts = [self._text(position) for position in positions]
+        self.spent.reading += time.perf_counter() - started - (self.spent.transforming - transforming)
+        return texts
+
+    def _text(self, position: int) -> Text | Skip:
         number = self._order.record(position)
         try:
             prompt, answer = self._plain(number) if self._transform is None else self._transformed(number, position)
@@ -116,20 +122,15 @@ class DocumentLine:
         return number, prompt, answer
 
     def _plain(self, number: int) -> tuple[str, str]:
-        started = time.perf_counter()
-        text = quick_text(self.dataset.read(number)) or plain_text(self.dataset.record(number))
-        self.spent.reading += time.perf_counter() - started
-        return text
+        return quick_text(self.dataset.read(number)) or plain_text(self.dataset.record(number))
 
     def _transformed(self, number: int, position: int) -> tuple[str, str]:
         assert self._transform is not None
-        started = time.perf_counter()
         record = self.dataset.record(number)
-        read = time.perf_counter()
+        started = time.perf_counter()
         generator = random.Random(f"{self._seed}/{self.source.task_name}/{position}")
         text = apply_transform(self._transform, record, generator)
-        self.spent.reading += read - started
-        self.spent.transforming += time.perf_counter() - read
+        self.spent.transforming += time.perf_counter() - started
         return text
 
     def tokenized(self, texts: Sequence[Text | Skip]) -> list[Document | Skip]:

@@ -51,13 +51,15 @@ class Feed:
 
     def texts(self, count: int) -> dict[int, Text | Skip]:
         """{number in the lane: text} of those of the next `count` documents that are not known."""
-        return {
-            self.base + slot: self.line.text(self._position(slot))
+        slots = [
+            slot
             for slot in range(count)
             if not self.taken >> slot & 1
             and self.base + slot not in self._known
             and self._position(slot) < self.line.end
-        }
+        ]
+        texts = self.line.texts(map(self._position, slots))
+        return {self.base + slot: text for slot, text in zip(slots, texts, strict=True)}
 
     def know(self, documents: dict[int, Document | Skip]) -> None:
         """Keep documents, by their number in the lane, that are still to come."""

@@ -63,7 +63,7 @@ def test_a_tokenizer_without_bos_gives_no_bos(line, tokenizer):
 
 def test_documents_made_at_once_are_those_made_one_by_one(line):
     documents = line(record("one?", "two"), record("", LONG), record("", ""), record("one?", "three"))
-    texts = [documents.text(position) for position in (2, 0, 3, 1)]
+    texts = documents.texts((2, 0, 3, 1))
     assert [str(found) for found in documents.tokenized(texts)] == [
         str(documents.document(position)) for position in (2, 0, 3, 1)
     ]

@@ -41,8 +41,8 @@ class Line:
         size = self.sizes[record]
         return Document(record, np.arange(size + 1), 1, self.may_cut) if size else Skip(record, "it is empty")
 
-    def text(self, position):
-        return self.document(position)
+    def texts(self, positions):
+        return [self.document(position) for position in positions]
 
     def tokenized(self, texts):
         return texts
