@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Indexing speed against a plain line-by-line builder and against `wc -lm`; opening 100 million records.
 
-    python benchmarks/index.py [--megabytes 500] [--rounds 3] [--zh FILE.jsonl] [--en FILE.jsonl]
+    python benchmarks/index.py [--megabytes 750] [--rounds 3] [--zh FILE.jsonl] [--en FILE.jsonl]
 
 Two corpora, made here unless files are given: short Chinese lines and long English ones. Each round runs ours (with
 validation and checksums, then without both), the plain builder and wc in turn, as processes of their own; the table
@@ -125,7 +125,7 @@ def open_many(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=500, help="size of each corpus that is made")
+    parser.add_argument("--megabytes", type=int, default=750, help="size of each corpus that is made")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each command")
     parser.add_argument("--zh", type=Path, help="a jsonl file to index as Chinese")
     parser.add_argument("--en", type=Path, help="a jsonl file to index as English")

@@ -19,7 +19,7 @@ from fm9g.data.index import DamagedRecord, IndexedDataset
 from fm9g.data.mixture import Source
 from fm9g.data.order import Generation, RecordOrder
 from fm9g.data.tokenizer import Tokenizer
-from fm9g.data.transform import NoText, apply_transform, load_transform, plain_text, quick_text
+from fm9g.data.transform import NoText, Transform, apply_transform, load_transform, plain_text, quick_text
 from fm9g.errors import UserError
 
 BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
@@ -113,23 +113,22 @@ class DocumentLine:
     def _text(self, position: int) -> Text | Skip:
         number = self._order.record(position)
         try:
-            prompt, answer = self._plain(number) if self._transform is None else self._transformed(number, position)
+            if self._transform is None:
+                text = quick_text(self.dataset.read(number)) or plain_text(self.dataset.record(number))
+            else:
+                text = self._transformed(self._transform, number, position)
         except DamagedRecord as error:
             return Skip(number, str(error), damaged=True)
         except NoText as error:
             where = f"dataset {self.source.task_name!r}, record {number + 1} of {self.source.path}"
             raise UserError(f"{where}: {error}") from error.__cause__
-        return number, prompt, answer
+        return number, *text
 
-    def _plain(self, number: int) -> tuple[str, str]:
-        return quick_text(self.dataset.read(number)) or plain_text(self.dataset.record(number))
-
-    def _transformed(self, number: int, position: int) -> tuple[str, str]:
-        assert self._transform is not None
+    def _transformed(self, transform: Transform, number: int, position: int) -> tuple[str, str]:
         record = self.dataset.record(number)
         started = time.perf_counter()
         generator = random.Random(f"{self._seed}/{self.source.task_name}/{position}")
-        text = apply_transform(self._transform, record, generator)
+        text = apply_transform(transform, record, generator)
         self.spent.transforming += time.perf_counter() - started
         return text
 

@@ -64,7 +64,6 @@ class IndexedDataset:
         self.nbytes = self._data.size()
         check_totals(self.path, self.meta, ends, self.nbytes)
         records = load_records(self.path, len(ends))
-        self._verified = records is not None
         self._column = Column(ends if records is None else records)
         self._check_bounds(ends)
         _check_times(self.path, index_file)
@@ -82,26 +81,16 @@ class IndexedDataset:
 
     def span(self, i: int) -> tuple[int, int]:
         """Byte offsets in data.jsonl where record i begins and ends (its newline included)."""
-        return self._entry(i)[:2]
-
-    def _entry(self, i: int) -> tuple[int, int, int]:
-        """Where record i begins and ends, and its checksum (0 in a folder that has none)."""
-        if not 0 <= i < self._column.count:
-            raise IndexError(f"record {i} of {len(self)} in {self.path}")
-        if self._verified:
-            start, _, end, checksum = self._column.two(i - 1) if i else (0, 0, *self._column.one(0))
-            return start, end, checksum
-        start, end = self._column.two(i - 1) if i else (0, *self._column.one(0))
-        return start, end, 0
+        return self._column.entry(i)[:2]
 
     def read(self, i: int) -> bytes:
         """The bytes of record i as they are in the file, without the newline; DamagedRecord if they have changed."""
-        start, end, checksum = self._entry(i)
+        start, end, checksum = self._column.entry(i)
         raw = self._data.read(end - start, start)
         if len(raw) != end - start:
             raise self._damaged(i, start, f"the file was cut short: the record ends at byte {end}")
         raw = raw[:-1] if raw.endswith(b"\n") else raw
-        if self._verified and google_crc32c.value(raw) != checksum:
+        if checksum is not None and google_crc32c.value(raw) != checksum:
             raise self._damaged(i, start, "its bytes have changed since it was indexed (CRC-32C)")
         return raw
 
@@ -184,7 +173,7 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 class Column:
-    """Integers or RECORDs of an index, read in place: as few bytes as are asked for, and again where a read fails."""
+    """Where records end: integers or RECORDs, read in place and as few as are asked for, again where a read fails."""
 
     def __init__(self, values: np.ndarray) -> None:
         self._values, self.count, self._width = values, len(values), values.itemsize
@@ -200,19 +189,25 @@ class Column:
         # a record needs two of them: several times faster than through an array
         order, code = _struct_code(values.dtype)
         self._one, self._two = struct.Struct(order + code), struct.Struct(order + 2 * code)
+        self._with_checksums = values.dtype == RECORD
 
     @property
     def retries(self) -> int:
         """How many reads were tried again in this process."""
         return self._file.retries if self._file else 0
 
-    def one(self, i: int) -> tuple[int, ...]:
-        """The integer or the fields of value i."""
-        return self._one.unpack(self._read(self._width, self._offset + i * self._width))
+    def entry(self, i: int) -> tuple[int, int, int | None]:
+        """Where record i begins and ends, and its checksum (None in a folder that has none)."""
+        if not 0 < i < self.count:
+            return self._first(i)
+        found = self._two.unpack(self._read(2 * self._width, self._offset + (i - 1) * self._width))
+        return (found[0], found[2], found[3]) if self._with_checksums else (*found, None)
 
-    def two(self, i: int) -> tuple[int, ...]:
-        """Those of values i and i + 1."""
-        return self._two.unpack(self._read(2 * self._width, self._offset + i * self._width))
+    def _first(self, i: int) -> tuple[int, int, int | None]:
+        if i != 0:
+            raise IndexError(f"record {i} of {self.count}")
+        end, *checksum = self._one.unpack(self._read(self._width, self._offset))
+        return 0, end, checksum[0] if checksum else None
 
     def ends(self, start: int, count: int) -> np.ndarray:
         """The ends among values[start : start + count] as int64 (absurd uint64 values become negative)."""
