@@ -99,7 +99,7 @@ class DocumentLine:
         """
         texts = self.texts([position])
         started = time.perf_counter()
-        (document,) = self.tokenized(texts)
+        (document,) = self.documents(texts, self.encoded(texts))
         self.spent.tokenizing += time.perf_counter() - started
         return document
 
@@ -132,13 +132,19 @@ class DocumentLine:
         self.spent.transforming += time.perf_counter() - started
         return text
 
-    def tokenized(self, texts: Sequence[Text | Skip]) -> list[Document | Skip]:
-        """The documents of texts; several at once are faster than one by one. Other threads may call it."""
-        strings = [string for text in texts if not isinstance(text, Skip) for string in text[1:] if string]
-        ids = dict(zip(strings, self._tokenizer.encode_all(strings), strict=True))
-        return [text if isinstance(text, Skip) else self._tokenized(*text, ids) for text in texts]
+    def encoded(self, texts: Iterable[Text | Skip]) -> dict[str, list[int]]:
+        """The token ids of all that texts hold; several at once are faster than one by one.
 
-    def _tokenized(self, record: int, prompt: str, answer: str, ids: dict[str, list[int]]) -> Document | Skip:
+        It takes nearly all of the time, and other threads may call it.
+        """
+        strings = [string for text in texts if not isinstance(text, Skip) for string in text[1:] if string]
+        return dict(zip(strings, self._tokenizer.encode_all(strings), strict=True))
+
+    def documents(self, texts: Iterable[Text | Skip], ids: dict[str, list[int]]) -> list[Document | Skip]:
+        """The documents of texts, from what `encoded` returned for them."""
+        return [text if isinstance(text, Skip) else self._document(*text, ids) for text in texts]
+
+    def _document(self, record: int, prompt: str, answer: str, ids: dict[str, list[int]]) -> Document | Skip:
         if not prompt and not answer:
             return Skip(record, "it is empty")
         head = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]

@@ -33,8 +33,8 @@ from fm9g.errors import UserError
 MOST_SKIPS = 10_000  # unusable records in a row before a lane gives up on a dataset
 LEAD_ROWS = 2
 
-Coming = Future[dict[int, dict[int, Document | Skip]]]
-"""{task: {number in the lane: document}}, in the making."""
+Texts = dict[int, dict[int, Text | Skip]]
+"""{task: {number in the lane: text}}."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Lane:
         self._last = {  # how many documents the last row took of each line; at first, a guess
             task: int(row_length * self._shares[task] / whole / line.typical_pairs) for task, line in enumerate(lines)
         }
-        self._coming: Coming | None = None
+        self._coming: tuple[Texts, Future[dict[int, dict[str, list[int]]]]] | None = None  # and their tokens by task
         self._prepared = False
         self._phase = [
             unit_interval(seed, line.source.task_name, "phase", number) * min(line.typical_pairs, row_length)
@@ -122,21 +122,20 @@ class Lane:
         if active := self._active():
             likely.setdefault(min(active, key=self._due), 1)
         texts = {task: some for task, count in likely.items() if (some := self._feeds[task].texts(count))}
-        self._coming = self._ahead.tokenize(functools.partial(self._documents, texts)) if texts else None
+        self._coming = (texts, self._ahead.tokenize(functools.partial(self._encoded, texts))) if texts else None
         self._prepared = True
 
-    def _documents(self, texts: dict[int, dict[int, Text | Skip]]) -> dict[int, dict[int, Document | Skip]]:
-        """{task: {number: document}} of texts; called in another thread."""
-        return {
-            task: dict(zip(some, self._feeds[task].line.tokenized(list(some.values())), strict=True))
-            for task, some in texts.items()
-        }
+    def _encoded(self, texts: Texts) -> dict[int, dict[str, list[int]]]:
+        """{task: token ids} of texts; called in another thread, which does what nobody else can do meanwhile."""
+        return {task: self._feeds[task].line.encoded(some.values()) for task, some in texts.items()}
 
     def _receive(self) -> None:
         """Wait for what was prepared."""
         if self._coming is not None:
-            for task, documents in self._ahead.wait(self._coming).items():
-                self._feeds[task].know(documents)
+            texts, coming = self._coming
+            for task, ids in self._ahead.wait(coming).items():
+                documents = self._feeds[task].line.documents(texts[task].values(), ids)
+                self._feeds[task].know(dict(zip(texts[task], documents, strict=True)))
         self._coming, self._prepared = None, False
 
     def next_row(self) -> Row:

@@ -62,12 +62,12 @@ def test_a_tokenizer_without_bos_gives_no_bos(line, tokenizer):
 
 
 def test_documents_made_at_once_are_those_made_one_by_one(line):
-    documents = line(record("one?", "two"), record("", LONG), record("", ""), record("one?", "three"))
-    texts = documents.texts((2, 0, 3, 1))
-    assert [str(found) for found in documents.tokenized(texts)] == [
-        str(documents.document(position)) for position in (2, 0, 3, 1)
+    records = line(record("one?", "two"), record("", LONG), record("", ""), record("one?", "three"))
+    texts = records.texts((2, 0, 3, 1))
+    assert [str(found) for found in records.documents(texts, records.encoded(texts))] == [
+        str(records.document(position)) for position in (2, 0, 3, 1)
     ]
-    assert documents.tokenized([]) == []
+    assert records.documents([], records.encoded([])) == []
 
 
 def test_a_record_that_gives_no_text_is_named(line):

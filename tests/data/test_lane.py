@@ -44,8 +44,11 @@ class Line:
     def texts(self, positions):
         return [self.document(position) for position in positions]
 
-    def tokenized(self, texts):
-        return texts
+    def encoded(self, texts):
+        return {}
+
+    def documents(self, texts, ids):
+        return list(texts)
 
 
 class WatchedLane(Lane):
@@ -328,9 +331,9 @@ def test_what_is_prepared_is_tokenized_once_and_of_lines_that_are_due():
     asked = []
 
     class Noted(Line):
-        def tokenized(self, texts):
+        def encoded(self, texts):
             asked.append([text.record for text in texts])
-            return super().tokenized(texts)
+            return super().encoded(texts)
 
     line = Noted("a", 1.0, [ROW // 2] * 99)
     (lane,) = make_lanes([line], 1)
