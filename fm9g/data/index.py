@@ -42,6 +42,7 @@ _FULL_CHECK = 1 << 20  # up to so many records every bound is looked at on openi
 _NEWLINES = 4096  # in a fully checked dataset, how many bounds are compared with the data
 _SAMPLES = 64
 _WINDOW = 1024  # bounds looked at in a sample
+_HELD_BYTES = 1 << 20  # of an index, at most: that of 87,000 records
 _REBUILD = "rebuild it with: python tools/convert_json2index.py --path X.jsonl --language zh|en|code --output DIR"
 
 
@@ -173,19 +174,23 @@ def _parse(raw: bytes) -> dict[str, Any]:
 
 
 class Column:
-    """Where records end: integers or RECORDs, read in place and as few as are asked for, again where a read fails."""
+    """Where records end: integers or RECORDs. A large column is read in place, as few of them as are asked for.
+
+    A small one is held: that saves a read for each record, and a trip over a network where the file is not cached.
+    """
 
     def __init__(self, values: np.ndarray) -> None:
         self._values, self.count, self._width = values, len(values), values.itemsize
         self._file: SteadyFile | None = None
         self._offset = 0
-        self._read: Callable[[int, int], bytes | memoryview]  # so many bytes from an offset
+        self._read: Callable[[int, int], bytes]  # so many bytes from an offset
         if isinstance(values, np.memmap):
             self._file, self._offset = SteadyFile(Path(str(values.filename))), values.offset
+        if self._file and values.nbytes > _HELD_BYTES:
             self._read = self._file.read
         else:
-            memory = values.view(np.uint8).data
-            self._read = lambda size, offset: memory[offset : offset + size]
+            held = self._file.read(values.nbytes, self._offset) if self._file else values.tobytes()
+            self._read, self._offset = lambda size, offset: held[offset : offset + size], 0
         # a record needs two of them: several times faster than through an array
         order, code = _struct_code(values.dtype)
         self._one, self._two = struct.Struct(order + code), struct.Struct(order + 2 * code)

@@ -27,6 +27,12 @@ def folder(tmp_path):
     return tmp_path / "set"
 
 
+@pytest.fixture(params=["held", "in place"])
+def index_is(request, monkeypatch):
+    if request.param == "in place":  # as a large one
+        monkeypatch.setattr("fm9g.data.index._HELD_BYTES", 0)
+
+
 def bounds_of(folder):
     with h5py.File(folder / "index.h5") as file:
         return file["index"][:]
@@ -60,6 +66,7 @@ def all_lines(folder):
     return [dataset.read(i) for i in range(len(dataset))]
 
 
+@pytest.mark.usefixtures("index_is")
 def test_records_and_spans(folder):
     dataset = IndexedDataset(folder)
     assert len(dataset) == 50
@@ -77,6 +84,7 @@ def test_records_and_spans(folder):
 @pytest.mark.parametrize("dtype", ["<i8", "<u8", ">i8"])
 @pytest.mark.parametrize("options", [{}, {"chunks": (8,), "compression": "gzip"}], ids=["contiguous", "compressed"])
 @pytest.mark.parametrize("first", [0, 1], ids=["bounds", "ends only"])
+@pytest.mark.usefixtures("index_is")
 def test_layouts(folder, dtype, options, first):
     rewrite_h5(folder, bounds_of(folder)[first:].astype(dtype), **options)
     assert all_lines(folder) == LINES
@@ -84,6 +92,7 @@ def test_layouts(folder, dtype, options, first):
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["bounds", "ends only"])
+@pytest.mark.usefixtures("index_is")
 def test_text_index_and_no_meta(folder, first):
     text = (folder / "index").read_text().splitlines(keepends=True)
     (folder / "index").write_text("".join(text[first:]))
