@@ -77,9 +77,9 @@ def line_of(folder: Path, tokenizer: Path) -> DocumentLine:
     return DocumentLine(source_of(folder), load_tokenizer(tokenizer), SEED, ROW_LENGTH)
 
 
-def texts_of(line: DocumentLine, start: int = 0) -> Iterator[str]:
-    """The documents' texts from a position on, without end."""
-    for first in itertools.count(start, TEXTS_AT_ONCE):
+def texts_of(line: DocumentLine) -> Iterator[str]:
+    """The documents' texts, without end."""
+    for first in itertools.count(0, TEXTS_AT_ONCE):
         yield from (found[2] for found in line.texts(range(first, first + TEXTS_AT_ONCE)) if isinstance(found, tuple))
 
 

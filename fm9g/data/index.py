@@ -183,13 +183,13 @@ class Column:
         self._values, self.count, self._width = values, len(values), values.itemsize
         self._file: SteadyFile | None = None
         self._offset = 0
-        self._read: Callable[[int, int], bytes]  # so many bytes from an offset
+        self._read: Callable[[int, int], bytes | memoryview]  # so many bytes from an offset
         if isinstance(values, np.memmap):
             self._file, self._offset = SteadyFile(Path(str(values.filename))), values.offset
         if self._file and values.nbytes > _HELD_BYTES:
             self._read = self._file.read
         else:
-            held = self._file.read(values.nbytes, self._offset) if self._file else values.tobytes()
+            held = self._file.read(values.nbytes, self._offset) if self._file else values.view(np.uint8).data
             self._read, self._offset = lambda size, offset: held[offset : offset + size], 0
         # a record needs two of them: several times faster than through an array
         order, code = _struct_code(values.dtype)

@@ -20,8 +20,8 @@ import tokenizers
 from fm9g.errors import UserError
 from fm9g.files import read_json
 
-# pieces of text (words, or Chinese clauses) whose tokens are remembered, in 10 to 30 MB: none is ever replaced, and the
-# library's own 10,000 are full after some hundred documents
+# pieces of text (words, or Chinese clauses) whose tokens are remembered; none is ever replaced, and the library's own
+# 10,000 are soon full
 _REMEMBERED_PIECES = 1 << 15
 
 
