@@ -18,6 +18,15 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
+def shown(value: object, width: int = 80) -> str:
+    """What a user gave as an error message repeats it: as Python writes it, cut to `width` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of over 4,300 digits; nested too deeply
+        text = f"a huge {type(value).__name__}"
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Run a command-line `main`; a UserError or OSError becomes one line on stderr and exit status 1."""
     try:

@@ -1,4 +1,4 @@
-"""Files and folders that appear on disk whole or not at all, and JSON that says where it is wrong."""
+"""Files that are what they should be, files and folders that appear whole or not at all, and JSON."""
 
 from __future__ import annotations
 
@@ -6,12 +6,45 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fm9g.errors import UserError
+
+
+def user_path(text: str) -> Path:
+    """The path that a user wrote, with the home folder for a leading ``~``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UserError(f"{text}: there is no home folder of that name; write the whole path") from None
+
+
+def require_file(path: str | os.PathLike[str], streamed: bool = False) -> Path:
+    """`path`, if a file is there; for a reader that goes through it once (`streamed`) also an open pipe, <(zcat X).
+
+    UserError says what is there instead. To open a pipe by a name, when nobody writes to it, would wait for ever.
+    """
+    path = Path(path)
+    try:
+        kind = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"{path}: {_why_not_there(path, error)}") from None
+    if stat.S_ISREG(kind) or (streamed and stat.S_ISFIFO(kind) and path.is_relative_to("/dev")):
+        return path
+    names = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    raise UserError(f"{path}: is {names.get(stat.S_IFMT(kind), 'a device')}; give a file")
+
+
+def _why_not_there(path: Path, error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return f"not a path: {error}"
+    if not isinstance(error, FileNotFoundError):
+        return str(error.strerror)
+    return f"a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "no such file"
 
 
 def _beside(path: Path) -> Path:
@@ -75,18 +108,26 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; a missing or malformed one is a UserError that names the file and the line."""
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    return parse_json(data, path)
+    return parse_json(require_file(path).read_bytes(), path)
 
 
 def parse_json(data: bytes, path: str | os.PathLike[str]) -> Any:
     """Parse the content of the JSON file `path`; a malformed one is a UserError that names the file and the line."""
     try:
-        return json.loads(data.decode("utf-8"))
+        return load_json(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not usable JSON: nested too deeply") from None
+
+
+def load_json(text: str, **hooks: Any) -> Any:
+    """json.loads, which takes numbers of any length; RecursionError where values are nested too deeply."""
+    try:
+        return json.loads(text, **hooks)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # Python makes no integers of over 4,300 digits
+        return json.loads(text, parse_int=float, **hooks)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
-from fm9g.errors import UserError, closest
+from fm9g.errors import UserError, closest, shown
 
 Role = Literal["system", "user", "assistant"]
 Turn = tuple[Role, str]
@@ -183,7 +183,7 @@ def _string(record: dict[str, Any], field: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UserError(f"{field!r} is not a string but {_short(value)}")
+        raise UserError(f"{field!r} is not a string but {shown(value)}")
     return value
 
 
@@ -193,11 +193,11 @@ def _optional_string(record: dict[str, Any], field: str) -> str:
 
 def _history(rounds: Any) -> list[Turn]:
     if not isinstance(rounds, list):
-        raise UserError(f"'history' is not a list but {_short(rounds)}")
+        raise UserError(f"'history' is not a list but {shown(rounds)}")
     turns: list[Turn] = []
     for number, pair in enumerate(rounds, 1):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise UserError(f"'history', round {number}: not a question and an answer but {_short(pair)}")
+            raise UserError(f"'history', round {number}: not a question and an answer but {shown(pair)}")
         turns += [("user", pair[0]), ("assistant", pair[1])]
     return turns
 
@@ -206,7 +206,7 @@ def _turns(found: Any, field: str) -> list[Turn]:
     if found is None:
         return []
     if not isinstance(found, list):
-        raise UserError(f"{field!r} is not a list but {_short(found)}")
+        raise UserError(f"{field!r} is not a list but {shown(found)}")
     turns: list[Turn] = []
     for number, turn in enumerate(found, 1):
         try:
@@ -220,14 +220,9 @@ def _turns(found: Any, field: str) -> list[Turn]:
 
 def _turn(turn: Any) -> Turn:
     if not isinstance(turn, dict):
-        raise UserError(f"not an object with 'from' and 'value' but {_short(turn)}")
+        raise UserError(f"not an object with 'from' and 'value' but {shown(turn)}")
     speaker, text = ("role", "content") if "role" in turn and "from" not in turn else ("from", "value")
     name = _string(turn, speaker)
     if name not in ROLES:
         raise UserError(f"unknown role {name!r}{closest(name, ROLES)}; known: {', '.join(ROLES)}")
     return ROLES[name], _string(turn, text)
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:60] + "…"

@@ -13,6 +13,7 @@ from pathlib import Path
 import zstandard
 
 from fm9g.errors import UserError
+from fm9g.files import require_file
 
 BLOCK_BYTES = 2 << 20  # faster than 1 MiB and than 3
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -60,10 +61,8 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
             if not below:
                 raise UserError(f"{path}: no file below it ends in {', '.join(SUFFIXES)}")
             found += below
-        elif path.exists():
-            found.append(path)
         else:
-            raise UserError(f"{path}: no such file")
+            found.append(require_file(path))
     return found
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fm9g.errors import UserError, closest
-from fm9g.files import read_json
+from fm9g.errors import UserError, closest, shown
+from fm9g.files import read_json, user_path
 
 OVERSIZE_RULES = ("segment", "head", "drop")
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -71,7 +71,7 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
             raise UserError(f"{where}: unknown key {key!r}{closest(key, _KINDS)}")
         if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and bool not in _KINDS[key]):
             wanted = " or ".join(kind.__name__ for kind in _KINDS[key])
-            raise UserError(f"{where}: {key} must be {wanted}, not {value!r}")
+            raise UserError(f"{where}: {key} must be {wanted}, not {shown(value)}")
     for key in ("path", "abs_weight"):
         if key not in entry:
             raise UserError(f"{where}: {key} is missing")
@@ -92,9 +92,9 @@ def _source(entry: dict[str, Any], name: str, total: float, folder: Path) -> Sou
     transforms = entry.get("transforms") or None
     return Source(
         task_name=name,
-        path=folder / entry["path"],
+        path=folder / user_path(entry["path"]),
         share=entry["abs_weight"] / total,
-        transforms=folder / transforms if transforms else None,
+        transforms=folder / user_path(transforms) if transforms else None,
         allow_repeat=entry.get("allow_repeat", True),
         oversize_rule=entry.get("oversize_rule", "segment"),
         max_epochs=entry.get("max_epochs"),

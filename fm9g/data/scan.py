@@ -19,6 +19,8 @@ import msgspec
 import numpy as np
 import simdjson
 
+from fm9g.files import load_json
+
 TOKENS_PER_UNIT = {"zh": 0.7, "en": 1.5, "code": 1.5}  # of a character; of a piece between spaces
 SHORT_TOKENS = 4000  # so many, and more, make a line long
 
@@ -80,7 +82,7 @@ def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
             f"not UTF-8: {error.reason}, 0x{raw[error.start]:02x} at byte {error.start} of the line"
         ) from None
     try:
-        value = _loads(text) if allow_constants else _loads(text, parse_constant=_refuse_constant)
+        value = load_json(text) if allow_constants else load_json(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"not valid JSON: {error.msg} (column {error.colno})") from None
     except RecursionError:
@@ -88,15 +90,6 @@ def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"not a JSON object but {_JSON_NAMES[type(value)]}")
     return value
-
-
-def _loads(text: str, **hooks: Any) -> Any:
-    try:
-        return json.loads(text, **hooks)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:  # Python makes no integers of over 4,300 digits
-        return json.loads(text, parse_int=float, **hooks)
 
 
 _JSON_NAMES = {

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from fm9g.data.text import parse_records
 from fm9g.errors import UserError, closest
-from fm9g.files import parse_json
+from fm9g.files import parse_json, require_file
 
 _BOM = b"\xef\xbb\xbf"
 _LONGEST_CELL = 1 << 26  # characters; a quote that is never closed would otherwise read the whole file into memory
@@ -38,8 +38,7 @@ def read_source(
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give one file")
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
+    require_file(path, streamed=True)
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     kind = suffixes[-1] if suffixes else ""
     if kind == ".parquet":

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from fm9g.data.scan import parse_record
 from fm9g.errors import UserError
+from fm9g.files import require_file
 
 
 def convert_text(source: BinaryIO, sink: BinaryIO, name: str) -> None:
@@ -33,11 +34,8 @@ def convert_text(source: BinaryIO, sink: BinaryIO, name: str) -> None:
 
 def read_records(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Yield the records of a jsonl file one by one; UserError names line and byte of a malformed one."""
-    try:
-        with open(path, "rb") as file:
-            yield from parse_records(file, path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+    with open(require_file(path, streamed=True), "rb") as file:
+        yield from parse_records(file, path)
 
 
 def parse_records(file: BinaryIO, path: str | os.PathLike[str], offset: int = 0) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 
 Transform = Callable[[dict[str, Any], int, random.Random], dict[str, str]]
 
@@ -29,7 +29,7 @@ def load_transform(path: Path) -> Transform:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises, it must be named
+    except (Exception, SystemExit) as error:  # whatever the user's file raises, it must be named
         raise UserError(f"{path}: the transform file cannot be imported: {type(error).__name__}: {error}") from error
     function = getattr(module, "transform", None)
     if not callable(function):
@@ -66,20 +66,15 @@ def apply_transform(function: Transform, data: dict[str, Any], generator: random
     """(input, output) of a record; NoText for anything else that a transform does."""
     try:
         result = function(data, 1, generator)
-    except Exception as error:  # whatever the user's transform raises, the record must be named
+    except (Exception, SystemExit) as error:  # whatever the user's transform raises, the record must be named
         raise NoText(f"the transform raised {type(error).__name__}: {error}") from error
     if not isinstance(result, dict) or not {"input", "output"} <= result.keys():
-        raise NoText(f'the transform must return {{"input": ..., "output": ...}}, not {_shown(result)}')
+        raise NoText(f'the transform must return {{"input": ..., "output": ...}}, not {shown(result)}')
     return _checked(result["input"], result["output"])
 
 
 def _checked(prompt: Any, answer: Any) -> tuple[str, str]:
     for key, value in (("input", prompt), ("output", answer)):
         if not isinstance(value, str):
-            raise NoText(f"{key} must be a string, not {_shown(value)}")
+            raise NoText(f"{key} must be a string, not {shown(value)}")
     return prompt, answer
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

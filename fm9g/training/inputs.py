@@ -11,6 +11,7 @@ from fm9g.data.document import DocumentLine
 from fm9g.data.mixture import INFORMATIVE, Source, read_mixture
 from fm9g.data.tokenizer import Tokenizer, load_tokenizer
 from fm9g.errors import UserError
+from fm9g.files import user_path
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import REPOSITORY, Settings, config_paths
 
@@ -31,12 +32,12 @@ class Inputs:
     def output_dir(self) -> Path:
         """Where the run writes."""
         given = self.settings.output_dir
-        return Path(given) if given else self.app / "data"
+        return user_path(given) if given else self.app / "data"
 
 
 def find(settings: Settings, app: Path, value: str) -> Path:
     """The path a setting means: as it is, or (unless `local`) relative to the app or the repository."""
-    path = Path(value).expanduser()
+    path = user_path(value)
     if settings.local or path.is_absolute() or path.exists():
         return path
     beside = [folder / path for folder in (app, REPOSITORY) if (folder / path).exists()]

@@ -50,6 +50,12 @@ def test_paths_are_relative_to_the_mixture_file_or_absolute(mixture, tmp_path):
     assert str(absolute.path) == "/data/x"
 
 
+def test_a_tilde_is_the_home_folder(mixture, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (source,) = mixture({**ENTRY, "path": "~/data", "transforms": "~/t.py"})
+    assert (str(source.path), str(source.transforms)) == ("/home/me/data", "/home/me/t.py")
+
+
 def test_dataset_name_stands_in_for_a_missing_task_name(mixture):
     entries = [{"path": "a", "abs_weight": 1, "dataset_name": "a"}, {**ENTRY, "dataset_name": "other"}]
     assert [source.task_name for source in mixture(*entries)] == ["a", "prose"]

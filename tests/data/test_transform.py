@@ -86,13 +86,14 @@ def test_a_transform_draws_from_the_generator_it_is_given(transform):
     ("body", "says"),
     [
         ('return data["nothing"]', "the transform raised KeyError: 'nothing'"),
+        ("raise SystemExit(3)", "the transform raised SystemExit: 3"),
         ("raise ValueError('odd record')", "the transform raised ValueError: odd record"),
         ("return None", 'the transform must return {"input": ..., "output": ...}, not None'),
         ('return {"output": "x"}', "the transform must return"),
         ('return [{"input": "", "output": "x"}]', "the transform must return"),
         ('return {"input": "", "output": 5}', "output must be a string, not 5"),
         ('return {"input": None, "output": "x"}', "input must be a string, not None"),
-        ('return "x" * 500', "..."),
+        ('return "x" * 500', "xxx…"),
     ],
 )
 def test_what_a_transform_does_wrong_is_said(transform, body, says):
@@ -113,6 +114,7 @@ def test_a_record_without_text_is_named_with_its_fields():
     [
         (None, "clean.py: no such transform file"),
         ("def transform(data", "cannot be imported: SyntaxError"),
+        ("import sys; sys.exit()", "cannot be imported: SystemExit"),
         ("import no_such_module", "cannot be imported: ModuleNotFoundError"),
         ("def transforms(data, n, r): ...", "has no function transform(data, num_sample, r)"),
         ("transform = 5", "has no function transform(data, num_sample, r)"),
