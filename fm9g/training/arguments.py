@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fm9g.errors import UserError, closest
-from fm9g.files import read_json
+from fm9g.errors import UserError, closest, shown
+from fm9g.files import read_json, user_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEDULERS = ("cosine", "warmupstabledrop", "warmupstableexp")
@@ -119,9 +119,26 @@ def parse_value(name: str, value: Any, where: str) -> Any:
     kind = str(item.type).split(" | ")[0]
     try:
         parsed = _PARSERS[kind](value)
-    except (ValueError, SyntaxError, TypeError):
-        raise UserError(f"{where}: {name} must be {_KIND_NAMES[kind]}, not {value!r}") from None
+    except _OutOfRange as error:
+        raise UserError(f"{where}: {name} must be {error}, not {shown(value)}") from None
+    except (ValueError, SyntaxError, TypeError, OverflowError, RecursionError, MemoryError):  # of float, literal_eval
+        raise UserError(f"{where}: {name} must be {_KIND_NAMES[kind]}, not {shown(value)}") from None
     return parsed.lower() if item.metadata.get("lower") else parsed
+
+
+_LARGEST_INT = 2**32 - 1  # the largest seed
+_LARGEST_FLOAT = 3.4e38  # of float32, in which they are used; infinity is refused by those that cannot be infinite
+
+
+class _OutOfRange(ValueError):
+    """A number no setting can have; the message says what it must be."""
+
+
+def _within(number: float, limit: float) -> bool:
+    """False for NaN."""
+    if abs(number) > limit:
+        raise _OutOfRange(f"from {-limit:g} to {limit:g}")
+    return not math.isnan(number)
 
 
 def _bool(value: Any) -> bool:
@@ -133,12 +150,12 @@ def _int(value: Any) -> int:
     if isinstance(value, bool):
         _fail()
     number = float(value)
-    return int(number) if number.is_integer() else _fail()
+    return int(number) if number.is_integer() and _within(number, _LARGEST_INT) else _fail()
 
 
 def _float(value: Any) -> float:
     number = _fail() if isinstance(value, bool) else float(value)
-    return number if not math.isnan(number) else _fail()
+    return number if math.isinf(number) or _within(number, _LARGEST_FLOAT) else _fail()
 
 
 def _str(value: Any) -> str:
@@ -148,7 +165,9 @@ def _str(value: Any) -> str:
 def _sequence(value: Any) -> list[Any]:
     if isinstance(value, str) and value.strip()[:1] in "[(":
         value = ast.literal_eval(value)
-    return list(value) if isinstance(value, list | tuple) else value.replace(",", " ").split()
+    if isinstance(value, str):
+        return value.replace(",", " ").split()
+    return list(value) if isinstance(value, list | tuple) else _fail()
 
 
 def _pair(value: Any) -> tuple[float, float]:
@@ -237,7 +256,7 @@ def read_train_config(path: Path) -> dict[str, Any]:
 def config_paths(config: str) -> tuple[Path, Path]:
     """The model config and the train config (which may not exist) that `config` names."""
     if config.endswith(".json"):
-        model = Path(config)
+        model = user_path(config)
         return model, model.parent.parent / "train_configs" / model.name
     return REPOSITORY / "model_configs" / f"{config}.json", REPOSITORY / "train_configs" / f"{config}.json"
 
@@ -283,7 +302,19 @@ def check_settings(settings: Settings) -> None:
         raise UserError("async_save=True: background checkpoints belong to a later version; use async_save=False")
     if settings.pretrained_model and settings.resume_ckpt:
         raise UserError("pretrained_model starts a new run and resume_ckpt continues one: give only one of them")
+    _check_names(settings)
     _check_optimisation(settings)
+
+
+def _check_names(settings: Settings) -> None:
+    """The run's name is that of its folders, whose other entries are not to be met."""
+    name, group = settings.model_unique, Path(settings.exp_group)
+    if not name or "/" in name or "\0" in name or name in (".", "..", "logs") or len(name.encode()) > 200:
+        raise UserError(
+            f"model_unique names the run's folders: it must be a name (without /, not logs), not {shown(name)}"
+        )
+    if group.is_absolute() or ".." in group.parts or "\0" in settings.exp_group:
+        raise UserError(f"exp_group begins the name of a folder below tensorboard/, so not {shown(settings.exp_group)}")
 
 
 def _check_optimisation(settings: Settings) -> None:

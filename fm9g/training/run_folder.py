@@ -11,6 +11,11 @@ from typing import IO
 from fm9g.errors import UserError
 
 
+def is_step(name: str) -> bool:
+    """Whether a name is that of a step; "²" is a digit too, but no number."""
+    return name.isascii() and name.isdigit()
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folders of the run `name` under `output_dir`."""
@@ -35,7 +40,7 @@ class RunFolder:
         """The steps whose checkpoints are complete, ascending."""
         if not self.checkpoints.is_dir():
             return []
-        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdigit())
+        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if is_step(entry.name))
 
     def create(self) -> None:
         """Make the folders; a UserError if they cannot be written to."""
@@ -83,7 +88,7 @@ class RunFolder:
             return None
         if resume_ckpt == "latest":
             return self._latest(steps)
-        if not resume_ckpt.isdigit():
+        if not is_step(resume_ckpt):
             raise UserError(f'resume_ckpt must be a step or "latest", not {resume_ckpt!r}')
         if int(resume_ckpt) not in steps:
             listed = ", ".join(map(str, steps[-8:])) or "none"
@@ -96,6 +101,6 @@ class RunFolder:
         """The step that `latest` names: after a return to an earlier step, higher ones are of the abandoned course."""
         file = self.checkpoints / "latest"
         named = file.read_text().strip() if file.exists() else ""
-        if named.isdigit() and int(named) in steps:
+        if is_step(named) and int(named) in steps:
             return int(named)
         return steps[-1] if steps else None

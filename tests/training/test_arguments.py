@@ -266,6 +266,10 @@ def test_given_is_no_setting():
         ("betas", "0.9", "betas must be two numbers, not '0.9'"),
         ("betas", "(0.9, 0.95, 1)", "betas must be two numbers"),
         ("betas", "(0.9, x)", "betas must be two numbers"),
+        ("betas", "[" * 5000, "betas must be two numbers"),
+        ("lr", "1e300", "lr must be from -3.4e+38 to 3.4e+38, not '1e300'"),
+        ("train_iters", "1e18", "train_iters must be from -4.29497e+09 to 4.29497e+09"),
+        ("n_gpus", "²", "n_gpus must be a whole number, not '²'"),
     ],
 )
 def test_an_ill_typed_value_names_source_and_setting(config, name, text, says):
@@ -275,7 +279,10 @@ def test_an_ill_typed_value_names_source_and_setting(config, name, text, says):
     assert refused(config=path).startswith(f"{config_paths(path)[1]}: {says}")
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", True), ("lr", [1]), ("model_unique", {}), ("save", [])])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("batch_size", True), ("lr", [1]), ("lr", 10**400), ("betas", 0.9), ("model_unique", {}), ("save", [])],
+)
 def test_an_ill_typed_value_in_a_train_config(config, name, value):
     assert f"{name} must be" in refused(config=config({name: value}))
 
@@ -316,6 +323,13 @@ def test_a_flag_without_its_value_is_refused(words):
         (["--parallel_load_datastate", "0"], "parallel_load_datastate must be at least 1"),
         (["--lr", "-1"], "lr must be finite and not negative"),
         (["--clip_grad", "-1"], "clip_grad must be finite and not negative"),
+        (
+            ["--model_unique", ""],
+            "model_unique names the run's folders: it must be a name (without /, not logs), not ''",
+        ),
+        (["--model_unique", "../other"], "not '../other'"),
+        (["--model_unique", "logs"], "not 'logs'"),
+        (["--exp_group", "../"], "exp_group begins the name of a folder below tensorboard/, so not '../'"),
         (["--weight_decay", "-0.1"], "weight_decay must be finite and not negative"),
     ],
 )

@@ -93,7 +93,7 @@ def test_latest_with_none_there_starts_anew(folder):
 
 def test_unfinished_superseded_and_foreign_folders_are_no_checkpoints(folder):
     complete(folder, 5)
-    for name in (".8.partial", "7.superseded-1", "notes"):
+    for name in (".8.partial", "7.superseded-1", "notes", "²"):
         (folder.checkpoints / name).mkdir()
     assert folder.steps() == [5]
     assert folder.start_step("latest") == 5
@@ -110,7 +110,7 @@ def test_a_step_that_is_not_there_lists_those_that_are(folder):
         folder.start_step("7")
 
 
-@pytest.mark.parametrize("wrong", ["last", "-1", "5.0", "5/"])
+@pytest.mark.parametrize("wrong", ["last", "-1", "5.0", "5/", "²"])
 def test_something_else_than_a_step_is_refused(folder, wrong):
     with pytest.raises(UserError, match='resume_ckpt must be a step or "latest"'):
         folder.start_step(wrong)
