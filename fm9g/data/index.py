@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import struct
 import warnings
@@ -32,7 +33,7 @@ import numpy as np
 from fm9g.data.reading import SteadyFile
 from fm9g.data.scan import parse_record
 from fm9g.errors import UserError
-from fm9g.files import read_json
+from fm9g.files import read_json, require_file
 
 DATA, INDEX_H5, INDEX_TEXT, META = "data.jsonl", "index.h5", "index", "meta.json"
 RECORDS = "records"  # in index.h5
@@ -234,20 +235,45 @@ def load_meta(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'} (a dataset is a folder)")
     if not (folder / DATA).is_file():
         raise UserError(f"{folder}: not an indexed dataset, {DATA} is missing; {_REBUILD}")
-    if not (folder / META).exists():
+    if not os.path.lexists(folder / META):
         return {}
     meta = read_json(folder / META)
     if not isinstance(meta, dict):
         raise UserError(f"{folder / META}: must hold a JSON object; {_REBUILD}")
+    for key, (wanted, fits) in _META_KINDS.items():
+        if key in meta and not fits(meta[key]):
+            raise UserError(f"{folder / META}: {key} must be {wanted}, not {json.dumps(meta[key])[:80]}; {_REBUILD}")
     return meta
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _is_generation(value: Any) -> bool:
+    return isinstance(value, dict) and _is_count(value.get("records")) and _is_count(value.get("source_bytes", 0))
+
+
+# What is read of meta.json, in words and as a check. Absent keys are those of older builders.
+_META_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "language": ("a text", lambda value: isinstance(value, str)),
+    "nlines": ("a count", _is_count),
+    "nbytes": ("a count", _is_count),
+    "length_distribute": ("counts by length", lambda v: isinstance(v, dict) and all(map(_is_count, v.values()))),
+    "avg_token_per_line": ("a number", lambda value: isinstance(value, int | float) and 0 <= value < 1e18),
+    "records_without_text": ("a count", _is_count),
+    "generations": ("what each build left", lambda v: isinstance(v, list) and all(map(_is_generation, v))),
+}
 
 
 def load_ends(folder: Path) -> tuple[np.ndarray, Path, bool]:
     """Where each record ends, integers of shape [n]; the file they come from; whether a 0 stands before them there."""
-    if (folder / INDEX_H5).exists():
-        path, (ends, zero) = folder / INDEX_H5, _load_h5(folder / INDEX_H5)
-    elif (folder / INDEX_TEXT).exists():
-        path, (ends, zero) = folder / INDEX_TEXT, _without_zero(_load_text(folder / INDEX_TEXT))
+    if os.path.lexists(folder / INDEX_H5):
+        path = require_file(folder / INDEX_H5)
+        ends, zero = _load_h5(path)
+    elif os.path.lexists(folder / INDEX_TEXT):
+        path = require_file(folder / INDEX_TEXT)
+        ends, zero = _without_zero(_load_text(path))
     else:
         raise UserError(f"{folder}: not an indexed dataset, {INDEX_H5} and {INDEX_TEXT} are both missing; {_REBUILD}")
     return ends, path, zero
@@ -315,7 +341,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except UserError:
         raise
-    except (OSError, ValueError) as error:  # ValueError: numpy, of a map that exceeds the file
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:  # of h5py, and numpy for absurd sizes
         raise UserError(f"{path}: cannot be read, it is cut short or damaged ({error}); {_REBUILD}") from None
 
 

@@ -24,6 +24,7 @@ from fm9g.data.index import (
 )
 from fm9g.data.offsets_text import offsets_text
 from fm9g.errors import UserError
+from fm9g.files import require_file
 from fm9g.progress import ProgressCallback, no_progress
 
 _BYTES_AT_ONCE = 4 << 20
@@ -73,8 +74,8 @@ def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progre
             progress(done, int(ends[-1]))
     if report.damaged_count == 0:
         _check_digest(folder, meta, digest.hexdigest())
-        if index_file.name == INDEX_H5 and (folder / INDEX_TEXT).exists():
-            _check_text_index(folder / INDEX_TEXT, ends, leading_zero)
+        if index_file.name == INDEX_H5 and os.path.lexists(folder / INDEX_TEXT):
+            _check_text_index(require_file(folder / INDEX_TEXT), ends, leading_zero)
         for name in (INDEX_H5, INDEX_TEXT, META):
             if (folder / name).exists():
                 os.utime(folder / name)
