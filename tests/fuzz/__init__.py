@@ -1,0 +1,1 @@
+"""Every reader of a user's files, fed with damaged ones."""

@@ -1,0 +1,262 @@
+"""The readers of a user's files: good files for each, and what a command does with them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import sentencepiece
+import torch
+import zstandard
+from safetensors.torch import save_file
+
+from fm9g.convert.checkpoint_files import Checkpoint, read_huggingface_folder, read_pt
+from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
+from fm9g.convert.tokenizer_files import install_tokenizer
+from fm9g.data.build import Options, build
+from fm9g.data.formats import FORMATS
+from fm9g.data.index import IndexedDataset
+from fm9g.data.index_check import check
+from fm9g.data.inspection import length_lines, record_lines, summary
+from fm9g.data.lengths import measure_lengths
+from fm9g.data.mixture import read_mixture
+from fm9g.data.prepare import prepare_records
+from fm9g.data.questions import prepare_questions
+from fm9g.data.text import convert_text
+from fm9g.data.tokenizer import load_tokenizer
+from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
+from fm9g.files import read_json, require_file, write_json
+from fm9g.model.config import ModelConfig
+from fm9g.training.arguments import parse_command_line, read_train_config
+from fm9g.training.checkpoint import _read_weights
+
+TEXTS = [
+    f"{text} {i}"
+    for i in range(20)
+    for text in ("The river runs to the sea.", "月亮出来了,星星也。", "🙂\n  two\t\x0b")
+]
+RECORDS = [{"input": "ask" if i % 2 else "", "output": text} for i, text in enumerate(TEXTS)]
+MODEL = {
+    "vocab_size": 300,
+    "dim_model": 16,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "num_layers": 1,
+    "dim_ff": 24,
+    "base": 10000.0,
+    "max_length": 64,
+    "rope_scaling_type": "linear",
+    "rope_scaling_factor": 2.0,
+    "tie_lm_head": True,
+}
+CHATS = {
+    "alpaca": [{"instruction": "add", "input": "1 2", "output": "3", "system": "s", "history": [["q", "a"]]}],
+    "sharegpt": [{"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]}],
+    "text": [{"text": "a text"}],
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`make` writes good files into a folder, and `read` reads them; it may write into the other folder it is given.
+
+    `damaged` (globs) are the files, one of which is damaged at a time.
+    """
+
+    make: Callable[[Path], None]
+    read: Callable[[Path, Path], object]
+    damaged: tuple[str, ...] = ("*",)
+
+    def files(self, folder: Path) -> list[Path]:
+        """Those files, in a folder of good ones."""
+        return sorted(path for glob in self.damaged for path in folder.glob(glob) if path.is_file())
+
+
+def _jsonl(records: list[Any]) -> bytes:
+    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+
+
+def _write(name: str, content: Callable[[], bytes]) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        (folder / name).write_bytes(content())
+
+    return make
+
+
+def _as_json(name: str, value: Any) -> Callable[[Path], None]:
+    return _write(name, lambda: json.dumps(value).encode())
+
+
+# datasets
+
+
+def _make_dataset(folder: Path) -> None:
+    (folder / "x.jsonl").write_bytes(_jsonl(RECORDS))
+    build(folder / "x.jsonl", folder / "set", "en")
+
+
+def _read_dataset(folder: Path, _: Path) -> None:
+    for name in ("data.jsonl", "index", "index.h5"):  # damaging them made them new, in whatever order
+        if (folder / "set" / name).is_file():
+            (folder / "set" / name).touch()
+    dataset = IndexedDataset(folder / "set")
+    summary(dataset)
+    length_lines(measure_lengths(dataset), dataset.meta)
+    dataset.fingerprints  # noqa: B018  it is computed
+    for number in range(len(dataset)):
+        record_lines(dataset, number, 80)
+
+
+def _make_text_index(folder: Path) -> None:
+    _make_dataset(folder)
+    (folder / "set/index.h5").unlink()
+
+
+def _index(folder: Path, output: Path) -> None:
+    build(sorted(folder.iterdir()), output / "set", "zh", Options(workers=1))
+
+
+def _prepare(file: str, name: str, **options: str) -> Callable[[Path, Path], None]:
+    def read(folder: Path, output: Path) -> None:
+        prepare_records(folder / file, output / "out.jsonl", FORMATS[name](**options))
+
+    return read
+
+
+def _make_parquet(folder: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(CHATS["sharegpt"] * 30), folder / "x.parquet")
+
+
+def _convert_text(folder: Path, output: Path) -> None:
+    with open(require_file(folder / "x.txt"), "rb") as source, open(output / "x.jsonl", "wb") as sink:
+        convert_text(source, sink, "x.txt")
+
+
+# tokenizers
+
+
+def _make_sentencepiece(folder: Path) -> None:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS),
+        model_prefix=str(folder / "x"),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "x.vocab").unlink()
+
+
+def _make_tokenizer(folder: Path) -> None:
+    (folder / "x.jsonl").write_bytes(_jsonl(RECORDS))
+    save_tokenizer(train_tokenizer([folder / "x.jsonl"], 280), folder)
+    write_json(folder / "config.json", {"bos_token_id": 0, "eos_token_id": [1]})
+
+
+def _use_tokenizer(folder: Path, output: Path) -> None:
+    path = next(folder.glob("*.model"), folder)
+    tokenizer = load_tokenizer(path)
+    for text in TEXTS:
+        tokenizer.decode(tokenizer.encode(text))
+    install_tokenizer(path, output, 10**6)
+
+
+# models
+
+
+def _huggingface_config() -> dict[str, Any]:
+    config = ModelConfig.from_dict(MODEL)
+    return huggingface_config(config, "F32", {"bos_token_id": 0, "eos_token_id": 1}, "model")
+
+
+def _convert_config(folder: Path, _: Path) -> None:
+    config = model_config_from_huggingface(read_json(folder / "config.json"), "config.json")
+    config.num_parameters()
+
+
+def _model_config(folder: Path, output: Path) -> None:
+    config = ModelConfig.from_json(folder / "x.json")
+    config.to_json(output / "x.json")
+    huggingface_config(config, "F32", {}, "x.json")
+
+
+def _tensors() -> dict[str, torch.Tensor]:
+    return {"a.weight": torch.randn(8, 4), "b": torch.zeros(3, dtype=torch.bfloat16), "c": torch.ones(2, 2, 2)}
+
+
+def _read_all(checkpoint: Checkpoint) -> None:
+    for tensor in checkpoint.values():
+        for _ in tensor.pieces():
+            pass
+
+
+def _make_shards(folder: Path) -> None:
+    tensors = _tensors()
+    shards = {"model-1.safetensors": ["a.weight"], "model-2.safetensors": ["b", "c"]}
+    for name, members in shards.items():
+        save_file({member: tensors[member] for member in members}, folder / name)
+    weight_map = {member: name for name, members in shards.items() for member in members}
+    write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def _make_pt(folder: Path) -> None:
+    torch.save(_tensors(), folder / "x.pt")
+
+
+def _make_bin(folder: Path) -> None:
+    torch.save(_tensors(), folder / "pytorch_model.bin")
+
+
+MIXTURE = [
+    {"path": "a", "abs_weight": 0.5, "task_name": "a", "transforms": "t.py", "max_epochs": 2, "nlines": 3},
+    {"path": "b", "abs_weight": 1, "dataset_name": "b", "oversize_rule": "drop", "allow_repeat": False},
+]
+TRAIN = {"pretrain": {"lr": 1e-3, "train_iters": 10, "betas": [0.9, 0.95], "save": True, "lr_scheduler": "Cosine"}}
+LINE = "--lr 1e-3 --train_iters=10 --betas 0.9,0.95 --save False --resume_ckpt latest --eps 1e-5 --n_gpus 2"
+
+READERS = {
+    "index": Reader(_write("x.jsonl", lambda: _jsonl(RECORDS)), _index, ("x.jsonl",)),
+    "index gz": Reader(_write("x.jsonl.gz", lambda: gzip.compress(_jsonl(RECORDS))), _index),
+    "index zst": Reader(_write("x.jsonl.zst", lambda: zstandard.compress(_jsonl(RECORDS))), _index),
+    "dataset": Reader(_make_dataset, _read_dataset, ("set/*",)),
+    "dataset without index.h5": Reader(_make_text_index, _read_dataset, ("set/*",)),
+    "check": Reader(_make_dataset, lambda folder, _: check(folder / "set"), ("set/*",)),
+    "alpaca json": Reader(
+        _as_json("x.json", CHATS["alpaca"]), _prepare("x.json", "alpaca", user_tag="U", assistant_tag="A"), ("*",)
+    ),
+    "sharegpt jsonl": Reader(_write("x.jsonl", lambda: _jsonl(CHATS["sharegpt"])), _prepare("x.jsonl", "sharegpt")),
+    "sharegpt parquet": Reader(_make_parquet, _prepare("x.parquet", "sharegpt")),
+    "text csv": Reader(_write("x.csv", lambda: b'text,b\n"a, b",c\n\n"""",""\n'), _prepare("x.csv", "text")),
+    "text gz": Reader(_write("x.json.gz", lambda: gzip.compress(_jsonl(CHATS["text"]))), _prepare("x.json.gz", "text")),
+    "questions": Reader(
+        _as_json("x.json", [{"Question": "问题", "Response": "回答"}] * 3),
+        lambda folder, output: prepare_questions(folder / "x.json", output / "out", "Question", "Response"),
+    ),
+    "text": Reader(_write("x.txt", lambda: "\n".join(TEXTS).encode()), _convert_text),
+    "sentencepiece": Reader(_make_sentencepiece, _use_tokenizer),
+    "tokenizer folder": Reader(_make_tokenizer, _use_tokenizer, ("*.json",)),
+    "tokenizer training": Reader(
+        _write("x.jsonl", lambda: _jsonl(RECORDS)), lambda folder, _: train_tokenizer([folder / "x.jsonl"], 280), ("*",)
+    ),
+    "mixture": Reader(_as_json("x.json", MIXTURE), lambda folder, _: read_mixture(folder / "x.json")),
+    "train config": Reader(_as_json("x.json", TRAIN), lambda folder, _: read_train_config(folder / "x.json")),
+    "command line": Reader(
+        _write("words", LINE.encode),
+        lambda folder, _: parse_command_line(
+            require_file(folder / "words").read_text("utf-8", "surrogateescape").split()
+        ),
+    ),
+    "model config": Reader(_as_json("x.json", MODEL), _model_config),
+    "Hugging Face config": Reader(
+        lambda folder: write_json(folder / "config.json", _huggingface_config()), _convert_config, ("*",)
+    ),
+    "safetensors": Reader(_make_shards, lambda folder, _: _read_all(read_huggingface_folder(folder))),
+    "bin": Reader(_make_bin, lambda folder, _: _read_all(read_huggingface_folder(folder))),
+    "pt": Reader(_make_pt, lambda folder, _: _read_all(read_pt(folder / "x.pt"))),
+    "weights": Reader(_make_pt, lambda folder, _: _read_weights(folder / "x.pt")),
+}
