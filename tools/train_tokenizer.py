@@ -21,7 +21,9 @@ from fm9g.errors import run_command
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-p", "--path", required=True, nargs="+", help="jsonl files")
+    parser.add_argument(
+        "-p", "--path", required=True, nargs="+", help="jsonl files, .gz and .zst too, or folders of them"
+    )
     parser.add_argument("--vocab-size", required=True, type=int, help="tokens, <s> and </s> included; at least 258")
     parser.add_argument("-o", "--output", required=True, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the tokenizer in a folder that is not empty")

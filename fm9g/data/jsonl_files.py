@@ -17,7 +17,7 @@ from fm9g.files import require_file
 
 BLOCK_BYTES = 2 << 20  # faster than 1 MiB and than 3
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _SEARCH_BYTES = 1 << 16
 
 
@@ -114,7 +114,7 @@ def _read_fully(file: io.FileIO, offset: int, size: int) -> bytes:
 
 def _plain_blocks(path: Path, file: io.FileIO, limit: int, size: int) -> Iterator[Block]:
     total = os.fstat(file.fileno()).st_size  # what a growing file gains is not read: the builder refuses it
-    offset = len(_BOM) if os.pread(file.fileno(), len(_BOM), 0) == _BOM else 0
+    offset = len(BOM) if os.pread(file.fileno(), len(BOM), 0) == BOM else 0
     while offset < total:
         end = min(offset + size, total)
         if end < total:
@@ -150,8 +150,8 @@ def _stream_blocks(path: Path, chunks: Iterator[bytes], limit: int, size: int) -
     parts: list[bytes] = []  # of the line that the last chunk did not end
     offset, held, dropped, first = 0, 0, 0, True
     for chunk in chunks:
-        if first and chunk.startswith(_BOM):
-            chunk, offset = chunk[len(_BOM) :], len(_BOM)
+        if first and chunk.startswith(BOM):
+            chunk, offset = chunk[len(BOM) :], len(BOM)
         first = False
         cut = chunk.rfind(b"\n") + 1
         if cut and dropped:  # the end of a line that was too long to be held

@@ -17,11 +17,11 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
 
+from fm9g.data.jsonl_files import BOM
 from fm9g.data.text import parse_records
 from fm9g.errors import UserError, closest
 from fm9g.files import parse_json, require_file
 
-_BOM = b"\xef\xbb\xbf"
 _LONGEST_CELL = 1 << 26  # characters; a quote that is never closed would otherwise read the whole file into memory
 _ROWS_AT_ONCE = 256
 _BUFFER_BYTES = 1 << 20  # without it, and with pre_buffer, pyarrow reads a column of a whole row group at once
@@ -70,7 +70,7 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
 
 def _skip_mark(file: BufferedReader) -> int:
     """Skip the byte order mark that files from Windows begin with; return its length, or 0 without one."""
-    return len(file.read(len(_BOM))) if file.peek(len(_BOM)).startswith(_BOM) else 0
+    return len(file.read(len(BOM))) if file.peek(len(BOM)).startswith(BOM) else 0
 
 
 def _json_records(path: Path) -> Iterator[dict[str, Any]]:

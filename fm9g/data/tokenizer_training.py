@@ -75,7 +75,7 @@ class _Batches:
         self.count = 0
 
     def __iter__(self) -> Iterator[list[str]]:
-        texts = (without_surrogates(text) for source in self._sources for text in record_texts(read_records(source)))
+        texts = map(without_surrogates, record_texts(read_records(self._sources)))
         while batch := list(islice(texts, _TEXTS_AT_ONCE)):
             self.count += len(batch)
             yield batch

@@ -227,7 +227,8 @@ READERS = {
     "dataset without index.h5": Reader(_make_text_index, _read_dataset, ("set/*",)),
     "check": Reader(_make_dataset, lambda folder, _: check(folder / "set"), ("set/*",)),
     "alpaca json": Reader(
-        _as_json("x.json", CHATS["alpaca"]), _prepare("x.json", "alpaca", user_tag="U", assistant_tag="A"), ("*",)
+        _as_json("x.json", CHATS["alpaca"]),
+        _prepare("x.json", "alpaca", user_tag="U", assistant_tag="A"),
     ),
     "sharegpt jsonl": Reader(_write("x.jsonl", lambda: _jsonl(CHATS["sharegpt"])), _prepare("x.jsonl", "sharegpt")),
     "sharegpt parquet": Reader(_make_parquet, _prepare("x.parquet", "sharegpt")),
@@ -241,7 +242,12 @@ READERS = {
     "sentencepiece": Reader(_make_sentencepiece, _use_tokenizer),
     "tokenizer folder": Reader(_make_tokenizer, _use_tokenizer, ("*.json",)),
     "tokenizer training": Reader(
-        _write("x.jsonl", lambda: _jsonl(RECORDS)), lambda folder, _: train_tokenizer([folder / "x.jsonl"], 280), ("*",)
+        _write("x.jsonl", lambda: _jsonl(RECORDS)),
+        lambda folder, _: train_tokenizer([folder / "x.jsonl"], 280),
+    ),
+    "tokenizer training gz": Reader(
+        _write("x.jsonl.gz", lambda: gzip.compress(_jsonl(RECORDS))),
+        lambda folder, _: train_tokenizer([folder / "x.jsonl.gz"], 280),
     ),
     "mixture": Reader(_as_json("x.json", MIXTURE), lambda folder, _: read_mixture(folder / "x.json")),
     "train config": Reader(_as_json("x.json", TRAIN), lambda folder, _: read_train_config(folder / "x.json")),
@@ -253,7 +259,8 @@ READERS = {
     ),
     "model config": Reader(_as_json("x.json", MODEL), _model_config),
     "Hugging Face config": Reader(
-        lambda folder: write_json(folder / "config.json", _huggingface_config()), _convert_config, ("*",)
+        lambda folder: write_json(folder / "config.json", _huggingface_config()),
+        _convert_config,
     ),
     "safetensors": Reader(_make_shards, lambda folder, _: _read_all(read_huggingface_folder(folder))),
     "bin": Reader(_make_bin, lambda folder, _: _read_all(read_huggingface_folder(folder))),
