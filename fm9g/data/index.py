@@ -362,6 +362,8 @@ def _mapped(path: Path, file: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
     """A dataset's values, mapped where they lie contiguous."""
     offset = dataset.id.get_offset()  # None where it is chunked, compressed, or has no storage yet
     if offset is None or file.userblock_size or not len(dataset):
+        if len(dataset) > 1 + (path.parent / DATA).stat().st_size:  # before it is read: memory may not do for it
+            raise UserError(f"{path}: has {len(dataset)} bounds, which is more than {DATA} has bytes; {_REBUILD}")
         return dataset[:]
     return np.memmap(path, dataset.dtype, mode="r", offset=offset, shape=(len(dataset),))
 

@@ -49,6 +49,12 @@ def shift_in_one_column(folder):
         file["index"][20] += 1
 
 
+def declare_a_petabyte(folder):
+    (folder / "index.h5").unlink()
+    with h5py.File(folder / "index.h5", "w") as file:
+        file.create_dataset("index", shape=(10**14,), dtype="<i8", chunks=(1024,))
+
+
 def shorten_checksums(folder):
     with h5py.File(folder / "index.h5", "r+") as file:
         records = file["records"][:-1]
@@ -156,6 +162,10 @@ FAULTS = {
     "h5 cut": (lambda f: truncate(f, "index.h5", 2100), "cut short or damaged"),
     "h5 empty file": (lambda f: truncate(f, "index.h5", 0), "cut short or damaged"),
     "h5 other dataset": (lambda f: rewrite_h5(f, np.zeros((2, 2))), 'no one-dimensional integer dataset "index"'),
+    "h5 of a petabyte": (declare_a_petabyte, "has 100000000000000 bounds, which is more than data.jsonl has bytes"),
+    "h5 a pipe": (lambda f: [(f / "index.h5").unlink(), os.mkfifo(f / "index.h5")], "index.h5: is a pipe"),
+    "meta of another kind": (lambda f: edit_meta(f, nlines="50"), 'nlines must be a count, not "50"'),
+    "generations of another kind": (lambda f: edit_meta(f, generations=[7]), "generations must be"),
     "fewer bounds": (lambda f: rewrite_h5(f, bounds_of(f)[:-5]), "has 45 records but meta.json says nlines 50"),
     "last bound": (lambda f: rewrite_h5(f, np.append(bounds_of(f)[:-1], 10**6)), "the index ends at byte 1000000"),
     "no bounds": (lambda f: rewrite_h5(f, np.zeros(1, dtype=np.int64)), "empty"),
