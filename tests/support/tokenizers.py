@@ -9,7 +9,7 @@ from typing import Any
 
 import sentencepiece
 import tokenizers
-from tokenizers import AddedToken, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
 
 CORPUS = ["the tiny model reads words < / s > | [ ] _ i m e n d p a", "</s> 月光 明 <s> x", "hello world"] * 30
 MARKERS = ["<s>", "</s>", "<pad>", "<|im_end|>"]
@@ -80,6 +80,18 @@ def sentence_pieces(folder: Path, **options: Any) -> Path:
         minloglevel=2, **{"vocab_size": 60, "control_symbols": ["<pad>"], **options},
     )  # fmt: skip
     return folder
+
+
+def chat(folder: Path) -> Path:
+    """A byte-level BPE whose EOS ends a turn, as many chat models have it."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(special_tokens=["<s>", "<|im_end|>"], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    added = [AddedToken(text, special=True) for text in ("<s>", "<|im_end|>", "<|im_start|>")]
+    return save(tokenizer, folder, added, eos_token="<|im_end|>")
 
 
 def _added(**flags: Any) -> list[AddedToken]:
