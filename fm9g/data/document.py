@@ -113,7 +113,7 @@ class DocumentLine:
         self._written = Written.NONE
         if source.special_tokens:
             self._written = Written.ALL if self._transform else Written.INNER
-            tokenizer.encode("", self._written)  # where the tokenizer cannot do that, say so now
+            tokenizer.check_writing(self._written)
         self.spent = Spent()
 
     def record(self, position: int) -> int:

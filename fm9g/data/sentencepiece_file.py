@@ -1,4 +1,4 @@
-"""The pieces of a sentencepiece model, read and changed in the file's own bytes (a protocol buffer).
+"""The pieces of a sentencepiece model, changed in the file's own bytes (a protocol buffer).
 
 The layout is that of sentencepiece_model.proto: field 1 of the model is a piece, many times; of a piece, field 1 is its
 text and field 3 its type. (The wire format: https://protobuf.dev/programming-guides/encoding)
@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+CONTROL, USER_DEFINED = 3, 4
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def pieces(model: bytes) -> list[tuple[str, int]]:
-    """(text, type) of each piece, in the order of their ids; `model` is one that sentencepiece has read."""
-    return [_piece(model[start:end]) for field, start, end, _ in _fields(model) if field == 1]
-
-
 def with_pieces(model: bytes, changed: Mapping[int, tuple[str, int]]) -> bytes:
-    """The model with other texts and types for some pieces, by id."""
+    """The model with other texts and types for some pieces, by id; `model` is one that sentencepiece has read."""
     parts, number, done = [], 0, 0
     for field, start, end, begin in _fields(model):
         if field != 1:
@@ -32,16 +27,6 @@ def with_pieces(model: bytes, changed: Mapping[int, tuple[str, int]]) -> bytes:
             done = end
         number += 1
     return b"".join([*parts, model[done:]])
-
-
-def _piece(message: bytes) -> tuple[str, int]:
-    text, kind = "", NORMAL
-    for field, start, end, _ in _fields(message):
-        if field == 1:
-            text = message[start:end].decode()
-        elif field == 3:
-            kind = _read_varint(message, start)[0]
-    return text, kind
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:

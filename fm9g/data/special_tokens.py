@@ -6,11 +6,12 @@ A special token stands for something that is not text: where a document begins a
     added tokens of tokenizer.json that are marked special, there or in tokenizer_config.json;
     what tokenizer_config.json and special_tokens_map.json name (pad_token, additional_special_tokens, …), and the
     other end tokens of config.json;
-    added tokens, and user-defined pieces of sentencepiece, that look like markup: <|im_end|>, <｜User｜>;
+    added tokens that look like markup: <|im_end|>, <｜User｜>;
     control pieces of sentencepiece.
 
 The token for unknown text is not (text may well be unknown), nor is one character that someone named as padding and
-that text cannot do without. All else is vocabulary.
+that text cannot do without. All else is vocabulary: the user-defined pieces of sentencepiece, too, are there to be found
+in text.
 
 A text gives token ids in two ways: the spelling of an added token is found in it, or the model (BPE, Unigram, …) puts
 one together. So in a copy where a token must not come from text, it gets a name that no text holds, in both places, and
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-MARKUP = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)
+_MARKUP = re.compile(r"<[|｜].+[|｜]>", re.DOTALL)
 
 
 class Written(Enum):
@@ -68,7 +69,7 @@ class Vocabulary:
         """{id: spelling} of the special tokens. `ends`: BOS and EOS; `named`: ids that the files beside name; `marked`:
         added tokens that those call special."""
         found = {id for id, token in self.added.items() if token.get("special") or token["content"] in marked}
-        found |= {id for id, token in self.added.items() if MARKUP.fullmatch(token["content"])} | set(named)
+        found |= {id for id, token in self.added.items() if _MARKUP.fullmatch(token["content"])} | set(named)
         kept = {id for id in found if id != self.unknown_id and len(self.spellings.get(id, "")) > 1}
         ids = kept | {id for id in ends if id is not None}
         return {id: self.spellings[id] for id in sorted(ids & self.spellings.keys())}

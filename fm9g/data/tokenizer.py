@@ -20,7 +20,7 @@ import sentencepiece
 import tokenizers
 
 from fm9g.data import sentencepiece_file
-from fm9g.data.special_tokens import MARKUP, Vocabulary, Written, hidden_name, rewrite
+from fm9g.data.special_tokens import Vocabulary, Written, hidden_name, rewrite
 from fm9g.errors import UserError
 from fm9g.files import read_json
 
@@ -50,6 +50,18 @@ class Tokenizer(ABC):
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are left out."""
+
+    def check_writing(self, written: Written) -> None:
+        """UserError where a special token that a text may write would not be found in it, as with sentencepiece models
+        of words."""
+        ids = sorted(self._written(written))
+        texts = [f"a {self.special[id]}" for id in ids]
+        for id, found in zip(ids, self.encode_all(texts, written), strict=True):
+            if id not in found:
+                raise UserError(
+                    f"{self.path}: this tokenizer does not find {self.special[id]!r} in text: set special_tokens "
+                    "to false in the mixture"
+                )
 
     def count_special(self, ids: Iterable[int]) -> int:
         """How many of `ids` are special tokens."""
@@ -82,13 +94,8 @@ class SentencePieceTokenizer(Tokenizer):
         if self.eos_id < 0:
             raise UserError(f"{path}: the sentencepiece model has no end-of-sentence token (train it with eos_id >= 0)")
         self.vocab_size = processor.get_piece_size()
+        self.special = {id: processor.id_to_piece(id) for id in range(self.vocab_size) if processor.is_control(id)}
         self._model = path.read_bytes()
-        self.special = {
-            id: piece
-            for id, (piece, kind) in enumerate(sentencepiece_file.pieces(self._model))
-            if kind == sentencepiece_file.CONTROL
-            or (kind == sentencepiece_file.USER_DEFINED and MARKUP.fullmatch(piece))
-        }
         self.fingerprint = self._fingerprint(self._model)
         self._processors = {Written.NONE: self._processor(Written.NONE)}
 
@@ -100,15 +107,7 @@ class SentencePieceTokenizer(Tokenizer):
             id: (piece, kinds.USER_DEFINED) if id in ids else (hidden_name(), kinds.CONTROL)
             for id, piece in self.special.items()
         }
-        model = sentencepiece_file.with_pieces(self._model, changed)
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        for id in ids:
-            if id not in processor.encode(f"a {self.special[id]}"):
-                raise UserError(
-                    f"{self.path}: a sentencepiece model of words does not find {self.special[id]!r} in text: "
-                    "special_tokens must be false in the mixture"
-                )
-        return processor
+        return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_file.with_pieces(self._model, changed))
 
     def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
         """See Tokenizer."""
@@ -143,10 +142,11 @@ class HuggingFaceTokenizer(Tokenizer):
                 "tokenizer.json"
             )
         self.eos_id = eos_id
-        if vocabulary.unknown_id in (self.bos_id, eos_id) and not vocabulary.drops_unknown:
+        unknown = vocabulary.unknown_id
+        if unknown is not None and unknown in (self.bos_id, eos_id) and not vocabulary.drops_unknown:
             raise UserError(
-                f"{path}: unknown text gives {vocabulary.spellings[vocabulary.unknown_id]!r}, which begins or ends a "
-                "document: set bos_token and eos_token in tokenizer_config.json to tokens of their own"
+                f"{path}: unknown text gives {vocabulary.spellings[unknown]!r}, which begins or ends a document: set "
+                "bos_token and eos_token in tokenizer_config.json to tokens of their own"
             )
         self.special = vocabulary.special((self.bos_id, eos_id), *_named_ids(path.parent, ids))
         self.vocab_size = max(vocabulary.spellings) + 1
@@ -235,7 +235,7 @@ def _named_ids(folder: Path, ids: Mapping[str, int]) -> tuple[set[int], set[str]
             if isinstance(token, dict) and token.get("special") is True:
                 marked.add(str(token.get("content")))
     ends = _read_config(folder / "config.json").get("eos_token_id")
-    named = {ids[text] for text in map(_content_of, contents) if text in ids}
+    named = {ids[text] for text in map(_content_of, contents) if text is not None and text in ids}
     return named | {id for id in (ends if isinstance(ends, list) else []) if isinstance(id, int)}, marked
 
 

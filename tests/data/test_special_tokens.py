@@ -127,6 +127,7 @@ def test_spellings_are_tokens_where_they_may_be(writer, spelled):
     assert others
     for id, text in others.items():
         for written in (Written.INNER, Written.ALL):
+            writer.check_writing(written)
             assert writer.encode(f"the {text} model", written).count(id) == 1
 
 
@@ -175,8 +176,9 @@ def test_unknown_text_cannot_be_the_end(tmp_path):
 
 def test_a_sentencepiece_model_of_words_cannot(folders):
     tokenizer = load_tokenizer(folders[WORDS_ONLY])
-    with pytest.raises(UserError, match=r"tokenizer.model: a sentencepiece model of words does not find '.+' in text"):
-        tokenizer.encode("", Written.ALL)
+    with pytest.raises(UserError, match=r"tokenizer.model: this tokenizer does not find '<.+>' in text"):
+        tokenizer.check_writing(Written.INNER)
+    tokenizer.check_writing(Written.NONE)
 
 
 @pytest.mark.parametrize(
@@ -193,15 +195,25 @@ def test_fingerprint_tells_what_changes_documents(tmp_path, changes):
     assert load_tokenizer(folder).fingerprint == load_tokenizer(tmp_path / "c").fingerprint
 
 
+def test_user_defined_pieces_are_vocabulary(folders):
+    tokenizer = load_tokenizer(folders["sentencepiece, pieces that are user-defined"])
+    library = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.path))
+    for piece in ("<think>", "<|im_end|>"):
+        assert piece not in tokenizer.special.values()
+        assert tokenizer.encode(f"the {piece} model").count(library.piece_to_id(piece)) == 1
+
+
 def test_sentencepiece_files_change_in_the_pieces_named_alone(tmp_path):
     model = (sentence_pieces(tmp_path / "t") / "tokenizer.model").read_bytes()
-    before = sentencepiece_file.pieces(model)
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    assert [piece for piece, _ in before] == [processor.id_to_piece(i) for i in range(len(processor))]
-    controls = [i for i, (_, kind) in enumerate(before) if kind == sentencepiece_file.CONTROL]
-    assert controls == [i for i in range(len(processor)) if processor.is_control(i)]
-    changed = sentencepiece_file.with_pieces(model, {3: ("x" * 200, sentencepiece_file.USER_DEFINED)})
-    assert sentencepiece_file.pieces(changed) == [*before[:3], ("x" * 200, 4), *before[4:]]
-    back = sentencepiece_file.with_pieces(changed, {3: before[3]})
-    assert sentencepiece.SentencePieceProcessor(model_proto=back).encode("the tiny") == processor.encode("the tiny")
+    before = sentencepiece.SentencePieceProcessor(model_proto=model)
+    text = "the tiny model"
+    longer = sentencepiece_file.with_pieces(model, {1: ("x" * 200, sentencepiece_file.USER_DEFINED)})
+    after = sentencepiece.SentencePieceProcessor(model_proto=longer)
+    assert after.encode(text + "x" * 200) == [*before.encode(text), 1]
+    assert [after.id_to_piece(i) for i in range(len(after)) if i != 1] == [
+        before.id_to_piece(i) for i in range(len(before)) if i != 1
+    ]
+    assert [after.get_score(i) for i in range(len(after))] == [before.get_score(i) for i in range(len(before))]
+    back = sentencepiece_file.with_pieces(longer, {1: ("<s>", sentencepiece_file.CONTROL)})
+    assert sentencepiece.SentencePieceProcessor(model_proto=back).bos_id() == before.bos_id()
     assert sentencepiece_file.with_pieces(model, {}) == model

@@ -119,7 +119,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
         f, model_type="word", add_dummy_prefix=False, vocab_size=20, use_all_vocab=True
     ),
     "sentencepiece characters": lambda f: sentence_pieces(f, model_type="char", control_symbols=["x"]),
-    "sentencepiece, markers that are user-defined": lambda f: sentence_pieces(
+    "sentencepiece, pieces that are user-defined": lambda f: sentence_pieces(
         f, user_defined_symbols=["<|im_end|>", "<think>"]
     ),
 }
