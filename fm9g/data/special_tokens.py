@@ -10,8 +10,8 @@ A special token stands for something that is not text: where a document begins a
     control pieces of sentencepiece.
 
 The token for unknown text is not (text may well be unknown), nor is one character that someone named as padding and
-that text cannot do without. All else is vocabulary: the user-defined pieces of sentencepiece, too, are there to be found
-in text.
+that text cannot do without. All else is vocabulary, as are user-defined pieces of sentencepiece: they are there to be
+found in text.
 
 A text gives token ids in two ways: the spelling of an added token is found in it, or the model (BPE, Unigram, …) puts
 one together. So in a copy where a token must not come from text, it gets a name that no text holds, in both places, and
