@@ -107,9 +107,10 @@ def _rename(model: dict[str, Any], names: Mapping[str, str]) -> None:
         model["unk_token"] = names[model["unk_token"]]
     if "merges" in model:
         prefix = len(model.get("continuing_subword_prefix") or "")
-        kept = []
-        for merge in model["merges"]:
-            left, right = merge.split(" ") if isinstance(merge, str) else merge
-            if names.keys().isdisjoint((left, right, left + right[prefix:])):
-                kept.append(merge)
-        model["merges"] = kept
+        model["merges"] = [merge for merge in model["merges"] if not _involves(merge, prefix, names)]
+
+
+def _involves(merge: str | list[str], prefix: int, names: Mapping[str, str]) -> bool:
+    """Whether a merge is from or into a named piece; `prefix` is the length of what marks a piece inside a word."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left in names or right in names or left + right[prefix:] in names

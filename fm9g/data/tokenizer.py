@@ -133,7 +133,8 @@ class HuggingFaceTokenizer(Tokenizer):
         # a row's texts are too few to share out, and threads do not survive a fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._content = path.read_bytes()
-        vocabulary = Vocabulary.of(json.loads(self._content))
+        content = json.loads(self._content)
+        vocabulary = Vocabulary.of(content)
         ids = {spelling: id for id, spelling in vocabulary.spellings.items()}
         self.bos_id, eos_id = _special_ids(path.parent, ids)
         if eos_id is None:
@@ -151,11 +152,11 @@ class HuggingFaceTokenizer(Tokenizer):
         self.special = vocabulary.special((self.bos_id, eos_id), *_named_ids(path.parent, ids))
         self.vocab_size = max(vocabulary.spellings) + 1
         self.fingerprint = self._fingerprint(self._content)
-        self._tokenizers = {Written.NONE: self._tokenizer(Written.NONE)}
+        self._tokenizers = {Written.NONE: self._tokenizer(content, vocabulary, Written.NONE)}
 
-    def _tokenizer(self, written: Written) -> tokenizers.Tokenizer:
-        content = json.loads(self._content)
-        rewrite(content, Vocabulary.of(content), self.special, self._written(written))
+    def _tokenizer(self, content: dict[str, Any], vocabulary: Vocabulary, written: Written) -> tokenizers.Tokenizer:
+        """The tokenizer of tokenizer.json's `content`, which is changed, for texts that may write so much."""
+        rewrite(content, vocabulary, self.special, self._written(written))
         tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
         tokenizer.encode_special_tokens = True  # spellings of what is marked special are plain text
         tokenizer.no_truncation()  # the file may hold settings of someone's last call
@@ -167,7 +168,8 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
         """See Tokenizer."""
         if written not in self._tokenizers:
-            self._tokenizers[written] = self._tokenizer(written)
+            content = json.loads(self._content)
+            self._tokenizers[written] = self._tokenizer(content, Vocabulary.of(content), written)
         tokenizer, texts = self._tokenizers[written], [without_surrogates(text) for text in texts]
         # the fast one leaves out where in the text each token lies, which takes a quarter of the time
         encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)  # tokenizers 0.19 has none
