@@ -9,12 +9,13 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, models
+from transformers import PreTrainedTokenizerFast
 
 from fm9g.data import sentencepiece_file
 from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import HuggingFaceTokenizer, load_tokenizer
 from fm9g.errors import UserError
-from tests.support.tokenizers import CONFIG, KINDS, MARKERS, bpe, save, sentence_pieces, unigram, word_level
+from tests.support.tokenizers import CONFIG, KINDS, MARKERS, bpe, chat, save, sentence_pieces, unigram, word_level
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,29 @@ def test_spellings_are_tokens_where_they_may_be(writer, spelled):
         for written in (Written.INNER, Written.ALL):
             writer.check_writing(written)
             assert writer.encode(f"the {text} model", written).count(id) == 1
+
+
+DIFFERENT = ("unigram, markers in the vocabulary only", "bpe, unknown is EOS")
+MARKED = [kind for kind in KINDS if not kind.startswith("sentencepiece") and kind not in DIFFERENT]
+
+
+@pytest.mark.parametrize("kind", MARKED)
+@settings(max_examples=20, deadline=None)
+@given(parts=st.lists(st.sampled_from([*WORDS, *MARKERS]), max_size=8))
+def test_written_tokens_are_as_whoever_asks_the_model_has_them(folders, kind, parts):
+    """transformers, vLLM and others leave it to the library, which finds added tokens in text."""
+    tokenizer, text = load_tokenizer(folders[kind]), "".join(parts).replace("\ud83d", "")
+    library = tokenizers.Tokenizer.from_file(str(tokenizer.path))
+    expected = library.encode(text, add_special_tokens=False).ids
+    assert tokenizer.encode(text, Written.ALL) == expected
+
+
+def test_a_conversation_is_as_transformers_has_it(tmp_path):
+    tokenizer = load_tokenizer(chat(tmp_path / "t"))
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer.path), bos_token="<s>", eos_token="<|im_end|>")
+    text = "<|im_start|>user\nthe tiny model<|im_end|>\n<|im_start|>assistant\nreads<|im_end|>"
+    assert tokenizer.encode(text, Written.ALL) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert len(tokenizer.encode(text)) > len(tokenizer.encode(text, Written.ALL)) + 20
 
 
 def test_ids_are_those_of_the_file(folder, tokenizer):
