@@ -2,6 +2,10 @@
 
 Which record stands at which position is fm9g.data.order's. A document is BOS + input + output + EOS as tokens;
 each token but the first is a target, and loss is on output and EOS only.
+
+Where the mixture has it so (`special_tokens`), spellings of special tokens in the text are those tokens. But what a
+record holds never begins or ends a document: of a record that spells BOS or EOS in any of its own strings, those that a
+transform writes are plain text too, since from its output nobody can tell whose they are.
 """
 
 from __future__ import annotations
@@ -12,14 +16,16 @@ import struct
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from fm9g.data.index import DamagedRecord, IndexedDataset
 from fm9g.data.mixture import Source
 from fm9g.data.order import Generation, RecordOrder
+from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import Tokenizer
-from fm9g.data.transform import NoText, Transform, apply_transform, load_transform, plain_text, quick_text
+from fm9g.data.transform import NoText, Transform, all_strings, apply_transform, load_transform, plain_text, quick_text
 from fm9g.errors import UserError
 
 BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
@@ -49,8 +55,30 @@ class Skip:
     damaged: bool = False
 
 
-Text = tuple[int, str, str]
-"""A record's number, its input and its output."""
+class Text(NamedTuple):
+    """What a record gives to be tokenized."""
+
+    record: int
+    prompt: str
+    answer: str
+    strings: tuple[str, ...] = ()  # of the record itself, where a transform may write BOS and EOS
+
+    @property
+    def parts(self) -> list[tuple[int, str]]:
+        """(record, text) of input and output, if not empty: the keys of Ids."""
+        return [(self.record, part) for part in (self.prompt, self.answer) if part]
+
+
+Ids = dict[tuple[int, str], list[int]]
+"""The token ids of texts, by record and text."""
+
+
+@dataclass(frozen=True)
+class SpecialCounts:
+    """Spellings of special tokens in texts: how many are plain text, and how many are those tokens."""
+
+    plain: int
+    tokens: int
 
 
 @dataclass
@@ -82,6 +110,10 @@ class DocumentLine:
         self.typical_pairs = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
         self._tokenizer, self._seed, self._row_length = tokenizer, seed, row_length
         self._transform = load_transform(source.transforms) if source.transforms else None
+        self._written = Written.NONE
+        if source.special_tokens:
+            self._written = Written.ALL if self._transform else Written.INNER
+            tokenizer.check_writing(self._written)
         self.spent = Spent()
 
     def record(self, position: int) -> int:
@@ -114,42 +146,65 @@ class DocumentLine:
         number = self._order.record(position)
         try:
             if self._transform is None:
-                text = quick_text(self.dataset.read(number)) or plain_text(self.dataset.record(number))
-            else:
-                text = self._transformed(self._transform, number, position)
+                return Text(number, *(quick_text(self.dataset.read(number)) or plain_text(self.dataset.record(number))))
+            return self._transformed(self._transform, number, position)
         except DamagedRecord as error:
             return Skip(number, str(error), damaged=True)
         except NoText as error:
             where = f"dataset {self.source.task_name!r}, record {number + 1} of {self.source.path}"
             raise UserError(f"{where}: {error}") from error.__cause__
-        return number, *text
 
-    def _transformed(self, transform: Transform, number: int, position: int) -> tuple[str, str]:
+    def _transformed(self, transform: Transform, number: int, position: int) -> Text:
         record = self.dataset.record(number)
         started = time.perf_counter()
+        strings = all_strings(record) if self._written is Written.ALL else ()  # before the transform changes it
         generator = random.Random(f"{self._seed}/{self.source.task_name}/{position}")
         text = apply_transform(transform, record, generator)
         self.spent.transforming += time.perf_counter() - started
-        return text
+        return Text(number, *text, strings)
 
-    def encoded(self, texts: Iterable[Text | Skip]) -> dict[str, list[int]]:
+    def encoded(self, texts: Iterable[Text | Skip]) -> Ids:
         """The token ids of all that texts hold; several at once are faster than one by one.
 
         It takes nearly all of the time, and other threads may call it.
         """
-        strings = [string for text in texts if not isinstance(text, Skip) for string in text[1:] if string]
-        return dict(zip(strings, self._tokenizer.encode_all(strings), strict=True))
+        found = [text for text in texts if not isinstance(text, Skip)]
+        ids = self._ids(found, self._written)
+        if self._written is Written.ALL:
+            ends = [text for text in found if self._has_ends(ids[part] for part in text.parts)]
+            own = [text for text in ends if self._has_ends(self._tokenizer.encode_all(text.strings, Written.ALL))]
+            ids.update(self._ids(own, Written.INNER))
+        return ids
 
-    def documents(self, texts: Iterable[Text | Skip], ids: dict[str, list[int]]) -> list[Document | Skip]:
+    def _ids(self, texts: Iterable[Text], written: Written) -> Ids:
+        parts = [part for text in texts for part in text.parts]
+        return dict(zip(parts, self._tokenizer.encode_all([text for _, text in parts], written), strict=True))
+
+    def _has_ends(self, texts: Iterable[list[int]]) -> bool:
+        """Whether BOS or EOS is among the ids of texts."""
+        return any(self._tokenizer.eos_id in ids or self._tokenizer.bos_id in ids for ids in texts)
+
+    def special_counts(self, texts: Iterable[Text | Skip]) -> SpecialCounts:
+        """What became of the spellings of special tokens in texts."""
+        found = [text for text in texts if not isinstance(text, Skip)]
+        given, spelled = self.encoded(found), self._ids(found, Written.ALL)
+        count = self._tokenizer.count_special
+        tokens = sum(count(given[part]) for text in found for part in text.parts)
+        return SpecialCounts(sum(count(spelled[part]) for text in found for part in text.parts) - tokens, tokens)
+
+    def documents(self, texts: Iterable[Text | Skip], ids: Ids) -> list[Document | Skip]:
         """The documents of texts, from what `encoded` returned for them."""
-        return [text if isinstance(text, Skip) else self._document(*text, ids) for text in texts]
+        return [text if isinstance(text, Skip) else self._document(text, ids) for text in texts]
 
-    def _document(self, record: int, prompt: str, answer: str, ids: dict[str, list[int]]) -> Document | Skip:
+    def _document(self, text: Text, ids: Ids) -> Document | Skip:
+        record, prompt, answer, _ = text
         if not prompt and not answer:
             return Skip(record, "it is empty")
-        head = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
-        head += ids.get(prompt, [])
-        tokens = [*head, *ids.get(answer, []), self._tokenizer.eos_id]
+        bos, eos = self._tokenizer.bos_id, self._tokenizer.eos_id
+        head, body = ids.get((record, prompt), []), ids.get((record, answer), [])
+        # a transform may have written them itself
+        head = head if bos is None or (head or body)[:1] == [bos] else [bos, *head]
+        tokens = [*head, *body] if body[-1:] == [eos] else [*head, *body, eos]
         may_cut = not prompt and self.source.oversize_rule == "segment"
         if len(tokens) - 1 > self._row_length and not may_cut:
             if self.source.oversize_rule == "drop":

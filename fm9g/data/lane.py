@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fm9g.data.ahead import Ahead
-from fm9g.data.document import Document, DocumentLine, Skip, Text
+from fm9g.data.document import Document, DocumentLine, Ids, Skip, Text
 from fm9g.data.feed import NONE, Feed
 from fm9g.data.order import unit_interval
 from fm9g.errors import UserError
@@ -80,7 +80,7 @@ class Lane:
         self._last = {  # how many documents the last row took of each line; at first, a guess
             task: int(row_length * self._shares[task] / whole / line.typical_pairs) for task, line in enumerate(lines)
         }
-        self._coming: tuple[Texts, Future[dict[int, dict[str, list[int]]]]] | None = None  # and their tokens by task
+        self._coming: tuple[Texts, Future[dict[int, Ids]]] | None = None  # and their tokens by task
         self._prepared = False
         self._phase = [
             unit_interval(seed, line.source.task_name, "phase", number) * min(line.typical_pairs, row_length)
@@ -125,7 +125,7 @@ class Lane:
         self._coming = (texts, self._ahead.tokenize(functools.partial(self._encoded, texts))) if texts else None
         self._prepared = True
 
-    def _encoded(self, texts: Texts) -> dict[int, dict[str, list[int]]]:
+    def _encoded(self, texts: Texts) -> dict[int, Ids]:
         """{task: token ids} of texts; called in another thread, which does what nobody else can do meanwhile."""
         return {task: self._feeds[task].line.encoded(some.values()) for task, some in texts.items()}
 

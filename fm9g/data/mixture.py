@@ -17,6 +17,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "task_name": (str,),
     "dataset_name": (str,),
     "transforms": (str, type(None)),
+    "special_tokens": (bool,),
     "allow_repeat": (bool,),
     "oversize_rule": (str,),
     "max_epochs": (int, float, type(None)),
@@ -39,6 +40,7 @@ class Source:
     oversize_rule: str
     max_epochs: float | None
     declared: dict[str, float]
+    special_tokens: bool = False  # whether spellings of special tokens in its text are those tokens
 
     @property
     def epochs(self) -> float | None:
@@ -99,4 +101,5 @@ def _source(entry: dict[str, Any], name: str, total: float, folder: Path) -> Sou
         oversize_rule=entry.get("oversize_rule", "segment"),
         max_epochs=entry.get("max_epochs"),
         declared={key: entry[key] for key in INFORMATIVE if entry.get(key) is not None},
+        special_tokens=entry.get("special_tokens", bool(transforms)),
     )

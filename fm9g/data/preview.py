@@ -170,7 +170,7 @@ def _places(batch: StepBatch, number: int, plan: Plan, name: str) -> np.ndarray:
 
 
 def decode_spans(tokens: Sequence[int], loss: Sequence[bool], tokenizer: Tokenizer, begins: bool) -> list[Span]:
-    """The text of tokens in runs with and without loss; BOS and EOS, which have no text, as ‹BOS› and ‹EOS›.
+    """The text of tokens in runs with and without loss; special tokens, which are no text, as ‹BOS›, ‹EOS›, ‹<|user|>›.
 
     `begins`: the first token is a document's first, which tells BOS from EOS where both are one token.
     """
@@ -195,7 +195,9 @@ def decode_spans(tokens: Sequence[int], loss: Sequence[bool], tokenizer: Tokeniz
 def _special_name(token: int, is_first: bool, tokenizer: Tokenizer) -> str:
     if token == tokenizer.bos_id and (is_first or token != tokenizer.eos_id):
         return "‹BOS›"
-    return "‹EOS›" if token == tokenizer.eos_id else ""
+    if token == tokenizer.eos_id:
+        return "‹EOS›"
+    return f"‹{tokenizer.special[token]}›" if token in tokenizer.special else ""
 
 
 def _decode_after(tokens: Sequence[int], text_start: int, start: int, end: int, tokenizer: Tokenizer) -> str:

@@ -25,7 +25,8 @@ class Style:
         """How to read the text."""
         loss = "dim: tokens without loss" if self.color else "⟦ ⟧: tokens without loss"
         return (
-            f"{loss}; {'each piece has its colour; ' if self.color else ''}a piece is a document or a part of one; "
+            f"{loss}; ‹ ›: special tokens, which text that is spelled like them is not; "
+            f"{'each piece has its colour; ' if self.color else ''}a piece is a document or a part of one; "
             "its first token is no target; records count from 0"
         )
 

@@ -1,22 +1,26 @@
 """Text to token ids and back, from a sentencepiece model or a Hugging Face tokenizer folder.
 
 Only files are read, never code from the folder. Text is data: a spelling of a special token inside it, such as
-"</s>", is encoded as plain text, so that a document cannot end itself. (Symbols that a sentencepiece model defines
-as user_defined, and added tokens that are not special, are ordinary vocabulary and are still recognised.)
+"</s>", is encoded as plain text, so that a document cannot end itself, unless the caller says that the text may write
+some (fm9g.data.special_tokens says which tokens are special). Other added tokens, and symbols that a sentencepiece
+model defines as user_defined, are ordinary vocabulary and are recognised.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 import tokenizers
 
+from fm9g.data import sentencepiece_file
+from fm9g.data.special_tokens import Vocabulary, Written, hidden_name, rewrite
 from fm9g.errors import UserError
 from fm9g.files import read_json
 
@@ -31,20 +35,46 @@ class Tokenizer(ABC):
     path: Path  # of the file that holds the vocabulary, absolute
     bos_id: int | None  # the token before a document, None where the tokenizer has none
     eos_id: int  # the token after a document
+    special: dict[int, str]  # {id: spelling} of the tokens that no text gives unless it may write them
     vocab_size: int  # every id is below it
-    fingerprint: str  # sha256 of the file, hex
+    fingerprint: str  # sha256, hex, of all that changes ids or documents: the file, BOS and EOS, which ids are special
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without special tokens; a lone surrogate, which is no character, becomes U+FFFD."""
-        return self.encode_all([text])[0]
+    def encode(self, text: str, written: Written = Written.NONE) -> list[int]:
+        """Token ids of `text`, without BOS and EOS; a lone surrogate, which is no character, becomes U+FFFD."""
+        return self.encode_all([text], written)[0]
 
     @abstractmethod
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
         """The token ids of each text, as `encode` gives them."""
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are left out."""
+
+    def check_writing(self, written: Written) -> None:
+        """UserError where a special token that a text may write would not be found in it, as with sentencepiece models
+        of words."""
+        ids = sorted(self._written(written))
+        texts = [f"a {self.special[id]}" for id in ids]
+        for id, found in zip(ids, self.encode_all(texts, written), strict=True):
+            if id not in found:
+                raise UserError(
+                    f"{self.path}: this tokenizer does not find {self.special[id]!r} in text: set special_tokens "
+                    "to false in the mixture"
+                )
+
+    def count_special(self, ids: Iterable[int]) -> int:
+        """How many of `ids` are special tokens."""
+        return sum(id in self.special for id in ids)
+
+    def _written(self, written: Written) -> set[int]:
+        """The ids of the special tokens that a text may write."""
+        ids = set() if written is Written.NONE else set(self.special)
+        return ids - {self.bos_id, self.eos_id} if written is Written.INNER else ids
+
+    def _fingerprint(self, content: bytes) -> str:
+        roles = {"bos": self.bos_id, "eos": self.eos_id, "special": sorted(self.special)}
+        return _sha256(_sha256(content).encode() + json.dumps(roles, sort_keys=True).encode())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return load_tokenizer, (self.path,)
@@ -56,23 +86,39 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, path: Path):
         self.path = path.absolute()
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except RuntimeError as error:
             raise UserError(f"{path}: not a sentencepiece model ({error})") from None
-        self.bos_id = self._processor.bos_id() if self._processor.bos_id() >= 0 else None
-        self.eos_id = self._processor.eos_id()
+        self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
+        self.eos_id = processor.eos_id()
         if self.eos_id < 0:
             raise UserError(f"{path}: the sentencepiece model has no end-of-sentence token (train it with eos_id >= 0)")
-        self.vocab_size = self._processor.get_piece_size()
-        self.fingerprint = _sha256(path)
+        self.vocab_size = processor.get_piece_size()
+        self.special = {id: processor.id_to_piece(id) for id in range(self.vocab_size) if processor.is_control(id)}
+        self._model = path.read_bytes()
+        self.fingerprint = self._fingerprint(self._model)
+        self._processors = {Written.NONE: self._processor(Written.NONE)}
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    def _processor(self, written: Written) -> sentencepiece.SentencePieceProcessor:
+        """The model with the special tokens that a text may write as user-defined pieces, which text gives wherever
+        it spells them, and the others as control pieces with names that no text holds."""
+        ids, kinds = self._written(written), sentencepiece_file
+        changed = {
+            id: (piece, kinds.USER_DEFINED) if id in ids else (hidden_name(), kinds.CONTROL)
+            for id, piece in self.special.items()
+        }
+        return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_file.with_pieces(self._model, changed))
+
+    def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
         """See Tokenizer."""
-        return [self._processor.encode(without_surrogates(text)) for text in texts]
+        if written not in self._processors:
+            self._processors[written] = self._processor(written)
+        encode = self._processors[written].encode
+        return [encode(without_surrogates(text)) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""
-        return self._processor.decode(list(ids))
+        return self._processors[Written.NONE].decode(list(ids))
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -81,36 +127,57 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(self, path: Path):
         self.path = path.absolute()
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the tokenizers library raises this very class
             raise UserError(f"{path}: not a tokenizer that the tokenizers library can read ({error})") from None
-        self._tokenizer.encode_special_tokens = True  # spellings of special tokens in text are plain text
-        self._tokenizer.no_truncation()  # the file may hold settings of someone's last call
-        self._tokenizer.no_padding()
-        if remember := getattr(self._tokenizer.model, "_resize_cache", None):  # of BPE and Unigram, since 0.21
-            remember(_REMEMBERED_PIECES)
         # a row's texts are too few to share out, and threads do not survive a fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self.bos_id, eos_id = _special_ids(path.parent, self._tokenizer)
+        self._content = path.read_bytes()
+        content = json.loads(self._content)
+        vocabulary = Vocabulary.of(content)
+        ids = {spelling: id for id, spelling in vocabulary.spellings.items()}
+        self.bos_id, eos_id = _special_ids(path.parent, ids)
         if eos_id is None:
             raise UserError(
                 f"{path.parent}: no end-of-sequence token: set eos_token in tokenizer_config.json to a token of "
                 "tokenizer.json"
             )
         self.eos_id = eos_id
-        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.fingerprint = _sha256(path)
+        unknown = vocabulary.unknown_id
+        if unknown is not None and unknown in (self.bos_id, eos_id) and not vocabulary.drops_unknown:
+            raise UserError(
+                f"{path}: unknown text gives {vocabulary.spellings[unknown]!r}, which begins or ends a document: set "
+                "bos_token and eos_token in tokenizer_config.json to tokens of their own"
+            )
+        self.special = vocabulary.special((self.bos_id, eos_id), *_named_ids(path.parent, ids))
+        self.vocab_size = max(vocabulary.spellings) + 1
+        self.fingerprint = self._fingerprint(self._content)
+        self._tokenizers = {Written.NONE: self._tokenizer(content, vocabulary, Written.NONE)}
 
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    def _tokenizer(self, content: dict[str, Any], vocabulary: Vocabulary, written: Written) -> tokenizers.Tokenizer:
+        """The tokenizer of tokenizer.json's `content`, which is changed, for texts that may write so much."""
+        rewrite(content, vocabulary, self.special, self._written(written))
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(content))
+        tokenizer.encode_special_tokens = True  # spellings of what is marked special are plain text
+        tokenizer.no_truncation()  # the file may hold settings of someone's last call
+        tokenizer.no_padding()
+        if remember := getattr(tokenizer.model, "_resize_cache", None):  # of BPE and Unigram, since 0.21
+            remember(_REMEMBERED_PIECES)
+        return tokenizer
+
+    def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
         """See Tokenizer."""
-        texts = [without_surrogates(text) for text in texts]
+        if written not in self._tokenizers:
+            content = json.loads(self._content)
+            self._tokenizers[written] = self._tokenizer(content, Vocabulary.of(content), written)
+        tokenizer, texts = self._tokenizers[written], [without_surrogates(text) for text in texts]
         # the fast one leaves out where in the text each token lies, which takes a quarter of the time
-        encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # tokenizers 0.19 has none
+        encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)  # tokenizers 0.19 has none
         return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self._tokenizers[Written.NONE].decode(list(ids), skip_special_tokens=True)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -139,17 +206,39 @@ def _load_folder(folder: Path) -> Tokenizer:
     )
 
 
-def _special_ids(folder: Path, tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
+_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
+
+
+def _special_ids(folder: Path, ids: Mapping[str, int]) -> tuple[int | None, int | None]:
     """BOS and EOS ids. The first file that mentions BOS decides (null means none); the first that has EOS does."""
-    configs = [_read_config(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    configs = [_read_config(folder / name) for name in _CONFIGS]
     model_config = _read_config(folder / "config.json")
     names: dict[str, list[int | None]] = {"bos_token": [], "eos_token": []}
     for key, found in names.items():
-        found += [_token_id(config[key], key, folder, tokenizer) for config in configs if key in config]
+        found += [_token_id(config[key], key, folder, ids) for config in configs if key in config]
         if f"{key}_id" in model_config:
             found.append(_first_id(model_config[f"{key}_id"]))
     bos, eos = names["bos_token"], names["eos_token"]
     return (bos[0] if bos else None), next((id for id in eos if id is not None), None)
+
+
+def _named_ids(folder: Path, ids: Mapping[str, int]) -> tuple[set[int], set[str]]:
+    """Ids that the files beside tokenizer.json name as special, and the added tokens that they mark as such."""
+    contents: list[Any] = []
+    marked: set[str] = set()
+    for config in (_read_config(folder / name) for name in _CONFIGS):
+        for key, value in config.items():
+            if key.endswith("_token"):
+                contents.append(value)
+            elif key.endswith("special_tokens") and isinstance(value, (list, dict)):
+                contents += value.values() if isinstance(value, dict) else value
+        added = config.get("added_tokens_decoder")
+        for token in added.values() if isinstance(added, dict) else ():
+            if isinstance(token, dict) and token.get("special") is True:
+                marked.add(str(token.get("content")))
+    ends = _read_config(folder / "config.json").get("eos_token_id")
+    named = {ids[text] for text in map(_content_of, contents) if text is not None and text in ids}
+    return named | {id for id in (ends if isinstance(ends, list) else []) if isinstance(id, int)}, marked
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -159,15 +248,20 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _token_id(entry: Any, key: str, folder: Path, tokenizer: tokenizers.Tokenizer) -> int | None:
-    """The id of a token given as "</s>", as {"content": "</s>", …}, or as null."""
+def _content_of(token: Any) -> str | None:
+    """The spelling of a token given as "</s>", as {"content": "</s>", …}, or as null."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
+
+
+def _token_id(entry: Any, key: str, folder: Path, ids: Mapping[str, int]) -> int | None:
     if entry is None:
         return None
-    content = entry.get("content") if isinstance(entry, dict) else entry
-    token_id = tokenizer.token_to_id(content) if isinstance(content, str) else None
-    if token_id is None:
-        raise UserError(f"{folder}: {key} is {content!r}, which is not in tokenizer.json")
-    return token_id
+    content = _content_of(entry)
+    if content is None or content not in ids:
+        shown = entry.get("content") if isinstance(entry, dict) else entry
+        raise UserError(f"{folder}: {key} is {shown!r}, which is not in tokenizer.json")
+    return ids[content]
 
 
 def _first_id(value: Any) -> int | None:
@@ -186,5 +280,5 @@ def without_surrogates(text: str) -> str:
     return text
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

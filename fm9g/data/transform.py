@@ -73,6 +73,21 @@ def apply_transform(function: Transform, data: dict[str, Any], generator: random
     return _checked(result["input"], result["output"])
 
 
+def all_strings(data: dict[str, Any]) -> tuple[str, ...]:
+    """Every string anywhere in a record, names of fields included."""
+    found: list[str] = []
+    left: list[Any] = [data]
+    while left:  # not by recursion: a record may be nested deeper than Python's stack
+        value = left.pop()
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            left += value
+    return tuple(found)
+
+
 def _checked(prompt: Any, answer: Any) -> tuple[str, str]:
     for key, value in (("input", prompt), ("output", answer)):
         if not isinstance(value, str):

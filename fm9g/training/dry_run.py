@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 
 from fm9g.data.document import DocumentLine
-from fm9g.data.forecast import describe, endings, tokens_per_document
+from fm9g.data.forecast import SAMPLED_DOCUMENTS, describe, endings, tokens_per_document
 from fm9g.data.loader import LANES_PER_ROW
+from fm9g.data.token_sample import spread
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import Settings
 from fm9g.training.inputs import Inputs
@@ -64,6 +65,7 @@ def report(inputs: Inputs) -> str:
     ]
     for line in inputs.lines:
         lines.append(_describe_dataset(line, places, settings.train_iters))
+        lines += _describe_special_tokens(line)
     found = endings(inputs.lines, places, [0] * len(inputs.lines), 0)
     all_end = all(line.source.epochs is not None for line in inputs.lines if line.source.share > 0)
     lines += [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
@@ -85,3 +87,17 @@ def _describe_dataset(line: DocumentLine, places: int, train_iters: int) -> str:
         f"  {source.task_name}: {source.share:.1%}, {line.records:,} records, about {total:,.0f} tokens "
         f"({mean:,.0f} each); {steps:,.0f} steps per epoch, {train_iters / steps:.2f} epochs in this run; {ends}"
     )
+
+
+def _describe_special_tokens(line: DocumentLine) -> list[str]:
+    """What becomes of spellings of special tokens in a sample of a dataset; [] where there are none to speak of."""
+    if line.source.share == 0:
+        return []
+    positions = spread(line.records, SAMPLED_DOCUMENTS)
+    counts = line.special_counts(line.texts(positions))
+    if not (line.source.special_tokens or counts.plain or counts.tokens):
+        return []
+    return [
+        f"    special tokens spelled in {len(positions):,} sampled records: {counts.plain:,} are plain text, "
+        f"{counts.tokens:,} are tokens (special_tokens {str(line.source.special_tokens).lower()})"
+    ]

@@ -63,6 +63,7 @@ def describe_stream(inputs: Inputs, plan: Plan, generations: Generations) -> dic
             {
                 "name": line.source.task_name,
                 "share": line.source.share,
+                "special_tokens": line.source.special_tokens,
                 "fingerprint": line.dataset.fingerprint,
                 "generations": [
                     [g.epoch, g.records] for g in generations.get(line.source.task_name, [Generation(0, line.records)])
@@ -113,12 +114,18 @@ def check_stream(inputs: Inputs, saved: dict[str, Any]) -> None:
                 f"{setting} was {saved[name]} when the checkpoint was made and is {now} now: the data cannot "
                 "continue; restore it, or use load_dataloader_ckpt=0 to start the data anew"
             )
-    fingerprints = {task["name"]: task["fingerprint"] for task in saved["tasks"]}
+    tasks = {task["name"]: task for task in saved["tasks"]}
     for line in inputs.lines:
         name = line.source.task_name
-        if name not in fingerprints or fingerprints[name] in line.dataset.fingerprints:
+        if name not in tasks or inputs.settings.accept_changed_data:
             continue
-        if not inputs.settings.accept_changed_data:
+        if (before := tasks[name]["special_tokens"]) != line.source.special_tokens:
+            raise UserError(
+                f"dataset {name!r}: special_tokens was {str(before).lower()} when the checkpoint was made and is "
+                f"{str(not before).lower()} now, which changes its tokens: set it in the mixture as it was, give the "
+                "dataset another task_name, or use --accept_changed_data to continue anyway"
+            )
+        if tasks[name]["fingerprint"] not in line.dataset.fingerprints:
             raise UserError(
                 f"dataset {name!r} ({line.source.path}) is not the file that the checkpoint was made with: restore it, "
                 "give the new data a task_name of its own, or use --accept_changed_data to continue anyway"

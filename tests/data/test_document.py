@@ -4,11 +4,13 @@ import dataclasses
 
 import pytest
 
-from fm9g.data.document import DocumentLine, Skip
+from fm9g.data.document import DocumentLine, Skip, SpecialCounts
 from fm9g.data.mixture import Source
+from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.support.runs import index
+from tests.support.tokenizers import chat
 
 ROW = 24
 
@@ -159,3 +161,101 @@ def test_an_error_names_dataset_and_record(line):
     position = next(place for place in range(3) if documents.record(place) == 1)
     with pytest.raises(UserError, match=r"dataset 'task', record 2 of .*: a record without text \(it has 'text'\)"):
         documents.document(position)
+
+
+# special tokens that text may write
+
+TURN = """
+def transform(data, n, r):
+    prompt = "<|im_start|>user\\n" + data["q"] + "<|im_end|>\\n<|im_start|>assistant\\n"
+    return {"input": prompt, "output": data.pop("a") + data.get("end", "<|im_end|>")}
+"""
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tmp_path_factory):
+    return load_tokenizer(chat(tmp_path_factory.mktemp("chat") / "t"))
+
+
+@pytest.fixture
+def chat_line(line, tmp_path, chat_tokenizer):
+    """Documents of a transform that writes turns."""
+    (tmp_path / "turn.py").write_text(TURN)
+
+    def make(*records, special_tokens=True, transforms=tmp_path / "turn.py"):
+        made = line(*records, tokenizer=chat_tokenizer, special_tokens=special_tokens, transforms=transforms)
+        made._row_length = 1000
+        return made
+
+    return make
+
+
+def test_a_transform_writes_special_tokens(chat_line, chat_tokenizer):
+    start, end = (chat_tokenizer.encode(text, Written.ALL)[0] for text in ("<|im_start|>", "<|im_end|>"))
+    assert end == chat_tokenizer.eos_id
+    document = chat_line({"q": "one?", "a": "two"}).document(0)
+    text = chat_tokenizer.encode
+    prompt = [start, *text("user\none?"), end, *text("\n"), start, *text("assistant\n")]
+    assert document.tokens.tolist() == [chat_tokenizer.bos_id, *prompt, *text("two"), end]  # it ends once
+    assert document.first_target == 1 + len(prompt)
+
+
+def test_without_special_tokens_what_a_transform_writes_is_text(chat_line, chat_tokenizer):
+    tokens = chat_line({"q": "one?", "a": "two"}, special_tokens=False).document(0).tokens.tolist()
+    assert chat_tokenizer.count_special(tokens) == 2  # BOS and EOS of the document
+    assert len(tokens) > 50
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"q": "what is <|im_end|>?", "a": "an end"},
+        {"q": "q", "a": "a<|im_end|>"},
+        {"q": "q", "a": "a", "notes": [{"deep": ["<s>"]}]},
+        {"q": "q", "a": "a", "<|im_end|>": None},
+        {"q": "q", "a": "", "end": "<|im_end|>"},
+    ],
+)
+def test_what_the_record_spells_does_not_end_its_document(chat_line, chat_tokenizer, record):
+    start = chat_tokenizer.encode("<|im_start|>", Written.ALL)
+    tokens = chat_line(record).document(0).tokens.tolist()
+    assert (tokens[0], tokens[-1]) == (chat_tokenizer.bos_id, chat_tokenizer.eos_id)
+    assert [token for token in tokens[1:-1] if token in chat_tokenizer.special] == start * 2
+
+
+def test_records_made_at_once_do_not_share_what_they_spell(chat_line, chat_tokenizer):
+    """The same output of two records, one of which spells its end itself."""
+    records = chat_line({"q": "q", "a": "a"}, {"q": "q", "a": "a", "note": "<|im_end|>"})
+    texts = records.texts(range(2))
+    ends = {
+        document.record: document.tokens.tolist().count(chat_tokenizer.eos_id)
+        for document in records.documents(texts, records.encoded(texts))
+    }
+    assert ends == {0: 2, 1: 1}
+
+
+def test_bos_and_eos_that_a_transform_writes_are_not_doubled(line, chat_tokenizer, tmp_path):
+    (tmp_path / "whole.py").write_text(
+        'def transform(data, n, r):\n    return {"input": "", "output": "<s>" + data["t"] + "<|im_end|>"}\n'
+    )
+    changes = {"tokenizer": chat_tokenizer, "transforms": tmp_path / "whole.py", "special_tokens": True}
+    document = line({"t": "some text"}, **changes).document(0)
+    assert document.tokens.tolist() == [
+        chat_tokenizer.bos_id, *chat_tokenizer.encode("some text"), chat_tokenizer.eos_id
+    ]  # fmt: skip
+    assert document.first_target == 1
+
+
+def test_without_a_transform_records_write_all_but_bos_and_eos(chat_line, chat_tokenizer):
+    markup = record("", "<|im_start|>user<|im_end|><s>")
+    for special_tokens, count in ((True, 3), (False, 2)):
+        documents = chat_line(markup, special_tokens=special_tokens, transforms=None)
+        tokens = documents.document(0).tokens.tolist()
+        assert chat_tokenizer.count_special(tokens) == count
+        assert documents.special_counts(documents.texts([0])) == SpecialCounts(3 - count + 2, count - 2)
+
+
+def test_special_counts_of_a_transform(chat_line):
+    documents = chat_line({"q": "q", "a": "a"}, {"q": "q", "a": "</s><|im_end|>"})
+    assert documents.special_counts(documents.texts(range(2))) == SpecialCounts(plain=3, tokens=4 + 2)
+    assert documents.special_counts([]) == SpecialCounts(0, 0)

@@ -41,6 +41,21 @@ def test_defaults_of_an_entry(mixture):
     assert source.epochs is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, False),
+        ({"transforms": "t.py"}, True),
+        ({"transforms": ""}, False),
+        ({"special_tokens": True}, True),
+        ({"transforms": "t.py", "special_tokens": False}, False),
+    ],
+)
+def test_special_tokens_are_written_by_transforms(mixture, changes, expected):
+    (source,) = mixture({**ENTRY, **changes})
+    assert source.special_tokens is expected
+
+
 def test_paths_are_relative_to_the_mixture_file_or_absolute(mixture, tmp_path):
     relative, absolute = mixture(
         {**ENTRY, "path": "../prose", "transforms": "t/clean.py"}, {**ENTRY, "path": "/data/x", "task_name": "x"}
@@ -97,6 +112,7 @@ def test_informative_keys_are_kept(mixture):
         ({"transform": "x.py"}, "unknown key 'transform' (did you mean 'transforms'?)"),
         ({"path": 7}, "path must be str, not 7"),
         ({"allow_repeat": 1}, "allow_repeat must be bool, not 1"),
+        ({"special_tokens": "true"}, "special_tokens must be bool, not 'true'"),
         ({"oversize_rule": "cut"}, "oversize_rule 'cut' is not one of segment, head, drop"),
         ({"max_epochs": 0}, "max_epochs must be positive, not 0"),
         ({"max_epochs": -1.5}, "max_epochs must be positive, not -1.5"),

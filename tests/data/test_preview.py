@@ -16,6 +16,7 @@ from fm9g.data.preview_text import Style, row_lines, total_lines
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.support.runs import Place, index
+from tests.support.tokenizers import chat
 
 ROW = 48
 
@@ -195,3 +196,18 @@ def test_decoding_keeps_the_space_between_two_runs(tmp_path):
         spans = decode_spans(tokens, loss.tolist(), tokenizer, True)
         assert "".join(span.text for span in spans) == "‹BOS›the tiny model‹EOS›"
         assert [span.style for span in spans] == ["dim", "plain"]
+
+
+@pytest.mark.parametrize(("special_tokens", "start"), [(True, "‹<|im_start|>›"), (False, "<|im_start|>")])
+def test_a_special_token_looks_other_than_its_spelling(tmp_path, special_tokens, start):
+    (tmp_path / "turn.py").write_text(
+        'def transform(data, n, r):\n    return {"input": "", "output": "<|im_start|>" + data["t"] + "<|im_end|>"}\n'
+    )
+    index(tmp_path / "turns", [{"t": f"turn {i}"} for i in range(9)])
+    entry = {"path": "turns", "abs_weight": 1, "transforms": "turn.py", "special_tokens": special_tokens}
+    mixture = Place(tmp_path).write_mixture("m", [entry])
+    (rows,) = list(Preview(read_mixture(mixture), chat(tmp_path / "t"), Plan(1, 60, 1, 1), 1))
+    text = "".join(span.text for span in rows[0].pieces[0].spans)
+    assert re.fullmatch(
+        rf"‹BOS›{re.escape(start)}turn \d{'' if special_tokens else re.escape('<|im_end|>')}‹EOS›", text
+    )

@@ -229,6 +229,15 @@ def test_a_changed_dataset_under_a_new_name_starts_at_its_beginning(place, repla
     assert set(taken(again, 20)) == {"new"}
 
 
+def test_a_change_of_special_tokens_is_refused_unless_accepted(place, first_half):
+    entries = [{"path": path, "abs_weight": weight} for path, weight in (("prose", 0.7), ("questions", 0.3))]
+    entries[1]["special_tokens"] = True
+    mixture = place.write_mixture("special", entries)
+    message = refused(place, first_half, dataset_config=mixture)
+    assert "dataset 'questions': special_tokens was false when the checkpoint was made and is true now" in message
+    assert resume(place, first_half, dataset_config=mixture, accept_changed_data=1).latest() == 20
+
+
 def test_a_changed_tokenizer_is_refused(place, first_half, tmp_path):
     shutil.copytree(place.tokenizer, tmp_path / "tokenizer")
     path = tmp_path / "tokenizer/tokenizer.json"
