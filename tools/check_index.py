@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without fm
 
 from fm9g.commandline import parse_flags
 from fm9g.data.index_check import Report, check
+from fm9g.data.record import record_name
 from fm9g.errors import UserError, run_command
 from fm9g.progress import Progress
 
@@ -30,11 +31,13 @@ def _describe(report: Report) -> str:
 def _check(folder: str) -> bool:
     with Progress(f"checking {folder}") as progress:
         report = check(folder, progress)
+    for found in report.unusable():
+        print(f"warning: {folder}: {found}", file=sys.stderr)
     if not report.damaged_count:
         print(f"{folder}: verified: {_describe(report)}")
         return True
-    for line, offset in report.damaged:
-        print(f"{folder}/data.jsonl, line {line}, byte {offset}: not what was indexed")
+    for record, offset in report.damaged:
+        print(f"{folder}/data.jsonl, {record_name(record)}, byte {offset}: not what was indexed")
     print(f"{folder}: {report.damaged_count} damaged record(s)")
     return False
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without fm
 from fm9g.commandline import parse_flags
 from fm9g.data.build import Options, build
 from fm9g.data.parallel import keep_freed_memory
+from fm9g.data.record import record_name
 from fm9g.errors import run_command
 from fm9g.progress import Progress
 
@@ -67,12 +68,21 @@ def _warn(meta: dict, output: str) -> None:
         "rejected_lines": f"lines were left out: they are in {output}/rejected.jsonl with the reason for each",
         "blank_lines": "blank lines were left out",
         "empty_records": "records are empty: training skips them",
-        "records_without_text": 'records have no text in "input" nor "output" (the first is record '
-        f"{meta['first_record_without_text']}): training on them needs a transform in the mixture",
+        "records_without_text": 'records have no text to learn in "output": training on them needs a transform in the '
+        "mixture, or skip_unlearned to leave them out" + _first_without_text(meta),
     }
     for key, note in notes.items():
         if meta[key]:
             print(f"warning: {meta[key]:,} {note}", file=sys.stderr)
+    for advice in meta["unread_texts"]:
+        print(f"warning: texts in other fields than input and output are not read; {advice}", file=sys.stderr)
+
+
+def _first_without_text(meta: dict) -> str:
+    if not meta["records_without_text"]:
+        return ""
+    fields = " or ".join(f"({fields})" for fields in meta["fields_without_text"])
+    return f"; the first is {record_name(meta['first_record_without_text'] - 1)}, their fields are {fields}"
 
 
 def main() -> None:

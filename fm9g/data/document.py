@@ -23,9 +23,10 @@ import numpy as np
 from fm9g.data.index import DamagedRecord, IndexedDataset
 from fm9g.data.mixture import Source
 from fm9g.data.order import Generation, RecordOrder
+from fm9g.data.record import NoText, plain_text, record_name
 from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import Tokenizer
-from fm9g.data.transform import NoText, Transform, all_strings, apply_transform, load_transform, plain_text, quick_text
+from fm9g.data.transform import Transform, all_strings, apply_transform, load_transform, quick_text
 from fm9g.errors import UserError
 
 BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
@@ -127,7 +128,7 @@ class DocumentLine:
     def document(self, position: int) -> Document | Skip:
         """The document at a position, or why there is none.
 
-        UserError where the transform fails or the record has no fields for text: no other record will do better.
+        UserError where the transform fails: other records will do no better.
         """
         texts = self.texts([position])
         started = time.perf_counter()
@@ -151,7 +152,9 @@ class DocumentLine:
         except DamagedRecord as error:
             return Skip(number, str(error), damaged=True)
         except NoText as error:
-            where = f"dataset {self.source.task_name!r}, record {number + 1} of {self.source.path}"
+            if self._transform is None:  # a run asks at its start whether those that the index counts may be skipped
+                return Skip(number, str(error))
+            where = f"dataset {self.source.task_name!r}, {record_name(number)} of {self.source.path}"
             raise UserError(f"{where}: {error}") from error.__cause__
 
     def _transformed(self, transform: Transform, number: int, position: int) -> Text:
@@ -198,8 +201,8 @@ class DocumentLine:
 
     def _document(self, text: Text, ids: Ids) -> Document | Skip:
         record, prompt, answer, _ = text
-        if not prompt and not answer:
-            return Skip(record, "it is empty")
+        if not answer:
+            return Skip(record, "there is nothing in it to learn" if prompt else "it is empty")
         bos, eos = self._tokenizer.bos_id, self._tokenizer.eos_id
         head, body = ids.get((record, prompt), []), ids.get((record, answer), [])
         # a transform may have written them itself

@@ -27,11 +27,10 @@ from typing import Any, NoReturn
 
 import google_crc32c
 import h5py
-import msgspec
 import numpy as np
 
 from fm9g.data.reading import SteadyFile
-from fm9g.data.scan import parse_record
+from fm9g.data.record import read_record, record_name
 from fm9g.errors import UserError
 from fm9g.files import read_json, require_file
 
@@ -100,12 +99,12 @@ class IndexedDataset:
         """Record i, parsed; DamagedRecord names file, line and byte where it is malformed."""
         raw = self.read(i)
         try:
-            return _parse(raw)
+            return read_record(raw)
         except ValueError as error:
             raise self._damaged(i, self.span(i)[0], str(error)) from None
 
     def _damaged(self, i: int, start: int, reason: str) -> DamagedRecord:
-        return DamagedRecord(f"{self.path / DATA}, line {i + 1}, byte {start}: {reason}")
+        return DamagedRecord(f"{self.path / DATA}, {record_name(i)}, byte {start}: {reason}")
 
     def will_need(self, i: int) -> None:
         """Tell the kernel that record i is read soon, so that it fetches it in the background."""
@@ -164,14 +163,6 @@ class IndexedDataset:
 def _stored_digest(entry: dict[str, Any]) -> str:
     """The digest in meta.json or one of its generations; the first builders of this project took sha256."""
     return str(entry.get(DIGEST) or entry.get("sha256", ""))
-
-
-def _parse(raw: bytes) -> dict[str, Any]:
-    try:
-        record = msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # that says why, or takes it
-        return parse_record(raw)
-    return record if isinstance(record, dict) else parse_record(raw)
 
 
 class Column:
@@ -250,6 +241,10 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
+def _is_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
 def _is_generation(value: Any) -> bool:
     return isinstance(value, dict) and _is_count(value.get("records")) and _is_count(value.get("source_bytes", 0))
 
@@ -259,9 +254,11 @@ _META_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "language": ("a text", lambda value: isinstance(value, str)),
     "nlines": ("a count", _is_count),
     "nbytes": ("a count", _is_count),
-    "length_distribute": ("counts by length", lambda v: isinstance(v, dict) and all(map(_is_count, v.values()))),
+    "length_distribute": ("counts by length", _is_counts),
     "avg_token_per_line": ("a number", lambda value: isinstance(value, int | float) and 0 <= value < 1e18),
     "records_without_text": ("a count", _is_count),
+    "fields_without_text": ("counts by fields", _is_counts),
+    "unread_texts": ("a list of texts", lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v)),
     "generations": ("what each build left", lambda v: isinstance(v, list) and all(map(_is_generation, v))),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from fm9g.data.index import (
     load_records,
 )
 from fm9g.data.offsets_text import offsets_text
+from fm9g.data.record import record_name
+from fm9g.data.scan import ScanRules, scan_block
 from fm9g.errors import UserError
 from fm9g.files import require_file
 from fm9g.progress import ProgressCallback, no_progress
@@ -34,12 +37,45 @@ MOST_NAMED = 20
 
 @dataclass
 class Report:
-    """What was compared, and the records (line, byte offset) that are not what was indexed."""
+    """What was compared, the records (number, byte offset) that are not what was indexed, and what cannot be used."""
 
     checksums: bool = False
     digest: bool = False
     damaged_count: int = 0
     damaged: list[tuple[int, int]] = field(default_factory=list)  # the first MOST_NAMED
+    rejected_count: int = 0
+    rejected: str = ""  # the first of them, and why it is no record
+    without_text_count: int = 0
+    without_text: str = ""  # the first of them
+    unread: Counter[str] = field(default_factory=Counter)  # advice on texts in other fields
+
+    def unusable(self) -> list[str]:
+        """What training cannot use, in words."""
+        found = []
+        if self.rejected_count:
+            found.append(f"{self.rejected_count:,} line(s) are no records; the first: {self.rejected}")
+        if self.without_text_count:
+            found.append(
+                f'{self.without_text_count:,} record(s) have no text to learn in "output" (the first is '
+                f"{self.without_text}): without a transform they are refused, or skipped with skip_unlearned"
+            )
+        return found + [f"texts in other fields than input and output are not read; {advice}" for advice in self.unread]
+
+    def add_texts(self, raw: bytes, first: int) -> None:
+        """Look at whole lines, of which the first is record `first`."""
+        scan = scan_block(raw if raw.endswith(b"\n") else raw + b"\n", _RULES)
+        self.rejected_count += len(scan.rejected) + scan.blank
+        if not self.rejected and scan.rejected:
+            self.rejected = f"{record_name(first + scan.rejected[0].line)}: {scan.rejected[0].reason}"
+        if not self.rejected and scan.blank:
+            self.rejected = "a blank line"
+        if scan.texts.without and not self.without_text:
+            self.without_text = record_name(first + scan.texts.without[0])
+        self.without_text_count += len(scan.texts.without)
+        self.unread += scan.texts.unread
+
+
+_RULES = ScanRules("en", checksums=False)
 
 
 def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progress) -> Report:
@@ -65,11 +101,12 @@ def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progre
             ):
                 raw += more
             digest.update(raw)
+            report.add_texts(raw, record)
             sums = None if records is None else _checksums(folder, records[record:stop], ends[record:stop])
             for index in _damaged(raw, part, sums, stop == len(ends)):
                 report.damaged_count += 1
                 if len(report.damaged) < MOST_NAMED:
-                    report.damaged.append((record + index + 1, done + (int(part[index - 1]) if index else 0)))
+                    report.damaged.append((record + index, done + (int(part[index - 1]) if index else 0)))
             record, done = stop, done + int(part[-1])
             progress(done, int(ends[-1]))
     if report.damaged_count == 0:

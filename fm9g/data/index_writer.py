@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,8 @@ import xxhash
 from fm9g.data.index import DATA, DIGEST, INDEX_H5, INDEX_TEXT, META, RECORD, RECORDS
 from fm9g.data.jsonl_files import Block
 from fm9g.data.offsets_text import offsets_text
-from fm9g.data.scan import SHORT_TOKENS, TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules, parse_record
+from fm9g.data.record import parse_record
+from fm9g.data.scan import SHORT_TOKENS, TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules
 from fm9g.errors import UserError
 from fm9g.files import write_json
 
@@ -27,6 +29,7 @@ SOURCE_DIGEST = f"source_{DIGEST}"  # in meta.json, of a generation
 _LENGTH_LIMITS = [SHORT_TOKENS, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
 _LENGTH_NAMES = ["less_4k", "4k-8k", "8k-16k", "16k-32k", "32k-64k", "64k-128k", "128k-256k", "more_256k"]
 _SAMPLE_CHARACTERS = 50
+_MOST_NAMED = 8  # sets of fields
 _ENTRIES_AT_ONCE = 1 << 20
 _SPOOL = "records.spool"
 _FLUSH_BYTES = 64 << 20
@@ -41,17 +44,23 @@ class _Tally:
         self.nlines = self.nbytes = 0
         self._counts = dict.fromkeys(("records_without_text", "empty_records", "blank_lines", "rejected_lines"), 0)
         self._first_without_text: int | None = None
+        self._fields, self._unread = Counter[str](), Counter[str]()
         self._units, self._tokens_per_unit = 0, TOKENS_PER_UNIT[language]
         self._histogram = np.zeros(len(_LENGTH_NAMES), dtype=np.int64)
 
     def add(self, scan: BlockScan) -> None:
         """Count a block."""
-        if scan.without_text and self._first_without_text is None:
-            self._first_without_text = self.nlines + scan.without_text[0] + 1
+        texts = scan.texts
+        if texts.without and self._first_without_text is None:
+            self._first_without_text = self.nlines + texts.without[0] + 1
         for key, count in zip(
-            self._counts, (len(scan.without_text), scan.empty, scan.blank, len(scan.rejected)), strict=True
+            self._counts, (len(texts.without), texts.empty, scan.blank, len(scan.rejected)), strict=True
         ):
             self._counts[key] += count
+        for total, of_block in ((self._fields, texts.fields), (self._unread, texts.unread)):
+            for name, count in of_block.items():
+                if name in total or len(total) < _MOST_NAMED:
+                    total[name] += count
         if not len(scan.ends):
             return
         self.nlines += len(scan.ends)
@@ -73,6 +82,8 @@ class _Tally:
             "data_sample": data_sample,
             **self._counts,
             "first_record_without_text": self._first_without_text,
+            "fields_without_text": dict(self._fields.most_common()),
+            "unread_texts": list(self._unread),
         }
 
 

@@ -19,6 +19,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "transforms": (str, type(None)),
     "special_tokens": (bool,),
     "allow_repeat": (bool,),
+    "skip_unlearned": (bool,),
     "oversize_rule": (str,),
     "max_epochs": (int, float, type(None)),
     "nlines": (int, float, type(None)),
@@ -40,6 +41,7 @@ class Source:
     oversize_rule: str
     max_epochs: float | None
     declared: dict[str, float]
+    skip_unlearned: bool = False  # whether records with nothing to learn are skipped instead of refused
     special_tokens: bool = False  # whether spellings of special tokens in its text are those tokens
 
     @property
@@ -101,5 +103,6 @@ def _source(entry: dict[str, Any], name: str, total: float, folder: Path) -> Sou
         oversize_rule=entry.get("oversize_rule", "segment"),
         max_epochs=entry.get("max_epochs"),
         declared={key: entry[key] for key in INFORMATIVE if entry.get(key) is not None},
+        skip_unlearned=entry.get("skip_unlearned", False),
         special_tokens=entry.get("special_tokens", bool(transforms)),
     )

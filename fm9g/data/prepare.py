@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fm9g.data.formats import Format, Pair
+from fm9g.data.record import record_name
 from fm9g.data.sources import check_fields, read_source
 from fm9g.errors import UserError
 from fm9g.files import atomic_file
@@ -73,7 +74,7 @@ def _pairs(source: str | os.PathLike[str], form: Format, report: Report) -> Iter
                 report.written += 1
                 yield pair
         except UserError as error:
-            raise UserError(f"{source}, record {report.read}: {error}") from None
+            raise UserError(f"{source}, {record_name(report.read - 1, lines=False)}: {error}") from None
 
 
 def _refuse_existing(output: Path) -> None:

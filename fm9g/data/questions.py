@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fm9g.data.prepare import encode_pair
+from fm9g.data.record import record_name
 from fm9g.data.sources import read_source
 from fm9g.errors import UserError, closest
 from fm9g.files import atomic_file
@@ -48,7 +49,8 @@ def prepare_questions(
             raise UserError(f"{path}: exists already; choose another output folder, or move it away")
     fields = (question_field, answer_field)
     records = [
-        _pair(record, f"{source}, record {n}", *fields) for n, record in enumerate(read_source(source, fields), 1)
+        _pair(record, f"{source}, {record_name(n, lines=False)}", *fields)
+        for n, record in enumerate(read_source(source, fields))
     ]
     if not records:
         raise UserError(f"{source}: holds no records")

@@ -9,17 +9,16 @@ explains what is wrong with the others.
 from __future__ import annotations
 
 import io
-import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 import google_crc32c
 import msgspec
 import numpy as np
 import simdjson
 
-from fm9g.files import load_json
+from fm9g.data.record import MAX_DEPTH, may_be_too_deep, parse_record
+from fm9g.data.scan_texts import TextScan, scan_texts
 
 TOKENS_PER_UNIT = {"zh": 0.7, "en": 1.5, "code": 1.5}  # of a character; of a piece between spaces
 SHORT_TOKENS = 4000  # so many, and more, make a line long
@@ -53,8 +52,7 @@ class BlockScan:
     units: int  # of all lines: characters (zh) or pieces between spaces (en, code)
     long_units: np.ndarray  # of each of those lines that might have SHORT_TOKENS tokens or more
     checksums: np.ndarray | None  # uint32, CRC-32C of each line without its newline
-    without_text: list[int]  # lines kept whose record has no text in `input` nor `output`
-    empty: int  # records whose `input` and `output`, as far as they are there, are empty strings
+    texts: TextScan  # of the lines kept
     lines: int  # of the block
     rejected: list[Rejected] = field(default_factory=list)
     blank: int = 0
@@ -65,45 +63,7 @@ class BlockScan:
     def of_nothing(cls, rejected: Rejected) -> BlockScan:
         """The scan of a single line that is rejected unread."""
         none = np.zeros(0, dtype=np.int64)
-        return cls(none, 0, none, none.astype(np.uint32), [], 0, 1, [rejected], kept=b"")
-
-
-def parse_record(raw: bytes, allow_constants: bool = True) -> dict[str, Any]:
-    """Parse one line into a record; ValueError says in words why it is not one.
-
-    `allow_constants` takes NaN and Infinity, which are not JSON but which Python writes.
-    """
-    if not raw.strip():
-        raise ValueError("the line is blank")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"not UTF-8: {error.reason}, 0x{raw[error.start]:02x} at byte {error.start} of the line"
-        ) from None
-    try:
-        value = load_json(text) if allow_constants else load_json(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error.msg} (column {error.colno})") from None
-    except RecursionError:
-        raise ValueError("not usable JSON: nested too deeply") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"not a JSON object but {_JSON_NAMES[type(value)]}")
-    return value
-
-
-_JSON_NAMES = {
-    list: "an array",
-    str: "a string",
-    int: "a number",
-    float: "a number",
-    bool: "a boolean",
-    type(None): "null",
-}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+        return cls(none, 0, none, none.astype(np.uint32), TextScan(), 1, [rejected], kept=b"")
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -114,12 +74,9 @@ _ARRAYS = simdjson.Parser()
 _MOST_AT_ONCE = 8 << 20  # it takes several times as much memory, and keeps it
 _VALUE_END = re.compile(rb"\}[ \t\r]*,").match
 _DECODER = msgspec.json.Decoder(_Object)
-# inside of a string the quotes of this would be escaped
-_HAS_TEXT = re.compile(rb'"(?:out|in)put"\s*:\s*"[^"]').search
-_TEXT_ONLY = b'{"input": "", "output": "'
-_SEEN = np.dtype("V32")  # that, and some of the text
-_WORDS = np.frombuffer(_TEXT_ONLY, "<u8", count=3).tolist()
-_NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _QUOTE, _BEGIN, _COMMA, _END = b'\n\r{} "[,]'
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_BEFORE_VALUE = np.isin(np.arange(256), list(b":[,\n\t "))  # what stands before a bracket that is not in a string
+_NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _BEGIN, _COMMA, _END = b"\n\r{} [,]"
 
 
 def _crc_table() -> np.ndarray:
@@ -144,13 +101,11 @@ def scan_block(block: bytes, rules: ScanRules) -> BlockScan:
             block = b"".join(line + b"\n" for line in good)
             characters = np.frombuffer(block, dtype=np.uint8)
             ends = np.flatnonzero(characters == _NEWLINE) + 1
-    without_text, empty = _textless(block, ends) if rules.validate else ([], 0)
     return BlockScan(
         ends,
         *_count_units(characters, ends, rules.language),
         _checksums(block, len(ends)) if rules.checksums else None,
-        without_text,
-        empty,
+        scan_texts(block, ends) if rules.validate else TextScan(),
         count,
         rejected,
         blank,
@@ -171,13 +126,34 @@ def _is_sound(block: bytes, characters: np.ndarray, ends: np.ndarray, limit: int
     last = characters[ends - 2]  # after a { there is one
     if np.any(last != _CLOSE) and np.any(np.where(last == _RETURN, characters[ends - 3], last) != _CLOSE):
         return False
+    closes = characters == _CLOSE
+    within = np.count_nonzero(closes) - len(ends)
+    brackets = within + (np.count_nonzero(characters == _BEGIN) if b"[" in block else 0)
+    if brackets >= MAX_DEPTH and _may_be_too_deep(block, characters, ends):
+        return False
     try:
-        if len(block) <= _MOST_AT_ONCE and _no_value_ends_within(block, characters, ends):
+        if len(block) <= _MOST_AT_ONCE and _no_value_ends_within(block, closes, within, ends):
             return _count_elements(_as_array(characters, ends)) == len(ends)
         block.decode("utf-8")  # msgspec leaves that to its caller for what it passes over
         return len(_DECODER.decode_lines(block)) == len(ends)  # in an object, no { comes after a } and a newline
     except (ValueError, RuntimeError):  # what they all raise (RuntimeError: large numbers, deep nesting)
         return False
+
+
+def _may_be_too_deep(block: bytes, characters: np.ndarray, ends: np.ndarray) -> bool:
+    """Whether a line may be nested deeper than records are: brackets within its strings do not count."""
+    opening = np.flatnonzero((characters == _OPEN) | (characters == _BEGIN))
+    before = characters[opening - 1]  # of the very first, what ends the last line
+    before = np.where(before == _SPACE, characters[opening - 2], before)
+    brackets = np.diff(np.searchsorted(opening[_BEFORE_VALUE[before]], ends), prepend=0)
+    many = np.flatnonzero(brackets > MAX_DEPTH).tolist()
+    lines = b"".join(block[ends[number - 1] if number else 0 : ends[number]] for number in many)
+    try:
+        records = _FIELDS.decode_lines(lines)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return True
+    values = (memoryview(value) for record in records for value in record.values())
+    return any(value[0] in (_OPEN, _BEGIN) and may_be_too_deep(bytes(value)) for value in values)
 
 
 def _as_array(characters: np.ndarray, ends: np.ndarray) -> bytearray:
@@ -194,10 +170,8 @@ def _count_elements(text: bytearray) -> int:
     return len(array)
 
 
-def _no_value_ends_within(block: bytes, characters: np.ndarray, ends: np.ndarray) -> bool:
-    """Whether no } within a line has a comma after it, so that no object of an array can end there."""
-    closes = characters == _CLOSE
-    count = np.count_nonzero(closes) - len(ends)
+def _no_value_ends_within(block: bytes, closes: np.ndarray, count: int, ends: np.ndarray) -> bool:
+    """Whether none of `count` } within lines has a comma after it, so that no object of an array can end there."""
     if count == 0:
         return True
     if count > len(ends):  # code perhaps: not worth the looking
@@ -225,36 +199,6 @@ def _sort_out(lines: list[bytes], limit: int) -> tuple[list[bytes], list[Rejecte
             rejected.append(Rejected(number, offset, len(line), str(error)))
         offset += len(line) + 1
     return good, rejected, blank
-
-
-def _textless(block: bytes, ends: np.ndarray) -> tuple[list[int], int]:
-    """Which records have no text in `input` nor `output`, and how many have empty strings there."""
-    without, empty = [], 0
-    for number in np.flatnonzero(~_is_plain_text(block, ends)).tolist():
-        line = block[ends[number - 1] if number else 0 : ends[number]]
-        if _HAS_TEXT(line):
-            continue
-        record = parse_record(line)
-        fields = [field for field in (record.get("input"), record.get("output")) if isinstance(field, str)]
-        if not fields:
-            without.append(number)
-        elif not any(fields):
-            empty += 1
-    return without, empty
-
-
-def _is_plain_text(block: bytes, ends: np.ndarray) -> np.ndarray:
-    """Which lines are as convert_txt2jsonl.py writes them, not empty: the usual case, told fast."""
-    starts = np.concatenate([[0], ends[:-1]])
-    last = len(block) - _SEEN.itemsize  # from which so many bytes can be seen
-    if last < 0:
-        return np.zeros(len(ends), dtype=bool)
-    # what each line begins with, at once: to gather its words one by one is slower
-    words = np.ndarray(last + 1, _SEEN, block, strides=(1,))[np.minimum(starts, last)].view("<u8").reshape(-1, 4)
-    found = starts <= last
-    for place, word in enumerate(_WORDS):
-        found &= words[:, place] == word
-    return found & (words[:, 3] & 0xFF == _QUOTE) & (words[:, 3] >> 8 & 0xFF != _QUOTE)
 
 
 def _checksums(block: bytes, count: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 from fm9g.data.index import DATA, IndexedDataset
 from fm9g.data.jsonl_files import read_blocks
-from fm9g.data.scan import parse_record
+from fm9g.data.record import parse_record, record_name
 from fm9g.errors import UserError
 from fm9g.progress import ProgressCallback, no_progress
 
@@ -75,7 +75,7 @@ def _parse(dataset: IndexedDataset, number: int, raw: bytes) -> Any:
     try:
         return parse_record(raw)
     except ValueError as error:
-        raise UserError(f"{dataset.path / DATA}, line {number + 1}: {error}") from None
+        raise UserError(f"{dataset.path / DATA}, {record_name(number)}: {error}") from None
 
 
 def _strings(record: Any) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fm9g.data.jsonl_files import BOM
+from fm9g.data.record import record_name
 from fm9g.data.text import parse_records
 from fm9g.errors import UserError, closest
 from fm9g.files import parse_json, require_file
@@ -79,9 +80,9 @@ def _json_records(path: Path) -> Iterator[dict[str, Any]]:
         if file.peek(4096).lstrip()[:1] != b"[":
             yield from parse_records(file, path, offset)
             return
-        for number, record in enumerate(parse_json(file.read(), path), 1):
+        for number, record in enumerate(parse_json(file.read(), path)):
             if not isinstance(record, dict):
-                raise UserError(f"{path}, record {number}: not a JSON object")
+                raise UserError(f"{path}, {record_name(number, lines=False)}: not a JSON object")
             yield record
 
 

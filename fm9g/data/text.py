@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fm9g.data.jsonl_files import BOM, find_files, is_plain, read_blocks
-from fm9g.data.scan import parse_record
+from fm9g.data.record import parse_record
 from fm9g.errors import UserError
 from fm9g.files import require_file
 

@@ -10,13 +10,10 @@ from typing import Any
 
 import msgspec
 
+from fm9g.data.record import NoText, checked_texts
 from fm9g.errors import UserError, shown
 
 Transform = Callable[[dict[str, Any], int, random.Random], dict[str, str]]
-
-
-class NoText(UserError):
-    """A record that gives no text; the message says why, and leaves it to the caller to name the record."""
 
 
 def load_transform(path: Path) -> Transform:
@@ -51,15 +48,7 @@ def quick_text(raw: bytes) -> tuple[str, str] | None:
         texts = _decode_texts(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return texts.input, texts.output
-
-
-def plain_text(data: dict[str, Any]) -> tuple[str, str]:
-    """(input, output) of a record that holds them already; NoText where it does not."""
-    if not {"input", "output"} & data.keys():
-        found = ", ".join(map(repr, data)) or "no fields"
-        raise NoText(f"a record without text (it has {found}): give the dataset a transform")
-    return _checked(data.get("input", ""), data.get("output", ""))
+    return (texts.input, texts.output) if texts.output else None
 
 
 def apply_transform(function: Transform, data: dict[str, Any], generator: random.Random) -> tuple[str, str]:
@@ -70,7 +59,7 @@ def apply_transform(function: Transform, data: dict[str, Any], generator: random
         raise NoText(f"the transform raised {type(error).__name__}: {error}") from error
     if not isinstance(result, dict) or not {"input", "output"} <= result.keys():
         raise NoText(f'the transform must return {{"input": ..., "output": ...}}, not {shown(result)}')
-    return _checked(result["input"], result["output"])
+    return checked_texts(result["input"], result["output"])
 
 
 def all_strings(data: dict[str, Any]) -> tuple[str, ...]:
@@ -86,10 +75,3 @@ def all_strings(data: dict[str, Any]) -> tuple[str, ...]:
         elif isinstance(value, list):
             left += value
     return tuple(found)
-
-
-def _checked(prompt: Any, answer: Any) -> tuple[str, str]:
-    for key, value in (("input", prompt), ("output", answer)):
-        if not isinstance(value, str):
-            raise NoText(f"{key} must be a string, not {shown(value)}")
-    return prompt, answer

@@ -15,6 +15,7 @@ from fm9g import runtime
 from fm9g.data.document import DocumentLine
 from fm9g.data.forecast import describe, endings
 from fm9g.data.loader import StepBatch
+from fm9g.data.record import record_name
 from fm9g.errors import UserError
 from fm9g.files import read_json
 from fm9g.model.decoder import Decoder
@@ -139,6 +140,7 @@ class Run:
                 self._data_ended(step)
                 return
             self._check_damage(batch, counts)
+            self._say_what_is_skipped(batch, counts)
             yield batch, counts, waited
 
     def _check_damage(self, batch: StepBatch, counts: StepCounts) -> None:
@@ -158,6 +160,16 @@ class Run:
                 )
         for reason in reasons:
             print(f"warning: rank {runtime.rank()} skips a damaged record: {reason}", file=sys.stderr, flush=True)
+
+    def _say_what_is_skipped(self, batch: StepBatch, counts: StepCounts) -> None:
+        """Name the first record of each dataset that is left out, or its dataset where another rank met it."""
+        reasons = {task: skip for task, skip in reversed(batch.skipped) if not skip.damaged}
+        for task, (line, skipped) in enumerate(zip(self.loader.stream.lines, counts.skipped, strict=True)):
+            name = line.source.task_name
+            if skipped > counts.damaged[task] and not self.progress.task_skipped.get(name, 0):
+                first = reasons.get(task)
+                why = f", {record_name(first.record)}: {first.reason}" if first else ""
+                log(f"dataset {name!r}: records are left out{why} (metrics.jsonl counts them in task_skipped)")
 
     def _data_ended(self, step: int) -> None:
         message = f"the mixture is exhausted after {step} of {self.settings.train_iters} steps"

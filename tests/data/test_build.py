@@ -181,10 +181,18 @@ def test_records_without_text_are_counted(tmp_path, small_blocks):
                {"output": ["d"]}, {"output": "e"}]  # fmt: skip
     (tmp_path / "a.jsonl").write_bytes(b"".join(map(dump, records)))
     meta = build(tmp_path / "a.jsonl", tmp_path / "set", "en")
-    assert (meta["records_without_text"], meta["first_record_without_text"], meta["empty_records"]) == (2, 3, 1)
+    assert (meta["records_without_text"], meta["first_record_without_text"], meta["empty_records"]) == (3, 1, 1)
+    assert meta["fields_without_text"] == {"'input'": 1, "'text'": 1, "'output'": 1}
+    assert meta["unread_texts"] == [
+        "they are texts: python tools/prepare_data.py --format text --path X --output Y.jsonl reads them"
+    ]
     (tmp_path / "b.jsonl").write_bytes(dump(records[0]))
     meta = build(tmp_path / "b.jsonl", tmp_path / "set2", "en")
+    assert (meta["records_without_text"], meta["first_record_without_text"]) == (1, 1)
+    (tmp_path / "c.jsonl").write_bytes(dump(records[1]))
+    meta = build(tmp_path / "c.jsonl", tmp_path / "set3", "en")
     assert (meta["records_without_text"], meta["first_record_without_text"]) == (0, None)
+    assert (meta["fields_without_text"], meta["unread_texts"]) == ({}, [])
 
 
 def test_line_longer_than_any_block(tmp_path, small_blocks):
@@ -224,8 +232,7 @@ def test_check_finds_every_change(tmp_path, source):
         flipped = bytearray(data)
         flipped[place] ^= 1 << place % 8
         (target / "data.jsonl").write_bytes(flipped)
-        line = data.count(b"\n", 0, place) + 1
-        assert [number for number, _ in check(target).damaged] == [line]
+        assert [number for number, _ in check(target).damaged] == [data.count(b"\n", 0, place)]
     (target / "data.jsonl").write_bytes(data)
     (target / "index").write_text("0\n7\n")
     with pytest.raises(UserError, match=r"differs from index\.h5"):

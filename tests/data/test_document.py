@@ -72,9 +72,18 @@ def test_documents_made_at_once_are_those_made_one_by_one(line):
     assert records.documents([], records.encoded([])) == []
 
 
-def test_a_record_that_gives_no_text_is_named(line):
-    with pytest.raises(UserError, match=r"^dataset 'task', record 1 of /.*: output must be a string, not 5$"):
-        line(record("", 5)).document(0)
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"input": "", "output": 5}, "output must be a string, not 5"),
+        ({"input": None, "output": "a"}, "input must be a string, not None"),
+        ({"input": "q", "output": ""}, "no text to learn in \"output\" (its fields: 'input', 'output')"),
+        ({"input": "q", "target": "a"}, "no text to learn in \"output\" (its fields: 'input', 'target')"),
+        ({"input": "", "output": ""}, "it is empty"),
+    ],
+)
+def test_a_record_with_nothing_to_learn_gives_no_document(line, fields, reason):
+    assert line(fields).document(0) == Skip(0, reason)
 
 
 class NoBos:
@@ -156,10 +165,12 @@ def test_a_transform_gets_the_same_random_numbers_at_the_same_position(line, tmp
     assert len(set(texts)) == 9  # the same record is drawn anew in each epoch
 
 
-def test_an_error_names_dataset_and_record(line):
-    documents = line(record("", "fine"), {"text": "no output"}, record("", "fine"))
+def test_an_error_names_dataset_and_record(line, tmp_path):
+    fails = 'def transform(data, n, r):\n    return data if "text" not in data else 7\n'
+    (tmp_path / "t.py").write_text(fails)
+    documents = line(record("", "fine"), {"text": "x"}, record("", "fine"), transforms=tmp_path / "t.py")
     position = next(place for place in range(3) if documents.record(place) == 1)
-    with pytest.raises(UserError, match=r"dataset 'task', record 2 of .*: a record without text \(it has 'text'\)"):
+    with pytest.raises(UserError, match=r"dataset 'task', record 1 \(line 2\) of .*: the transform must return"):
         documents.document(position)
 
 

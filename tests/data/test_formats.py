@@ -124,10 +124,12 @@ def test_the_record_at_fault_is_named(tmp_path: Path) -> None:
     source, output = tmp_path / "a.json", tmp_path / "b.jsonl"
     good = {"instruction": "q", "output": "a"}
     source.write_text(json.dumps([good, {"Instruction": "q", "output": "a"}]))
-    with pytest.raises(UserError, match=r"a.json, record 2: no field 'instruction' \(did you mean 'Instruction'\?\)"):
+    with pytest.raises(
+        UserError, match=r"a.json, record 1 \(the first is 0\): no field 'instruction' \(did you mean 'Instruction'\?\)"
+    ):
         prepare_records(source, output, Alpaca())
     source.write_text(json.dumps([good, {**good, "output": 1}]))
-    with pytest.raises(UserError, match=r"a.json, record 2: 'output' is not a string but 1"):
+    with pytest.raises(UserError, match=r"a.json, record 1 \(the first is 0\): 'output' is not a string but 1"):
         prepare_records(source, output, Alpaca())
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 

@@ -219,7 +219,7 @@ def test_malformed_record_is_named(tmp_path, line, reason):
     (tmp_path / "index").write_text(f"0\n3\n{4 + len(line)}\n{7 + len(line)}\n")
     dataset = IndexedDataset(tmp_path)
     assert dataset.read(1) == line
-    with pytest.raises(UserError, match=r"data\.jsonl, line 2, byte 3: ") as caught:
+    with pytest.raises(UserError, match=r"data\.jsonl, record 1 \(line 2\), byte 3: ") as caught:
         dataset.record(1)
     assert reason in str(caught.value)
     assert dataset.record(2) == {}
@@ -228,7 +228,7 @@ def test_malformed_record_is_named(tmp_path, line, reason):
 def test_data_cut_while_in_use(folder):
     dataset = IndexedDataset(folder)
     truncate(folder, "data.jsonl", 100)
-    with pytest.raises(UserError, match=r"line 50, byte .*: the file was cut short"):
+    with pytest.raises(UserError, match=r"record 49 \(line 50\), byte .*: the file was cut short"):
         dataset.read(49)
 
 

@@ -289,7 +289,7 @@ def damaged(place, tmp_path):
 def test_a_user_error_comes_clean_out_of_a_worker(place, damaged, workers):
     with pytest.raises(UserError) as error:
         next(iter(make_loader(place, range(5), workers, mixture=damaged)))
-    assert str(error.value).startswith("dataset 'broken', record ")
+    assert str(error.value).startswith("dataset 'broken': 10000 records in a row")
     assert "\n" not in str(error.value)
 
 

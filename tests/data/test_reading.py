@@ -82,7 +82,7 @@ def test_a_flipped_bit_is_found_on_reading(folder, bit):
     os.utime(folder / "data.jsonl", ns=(10**17, 10**17))
     dataset = IndexedDataset(folder)
     with pytest.raises(
-        DamagedRecord, match=r"line 4, byte \d+: its bytes have changed since it was indexed \(CRC-32C\)"
+        DamagedRecord, match=r"record 3 \(line 4\), byte \d+: its bytes have changed since it was indexed \(CRC-32C\)"
     ):
         dataset.read(3)
     assert dataset.record(2) == {"input": "", "output": "text 2"}

@@ -74,7 +74,7 @@ def test_an_open_pipe_is_read() -> None:
     [
         ("a.jsonl", b'{"text": "a"}\n{"text" "b"}\n', r"a.jsonl, line 2, byte 14: not valid JSON"),
         ("a.jsonl", b'\xef\xbb\xbf{"text": "a"}\n\n', r"line 2, byte 17: the line is blank"),
-        ("a.json", b'[{"text": "a"}, 3]', r"a.json, record 2: not a JSON object"),
+        ("a.json", b'[{"text": "a"}, 3]', r"a.json, record 1 \(the first is 0\): not a JSON object"),
         ("a.json", b'[{"text": "a"},', r"a.json, line 1, column 16: not valid JSON"),
         ("a.jsonl.gz", b"no gzip", r"a.jsonl.gz: damaged or incomplete"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-12], r"a.jsonl.gz: damaged or incomplete"),

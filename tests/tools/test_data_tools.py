@@ -90,9 +90,9 @@ def test_check_a_dataset(run, tmp_path):
         data.seek(40)
         data.write(b"!")
     found = run("check_index.py", "set", "other", status=1)
-    assert found.stdout.startswith(b"set/data.jsonl, line 2, byte 33: not what was indexed\nset: 1 damaged record(s)\n")
+    assert found.stdout.startswith(b"set/data.jsonl, record 1 (line 2), byte 33: not what was indexed\nset: 1 damaged")
     assert b"other: verified" in found.stdout
-    assert found.stderr == b"error: 1 of 2 dataset(s) damaged: restore or rebuild them\n"
+    assert found.stderr.endswith(b"error: 1 of 2 dataset(s) damaged: restore or rebuild them\n")
 
 
 def test_index_skips_and_appends(run, tmp_path):
@@ -113,7 +113,8 @@ def test_index_speaks_of_what_needs_care(run, tmp_path):
     (tmp_path / ".set.999999999.abcdef01.partial").mkdir()
     done = run("convert_json2index.py", "-p", "a.jsonl", "-l", "en", "-o", "set")
     assert b"warning: 2 records have no text" in done.stderr
-    assert b"the first is record 2" in done.stderr
+    assert b"the first is record 1 (line 2), their fields are ('text')" in done.stderr
+    assert b"warning: texts in other fields than input and output are not read; they are texts: python" in done.stderr
     assert b".set.999999999.abcdef01.partial, which a killed command left" in done.stderr
 
 
@@ -176,12 +177,12 @@ def test_prepare_data_fields_and_faults(run, tmp_path):
     assert b"2 records in train.jsonl, 1 in test.jsonl" in done.stdout
     assert len(read_jsonl(tmp_path / "o/train.jsonl")) == 2
     faults = {
-        '{"Questions": "x", "Response": "y"}\n': "record 1: no field 'Question' (did you mean 'Questions'?)",
-        '{"Question": 3, "Response": "y"}\n': "record 1: 'Question' is not a string",
-        '{"Question": "x", "Response": null}\n': "record 1: 'Response' is not a string",
+        '{"Questions": "x", "Response": "y"}\n': "record 0 (the first is 0): no field 'Question' (did you",
+        '{"Question": 3, "Response": "y"}\n': "record 0 (the first is 0): 'Question' is not a string",
+        '{"Question": "x", "Response": null}\n': "record 0 (the first is 0): 'Response' is not a string",
         '{"Question": "x", "Response": "y"}\n{\n': "line 2, byte 35: not valid JSON",
         '{"Question": "x", "Response": "y"}\n': "no question left",
-        "[1]": "record 1: not a JSON object",
+        "[1]": "record 0 (the first is 0): not a JSON object",
         "": "holds no records",
     }
     for content, message in faults.items():

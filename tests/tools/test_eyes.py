@@ -156,4 +156,4 @@ def test_preview_of_what_cannot_be_read(run, place, tmp_path):
     assert "absent" in preview(run, place, "--dataset_config", "absent", status=1)
     index(tmp_path / "plain", [{"text": "x"}])
     mixture = Place(tmp_path).write_mixture("m", [{"path": "plain", "abs_weight": 1}])
-    assert "a record without text" in preview(run, place, "--dataset_config", mixture, status=1)
+    assert "no text to learn in" in preview(run, place, "--dataset_config", mixture, status=1)

@@ -1,0 +1,63 @@
+"""Records of other forms than {"input", "output"}: told by the names of their fields, and what reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_PREPARE = "python tools/prepare_data.py --format {} --path X --output Y.jsonl"
+
+
+@dataclass(frozen=True)
+class RecordKind:
+    """Records that have all of `fields`. `format` is the one of tools/prepare_data.py that reads them, or "" where
+    nothing does yet; `options` are the flags that it needs for these fields."""
+
+    name: str
+    fields: frozenset[str]
+    format: str
+    options: str = ""
+
+    @property
+    def advice(self) -> str:
+        """What to do with them, in a few words."""
+        if not self.format:
+            return f"they are {self.name}, which no objective of this version learns from"
+        return f"they are {self.name}: {_PREPARE.format(self.format)}{self.options} reads them"
+
+
+def _kind(name: str, fields: str, format: str, options: str = "") -> RecordKind:
+    return RecordKind(name, frozenset(fields.split()), format, options)
+
+
+# The first that fits counts, so what has more fields comes first.
+KINDS = (
+    _kind("preferences", "chosen rejected", ""),
+    _kind("preferences", "response_chosen response_rejected", ""),
+    _kind("conversations", "conversations", "sharegpt"),
+    _kind("conversations", "messages", "sharegpt", " --conversations-field messages"),
+    _kind("instructions with answers", "instruction output", "alpaca"),
+    _kind("questions with answers", "Question Response", "qa"),
+    _kind("questions with answers", "question answer", "alpaca", " --question-field question --answer-field answer"),
+    _kind(
+        "prompts with completions", "prompt completion", "alpaca", " --question-field prompt --answer-field completion"
+    ),
+    _kind("prompts with responses", "prompt response", "alpaca", " --question-field prompt --answer-field response"),
+    _kind("queries with responses", "query response", "alpaca", " --question-field query --answer-field response"),
+    _kind("texts", "text", "text"),
+    _kind("texts", "content", "text", " --text-field content"),
+)
+
+
+def recognise(fields: Collection[str]) -> RecordKind | None:
+    """The kind of records with these fields; None where they are none of the usual ones."""
+    return next((kind for kind in KINDS if kind.fields <= set(fields)), None)
+
+
+def unread_kind(record: Mapping[str, Any]) -> RecordKind | None:
+    """The kind of a record that holds text outside of `input` and `output`, by which it is known; None where it does
+    not. Other fields (an id, a url, a title) are taken for what they are mostly: not meant to be learned."""
+    kind = recognise(record)
+    held = kind is not None and any(record[field] for field in kind.fields - {"input", "output"})
+    return kind if held else None
