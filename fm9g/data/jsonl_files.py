@@ -58,10 +58,9 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files = [p for p in path.rglob("*") if p.is_file()]
-            below = sorted(p for p in files if p.name.endswith(SUFFIXES))
+            below = sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
             if not below:
-                found_instead = folder_misfit(sorted(files))
+                found_instead = folder_misfit(sorted(p for p in path.rglob("*") if p.is_file()))
                 advice = f"; {found_instead}" if found_instead else ""
                 raise UserError(f"{path}: no file below it ends in {', '.join(SUFFIXES)}{advice}")
             found += below
