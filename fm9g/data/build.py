@@ -21,6 +21,7 @@ from typing import Any
 
 import xxhash
 
+from fm9g.data.file_kinds import misfit
 from fm9g.data.index import DATA, DIGEST, INDEX_H5, INDEX_TEXT, META, IndexedDataset
 from fm9g.data.index_writer import REJECTED, SOURCE_DIGEST, IndexWriter, write_at
 from fm9g.data.jsonl_files import Block, find_files, is_plain, read_blocks
@@ -160,12 +161,11 @@ def _scan(rules: ScanRules, data_path: Path, placed: tuple[Block, int | None]) -
 
 def _reject(writer: IndexWriter, block: Block, rejected: Rejected, lines_before: int, on_error: str) -> None:
     line, offset = lines_before + rejected.line + 1, block.offset + rejected.offset
-    if on_error == "fail":
-        raise UserError(
-            f"{block.path}, line {line}, byte {offset}: {rejected.reason} (--on-error skip leaves such lines out and "
-            f"keeps them in {REJECTED})"
-        )
     data = b"" if block.too_long else block.read()[rejected.offset : rejected.offset + rejected.size]
+    if on_error == "fail":
+        skip = f"--on-error skip leaves such lines out and keeps them in {REJECTED}"
+        advice = misfit(block.path, data, line) or skip
+        raise UserError(f"{block.path}, line {line}, byte {offset}: {rejected.reason} ({advice})")
     writer.reject(block.path, line, offset, rejected, data)
 
 

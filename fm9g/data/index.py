@@ -223,7 +223,8 @@ def _struct_code(kind: np.dtype) -> tuple[str, str]:
 def load_meta(folder: Path) -> dict[str, Any]:
     """Read meta.json; {} where there is none. UserError where the folder is no dataset at all."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'} (a dataset is a folder)")
+        found = "not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {found} (a dataset is a folder, which tools/convert_json2index.py makes of jsonl)")
     if not (folder / DATA).is_file():
         raise UserError(f"{folder}: not an indexed dataset, {DATA} is missing; {_REBUILD}")
     if not os.path.lexists(folder / META):

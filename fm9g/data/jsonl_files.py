@@ -12,6 +12,7 @@ from pathlib import Path
 
 import zstandard
 
+from fm9g.data.file_kinds import folder_misfit
 from fm9g.errors import UserError
 from fm9g.files import require_file
 
@@ -59,7 +60,9 @@ def find_files(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
         if path.is_dir():
             below = sorted(p for p in path.rglob("*") if p.name.endswith(SUFFIXES) and p.is_file())
             if not below:
-                raise UserError(f"{path}: no file below it ends in {', '.join(SUFFIXES)}")
+                found_instead = folder_misfit(sorted(p for p in path.rglob("*") if p.is_file()))
+                advice = f"; {found_instead}" if found_instead else ""
+                raise UserError(f"{path}: no file below it ends in {', '.join(SUFFIXES)}{advice}")
             found += below
         else:
             found.append(require_file(path))

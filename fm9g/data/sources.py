@@ -11,12 +11,14 @@ import csv
 import gzip
 import importlib
 import os
+import shlex
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, cast
 
+from fm9g.data.file_kinds import other_encoding
 from fm9g.data.jsonl_files import BOM
 from fm9g.data.record import record_name
 from fm9g.data.text import parse_records
@@ -77,7 +79,8 @@ def _skip_mark(file: BufferedReader) -> int:
 def _json_records(path: Path) -> Iterator[dict[str, Any]]:
     with _opened(path) as file:
         offset = _skip_mark(file)
-        if file.peek(4096).lstrip()[:1] != b"[":
+        head = file.peek(4096)
+        if head.lstrip()[:1] != b"[" or b"\0" in head[:4]:  # zero bytes: of UTF-16, which that names
             yield from parse_records(file, path, offset)
             return
         for number, record in enumerate(parse_json(file.read(), path)):
@@ -119,7 +122,7 @@ def _utf8_lines(file: BufferedReader, path: Path) -> Iterator[str]:
             yield raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{path}, line {number}: not UTF-8: {error.reason} (for Chinese text in GBK: iconv -f GB18030 -t UTF-8)"
+                f"{path}, line {number}: not UTF-8: {error.reason} ({other_encoding(shlex.quote(str(path)), raw)})"
             ) from None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fm9g.data.file_kinds import json_for_text, misfit, no_text, other_encoding
 from fm9g.data.jsonl_files import BOM, find_files, is_plain, read_blocks
 from fm9g.data.record import parse_record
 from fm9g.errors import UserError
@@ -19,21 +20,31 @@ from fm9g.files import require_file
 def convert_text(source: BinaryIO, sink: BinaryIO, name: str) -> None:
     """Write each line of UTF-8 text as ``{"input": "", "output": line}``, stripped; blank lines are left out.
 
-    A byte order mark is dropped. UserError names the line and byte (of the source called `name`) that is not UTF-8.
+    A byte order mark is dropped. UserError names the line and byte (of the source called `name`) that is not UTF-8;
+    and a file that is no text at all. A first line that looks like JSON is warned of.
     """
     offset = 0
     for number, raw in enumerate(source, 1):
+        if number == 1:
+            _look_at_start(raw, name)
         try:
             text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{name}, line {number}, byte {offset + error.start}: not UTF-8: {error.reason} "
-                "(for Chinese text in GBK: iconv -f GB18030 -t UTF-8)"
+                f"({other_encoding('FILE', raw)})"
             ) from None
         offset += len(raw)
         if text:
             sink.write(json.dumps({"input": "", "output": text}, ensure_ascii=False).encode("utf-8") + b"\n")
     sink.flush()
+
+
+def _look_at_start(line: bytes, name: str) -> None:
+    if kind := no_text("FILE", line):
+        raise UserError(f"{name}: not plain text ({kind})")
+    if kind := json_for_text("FILE", line):
+        print(f"warning: {name}: {kind}; here each line becomes a text as it is", file=sys.stderr)
 
 
 def read_records(sources: Iterable[str | os.PathLike[str]]) -> Iterator[dict[str, Any]]:
@@ -77,7 +88,9 @@ def _record(raw: bytes, path: str | os.PathLike[str], number: int, offset: int) 
     try:
         return parse_record(raw)
     except ValueError as error:
-        raise UserError(f"{path}, line {number}, byte {offset}: {error}") from None
+        advice = misfit(path, raw, number)
+        hint = f" ({advice})" if advice else ""
+        raise UserError(f"{path}, line {number}, byte {offset}: {error}{hint}") from None
 
 
 def record_texts(records: Iterable[dict[str, Any]]) -> Iterator[str]:
