@@ -139,7 +139,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 "bos_token and eos_token in tokenizer_config.json to tokens of their own"
             )
         self.special = vocabulary.special((self.bos_id, eos_id), *_named_ids(path.parent, ids))
-        self.vocab_size = max(vocabulary.spellings) + 1
+        self.vocab_size = max(vocabulary.spellings, default=-1) + 1
         self.fingerprint = self._fingerprint(self._content)
         self._tokenizers = {Written.NONE: self._tokenizer(content, vocabulary, Written.NONE)}
 
