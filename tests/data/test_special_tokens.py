@@ -71,7 +71,7 @@ FRAGMENTS = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(parts=st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=8))
 def test_no_special_token_comes_from_text(tokenizer, parts):
     text = "".join(parts)
@@ -80,7 +80,7 @@ def test_no_special_token_comes_from_text(tokenizer, parts):
     assert tokenizer.count_special(tokenizer.encode(text)) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(parts=st.lists(st.sampled_from(FRAGMENTS), max_size=8))
 def test_text_that_may_write_the_others_writes_no_bos_nor_eos(tokenizer, parts):
     assert {tokenizer.bos_id, tokenizer.eos_id}.isdisjoint(tokenizer.encode("".join(parts), Written.INNER))
@@ -89,7 +89,7 @@ def test_text_that_may_write_the_others_writes_no_bos_nor_eos(tokenizer, parts):
 PLAIN = st.lists(st.sampled_from([*WORDS[:-3], "<", "/", "[", "|"]), max_size=12).map("".join)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(text=PLAIN)
 def test_other_text_gives_what_the_library_gives(tokenizer, text):
     expected = as_it_is(tokenizer)(text)
@@ -116,7 +116,7 @@ MARKED = [kind for kind in KINDS if not kind.startswith("sentencepiece") and kin
 
 
 @pytest.mark.parametrize("kind", MARKED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(parts=st.lists(st.sampled_from([*WORDS, *MARKERS]), max_size=8))
 def test_written_tokens_are_as_whoever_asks_the_model_has_them(folders, kind, parts):
     """transformers, vLLM and others leave it to the library, which finds added tokens in text."""
