@@ -114,7 +114,7 @@ class DocumentLine:
         self._written = Written.NONE
         if source.special_tokens:
             self._written = Written.ALL if self._transform else Written.INNER
-            tokenizer.check_writing(self._written)
+            tokenizer.encode("", self._written)  # has what it takes made here, before processes are forked
         self.spent = Spent()
 
     def record(self, position: int) -> int:

@@ -1,4 +1,4 @@
-"""Which tokens are special, and copies of a tokenizer that text cannot move to give them.
+"""Which tokens are special, and copies of a tokenizer.json that text cannot move to give them.
 
 A special token stands for something that is not text: where a document begins and ends, whose turn it is. Special are
 
@@ -15,7 +15,8 @@ found in text.
 
 A text gives token ids in two ways: the spelling of an added token is found in it, or the model (BPE, Unigram, …) puts
 one together. So in a copy where a token must not come from text, it gets a name that no text holds, in both places, and
-keeps its id. Nothing else changes: any other text gives the ids that it gave.
+keeps its id. Nothing else changes: any other text gives the ids that it gave. (A sentencepiece model does not look for
+control pieces.)
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class Written(Enum):
     ALL = "all"
 
 
-def hidden_name() -> str:
-    """A name that no text holds: 256 bits of chance, with a space (of sentencepiece) inside that splits words."""
-    return f"{secrets.token_hex(16)}\u2581{secrets.token_hex(16)}"
+def _hidden_name() -> str:
+    """A name that no text holds: 256 bits of chance."""
+    return secrets.token_hex(32)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def rewrite(
         content["model"]["unk_token"] = None
     elif vocabulary.unknown_id in vocabulary.added:  # unknown text is, its spelling is not
         hidden |= {vocabulary.unknown_id}
-    names = {vocabulary.spellings[id]: hidden_name() for id in hidden}
+    names = {vocabulary.spellings[id]: _hidden_name() for id in hidden}
     added = content["added_tokens"] = content.get("added_tokens") or []
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
     added += [{"id": id, "content": special[id], **flags} for id in special if id not in vocabulary.added]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +20,7 @@ from typing import Any
 import sentencepiece
 import tokenizers
 
-from fm9g.data import sentencepiece_file
-from fm9g.data.special_tokens import Vocabulary, Written, hidden_name, rewrite
+from fm9g.data.special_tokens import Vocabulary, Written, rewrite
 from fm9g.errors import UserError
 from fm9g.files import read_json
 
@@ -51,18 +51,6 @@ class Tokenizer(ABC):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are left out."""
 
-    def check_writing(self, written: Written) -> None:
-        """UserError where a special token that a text may write would not be found in it, as with sentencepiece models
-        of words."""
-        ids = sorted(self._written(written))
-        texts = [f"a {self.special[id]}" for id in ids]
-        for id, found in zip(ids, self.encode_all(texts, written), strict=True):
-            if id not in found:
-                raise UserError(
-                    f"{self.path}: this tokenizer does not find {self.special[id]!r} in text: set special_tokens "
-                    "to false in the mixture"
-                )
-
     def count_special(self, ids: Iterable[int]) -> int:
         """How many of `ids` are special tokens."""
         return sum(id in self.special for id in ids)
@@ -86,39 +74,40 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, path: Path):
         self.path = path.absolute()
         try:
-            processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except RuntimeError as error:
             raise UserError(f"{path}: not a sentencepiece model ({error})") from None
+        processor = self._processor
         self.bos_id = processor.bos_id() if processor.bos_id() >= 0 else None
         self.eos_id = processor.eos_id()
         if self.eos_id < 0:
             raise UserError(f"{path}: the sentencepiece model has no end-of-sentence token (train it with eos_id >= 0)")
         self.vocab_size = processor.get_piece_size()
         self.special = {id: processor.id_to_piece(id) for id in range(self.vocab_size) if processor.is_control(id)}
-        self._model = path.read_bytes()
-        self.fingerprint = self._fingerprint(self._model)
-        self._processors = {Written.NONE: self._processor(Written.NONE)}
-
-    def _processor(self, written: Written) -> sentencepiece.SentencePieceProcessor:
-        """The model with the special tokens that a text may write as user-defined pieces, which text gives wherever
-        it spells them, and the others as control pieces with names that no text holds."""
-        ids, kinds = self._written(written), sentencepiece_file
-        changed = {
-            id: (piece, kinds.USER_DEFINED) if id in ids else (hidden_name(), kinds.CONTROL)
-            for id, piece in self.special.items()
-        }
-        return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_file.with_pieces(self._model, changed))
+        # models of words or characters take a whole word for a control piece that is spelled alike
+        self._confuses = any(id in processor.encode(piece) for id, piece in self.special.items())
+        self.fingerprint = self._fingerprint(path.read_bytes())
 
     def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
-        """See Tokenizer."""
-        if written not in self._processors:
-            self._processors[written] = self._processor(written)
-        encode = self._processors[written].encode
-        return [encode(without_surrogates(text)) for text in texts]
+        """See Tokenizer. What stands between two special tokens is encoded as a text of its own, as other libraries do
+        with the exported tokenizer."""
+        texts = [without_surrogates(text) for text in texts]
+        ids = {self.special[id]: id for id in self._written(written)}
+        if not ids:
+            return [self._plain(text) for text in texts]
+        spelled = re.compile(f"({'|'.join(map(re.escape, sorted(ids, key=len, reverse=True)))})")
+        return [
+            [id for part in spelled.split(text) for id in ([ids[part]] if part in ids else self._plain(part))]
+            for text in texts
+        ]
+
+    def _plain(self, text: str) -> list[int]:
+        ids = self._processor.encode(text)
+        return [self._processor.unk_id() if id in self.special else id for id in ids] if self._confuses else ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""
-        return self._processors[Written.NONE].decode(list(ids))
+        return self._processor.decode(list(ids))
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -150,7 +139,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 "bos_token and eos_token in tokenizer_config.json to tokens of their own"
             )
         self.special = vocabulary.special((self.bos_id, eos_id), *_named_ids(path.parent, ids))
-        self.vocab_size = max(vocabulary.spellings) + 1
+        self.vocab_size = max(vocabulary.spellings, default=-1) + 1
         self.fingerprint = self._fingerprint(self._content)
         self._tokenizers = {Written.NONE: self._tokenizer(content, vocabulary, Written.NONE)}
 
