@@ -39,5 +39,6 @@ lint: env
 
 bench: env
 	$(BIN)/python benchmarks/train_cpu.py
+	$(BIN)/python benchmarks/shares.py
 	$(BIN)/python benchmarks/index.py
 	$(BIN)/python benchmarks/loader.py $(if $(RIVALS),--rivals "$(RIVALS)")

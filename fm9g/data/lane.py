@@ -3,15 +3,16 @@
 Lane l of L visits positions l, l + L, l + 2L, … of every dataset's line, so lanes never meet and together
 read every record once an epoch. All that a lane must remember is its state, a few integers.
 
-Which dataset comes next: each has a due time (tokens yielded + its phase) / share, and the earliest is taken, as in
-stride scheduling; the phases differ from lane to lane, so that lanes do not move in step. But a piece is never taken if
-that would put its dataset ahead of its share by more than the piece. A document that is cut at the end of a row
-goes on in the next one; a very long one, whose dataset would come to lead by more than LEAD_ROWS rows, is put aside
-until its dataset is due again, so that it does not hold up the lane. Where a document must not be cut and does not fit
-what is left of the row, another of its dataset's window (fm9g.data.feed) or of another dataset takes the room, and it
-begins the next row. Hence, in a lane, at any moment
+Which dataset comes next: where documents are short (SHORT), the one that is due first after each document; where they
+are not, each row is one dataset's turn (fm9g.data.turns), for a row cannot be shared out better than its documents can
+be cut. Lanes begin at different places of the same sequence of turns, so that together they read each dataset's share
+from the first rows on. A document that is cut at the end of a row goes on when its dataset is due again, which is at
+once or a few rows later. Where a document must not be cut and does not fit what is left of the row, another of its
+dataset's window (fm9g.data.feed) takes the room, or one of the dataset that is due next.
 
-    tokens(d) - share(d) * total  <=  min(the last document of d, LEAD_ROWS rows)
+A piece is never taken that would put its dataset too far ahead. Hence, in a lane, at any moment
+
+    tokens(d) - share(d) * total  <=  LEAD_ROWS rows; where documents are short, min(the last document of d, a row)
 
 and, since surpluses and deficits sum to zero, a dataset lags by at most that much of each of the others.
 """
@@ -28,10 +29,12 @@ from fm9g.data.ahead import Ahead
 from fm9g.data.document import Document, DocumentLine, Ids, Skip, Text
 from fm9g.data.feed import NONE, Feed
 from fm9g.data.order import unit_interval
+from fm9g.data.turns import Turns
 from fm9g.errors import UserError
 
 MOST_SKIPS = 10_000  # unusable records in a row before a lane gives up on a dataset
 LEAD_ROWS = 2
+SHORT = 1 / 16  # of a row: documents that, on average, are no longer share out the rows themselves
 
 Texts = dict[int, dict[int, Text | Skip]]
 """{task: {number in the lane: text}}."""
@@ -64,28 +67,42 @@ class Lane:
     """Packs rows of `row_length` places from `lines`. A line's share is `line.source.share`.
 
     The state is int64: for each line the documents done before its window; then for each the tokens yielded since
-    shares were last changed; then for each the next token of the document in progress, or -1; then for each the mask
-    of documents done in its window; then the line whose document the next row begins with, or -1.
+    the balance was last begun; then for each the next token of the document in progress, or -1; then for each the mask
+    of documents done in its window; then the rows since shares were last changed.
     """
 
     def __init__(
         self, number: int, lanes: int, lines: list[DocumentLine], seed: int, row_length: int, ahead: Ahead
     ) -> None:
-        self._row_length = row_length
+        self._number, self._row_length = number, row_length
         self._feeds, self._ahead = [Feed(line, number, lanes) for line in lines], ahead
-        self._shares = [line.source.share for line in lines]
-        self._tokens = [0] * len(lines)
-        self._continued = NONE
-        whole = sum(self._shares)
-        self._last = {  # how many documents the last row took of each line; at first, a guess
-            task: int(row_length * self._shares[task] / whole / line.typical_pairs) for task, line in enumerate(lines)
+        self._last = {  # how many documents a row took of each line when it last took any; at first, a guess
+            task: int(row_length / line.typical_pairs) for task, line in enumerate(lines)
         }
         self._coming: tuple[Texts, Future[dict[int, Ids]]] | None = None  # and their tokens by task
         self._prepared = False
-        self._phase = [
-            unit_interval(seed, line.source.task_name, "phase", number) * min(line.typical_pairs, row_length)
-            for line in lines
-        ]
+        self._offsets = [unit_interval(seed, line.source.task_name, "turns") for line in lines]
+        self._begin_balance(0)
+
+    def _begin_balance(self, rows: int) -> None:
+        """Forget what was read: as if the lane had read its `rows` rows by turns of the lines that are left.
+
+        So lanes keep their places in the sequence of turns, in whichever row each of them begins anew.
+        """
+        self._set_turns(rows)
+        turns = {} if self._short else self._turns.taken()
+        self._tokens = [turns.get(task, 0) * self._row_length for task in range(len(self._feeds))]
+
+    def _set_turns(self, rows: int) -> None:
+        shares = {
+            task: feed.line.source.share
+            for task, feed in enumerate(self._feeds)
+            if feed.line.source.share > 0 and not feed.ended
+        }
+        self._turns = Turns(shares, self._offsets, self._number, rows)
+        self._typical = max((self._feeds[task].line.typical_pairs for task in shares), default=1.0)
+        self._short = self._typical <= SHORT * self._row_length
+        self._order: list[int] = []  # of the row that is being packed, if each is one dataset's turn
 
     @staticmethod
     def state_size(lines: int) -> int:
@@ -96,31 +113,29 @@ class Lane:
         """All this lane must remember, [state_size] int64."""
         feeds = self._feeds
         columns = [[f.base for f in feeds], self._tokens, [f.next_token for f in feeds], [f.taken for f in feeds]]
-        return np.array([*(value for column in columns for value in column), self._continued], dtype=np.int64)
+        return np.array([*(value for column in columns for value in column), self._turns.rows], dtype=np.int64)
 
     def load_state(self, state: np.ndarray) -> None:
         """Continue from a state."""
         base, self._tokens, next_token, taken = state[:-1].reshape(4, len(self._feeds)).tolist()
         for feed, *place in zip(self._feeds, base, next_token, taken, strict=True):
             feed.load(*place)
-        self._continued = int(state[-1])
+        self._set_turns(int(state[-1]))
 
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to read."""
-        return not self._active()
-
-    def _active(self) -> list[int]:
-        return [task for task, feed in enumerate(self._feeds) if self._shares[task] > 0 and not feed.ended]
+        return not self._turns.shares
 
     def prepare(self) -> None:
         """Read the texts that the next row is likely to take and have them tokenized; again only after that row."""
         if self._prepared:
             return
-        # of a line that gives a row several, some more than last time; of the others, that whose turn it is
-        likely = {task: count + count // 4 + 1 for task, count in self._last.items() if count > 1}
-        if active := self._active():
-            likely.setdefault(min(active, key=self._due), 1)
+        order = self._due_order()
+        # some more than last time; where documents are short, of every line that gives a row several
+        counts = {task: self._last.get(task, 0) for task in (order if self._short else order[:1])}
+        likely = {task: count + count // 4 + 1 for task, count in counts.items() if count > 1}
+        likely |= {task: 1 for task in order[:1] if task not in likely}
         texts = {task: some for task, count in likely.items() if (some := self._feeds[task].texts(count))}
         self._coming = (texts, self._ahead.tokenize(functools.partial(self._encoded, texts))) if texts else None
         self._prepared = True
@@ -144,25 +159,16 @@ class Lane:
         self.prepare()
         self._receive()
         while room:
-            if self._continued != NONE and self._skip(self._continued, row):  # damaged since it was chosen
-                self._continued = NONE
-            if self._continued != NONE:
-                task, slot = self._continued, self._feeds[self._continued].fitting(room)
-            else:
-                task, slot = self._choose(room, row)
-            if task == NONE:
+            task, slot = self._choose(room, row)
+            if slot == NONE:
                 break
-            if slot == NONE:  # it begins the next row
-                self._continued = task
-                break
-            feed = self._feeds[task]
             room -= self._take(task, slot, room, row)
-            cut = slot == 0 and feed.next_token != NONE
-            self._continued = task if cut and self._may_lead_on(task, feed.head()) else NONE
-        self._last = row.begun
+        self._turns.advance()
+        self._order = []
+        self._last |= row.begun
         if depth := self._ahead.depth:  # what the next row is likely to take, and some more
             for task, feed in enumerate(self._feeds):
-                self._ahead.want(feed.ahead(row.begun.get(task, 0) + depth))
+                self._ahead.want(feed.ahead(self._last.get(task, 0) + depth))
         return row
 
     def _take(self, task: int, slot: int, room: int, row: Row) -> int:
@@ -183,42 +189,40 @@ class Lane:
         self._tokens[piece.task] += piece.pairs
         self._restart_if_ended(piece.task)
 
-    def _may_lead_on(self, task: int, document: Document) -> bool:
-        """Whether a row more of this document keeps its dataset within its lead."""
-        active = self._active()
-        whole = sum(self._shares[d] for d in active)
-        total = sum(self._tokens[d] for d in active) + self._row_length
-        lead = self._tokens[task] + self._row_length - self._shares[task] / whole * total
-        return len(active) == 1 or lead <= min(document.pairs, LEAD_ROWS * self._row_length)
-
-    def _due(self, task: int) -> float:
-        """When the next piece of a line is due: the earliest is taken."""
-        return (self._tokens[task] + self._phase[task]) / self._shares[task]
+    def _due_order(self) -> list[int]:
+        """The lines in the order in which they are due."""
+        if self._short:
+            return self._turns.by_document(self._tokens, self._typical)
+        if not self._order:
+            self._order = self._turns.by_row(self._tokens)
+        return self._order
 
     def _choose(self, room: int, row: Row) -> tuple[int, int]:
-        """The line to take the next piece from and the place in its window, or NONE if all lines have ended.
+        """The line to take the next piece from and the place in its window.
 
-        Where nothing that may come next fits (the place is NONE), it is the line that is due first, whose document
-        waits for the next row.
+        Both are NONE where nothing that may come next fits, or all lines have ended.
         """
         skips = 0
-        while active := self._active():
-            whole, total = sum(self._shares[d] for d in active), sum(self._tokens[d] for d in active)
-            waiting = NONE
-            for task in sorted(active, key=self._due):
+        while order := self._due_order():
+            waiting, total = False, sum(self._tokens)
+            turn = NONE if self._short else order[0]
+            for task in order:
                 if self._skip(task, row):
                     skips += 1
                     self._check_skips(row, skips)
                     break
                 slot, size = self._next_piece(task, room)
-                if self._tokens[task] * whole <= self._shares[task] * (total + size):
+                lead = self._tokens[task] + size - self._turns.shares[task] * (total + size)
+                if lead <= (LEAD_ROWS * self._row_length if task == turn else size):
                     if slot != NONE:
                         return task, slot
-                    waiting = task if waiting == NONE else waiting
+                    waiting = True
             else:
-                if waiting == NONE:  # the one furthest behind passes always, so that rounding cannot leave none
-                    waiting = min(active, key=lambda d: self._tokens[d] / self._shares[d])
-                return waiting, self._feeds[waiting].fitting(room)
+                if waiting:
+                    break
+                # the one furthest behind passes always, so that rounding cannot leave none
+                task = min(order, key=lambda d: self._tokens[d] / self._turns.shares[d])
+                return task, self._feeds[task].fitting(room)
         return NONE, NONE
 
     def _next_piece(self, task: int, room: int) -> tuple[int, int]:
@@ -251,4 +255,4 @@ class Lane:
     def _restart_if_ended(self, task: int) -> None:
         """When a dataset ends, the others share its part anew: what it took is no debt of theirs."""
         if self._feeds[task].ended:
-            self._tokens = [0] * len(self._feeds)
+            self._begin_balance(self._turns.rows)

@@ -177,7 +177,6 @@ def rearrange_states(
         return states
     same_shares = {task["name"]: task["share"] for task in before} == dict(now)
     columns = [(new, old[name]) for new, (name, _) in enumerate(now) if name in old]
-    new_of_old = {column: new for new, column in columns}
     rearranged = {}
     for lane, state in states.items():
         result = np.zeros(Lane.state_size(len(now)), dtype=np.int64)
@@ -187,7 +186,7 @@ def rearrange_states(
         for new, column in columns:
             base[new], next_token[new], taken[new] = old_base[column], old_next_token[column], old_taken[column]
             tokens[new] = old_tokens[column] if same_shares else 0
-        result[-1] = new_of_old.get(int(state[-1]), NONE)
+        result[-1] = state[-1] if same_shares else 0
         rearranged[lane] = result
     return rearranged
 

@@ -2,7 +2,6 @@
 
 import collections
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -11,61 +10,30 @@ from hypothesis import strategies as st
 
 from fm9g.data import lane as lane_module
 from fm9g.data.ahead import Ahead
-from fm9g.data.document import Document, Skip
+from fm9g.data.document import Document
 from fm9g.data.feed import WINDOW
 from fm9g.data.lane import Lane
-from fm9g.data.mixture import Source
-from fm9g.data.order import Permutation
 from fm9g.errors import UserError
+from tests.support.lines import OFF, Line
 
 ROW = 16
-OFF = Ahead(0, 0)
-
-
-class Line:
-    """A DocumentLine without files: record i takes sizes[i] places; size 0 stands for one that is dropped."""
-
-    def __init__(self, name, share, sizes, may_cut=True, epochs=None):
-        self.source = Source(name, None, share, None, True, "segment", epochs, {})
-        self.sizes, self.may_cut, self.records = sizes, may_cut, len(sizes)
-        self.end = math.inf if epochs is None else math.ceil(epochs * self.records)
-        self.typical_pairs = max(1.0, sum(sizes) / len(sizes))
-        self.dataset = f"dataset of {name}"
-
-    def record(self, position):
-        epoch, place = divmod(position, self.records)
-        return Permutation(self.records, self.source.task_name, epoch)(place)
-
-    def document(self, position):
-        record = self.record(position)
-        size = self.sizes[record]
-        return Document(record, np.arange(size + 1), 1, self.may_cut) if size else Skip(record, "it is empty")
-
-    def texts(self, positions):
-        return [self.document(position) for position in positions]
-
-    def encoded(self, texts):
-        return {}
-
-    def documents(self, texts, ids):
-        return list(texts)
 
 
 class WatchedLane(Lane):
-    """A lane that notes at each piece who was active, which line and document it is of, and the tokens after it."""
+    """A lane that notes after each piece who is active, if documents are short, the piece and the tokens."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.moments = []
 
     def _yield(self, row, piece):
-        active = self._active()
         super()._yield(row, piece)
-        self.moments.append((active, piece.task, piece.document.pairs, list(self._tokens)))
+        active = list(self._turns.shares)
+        self.moments.append((active, self._short, piece.task, piece.document.pairs, list(self._tokens)))
 
 
-def make_lanes(lines, count, kind=Lane, seed=7):
-    return [kind(number, count, lines, seed, ROW, OFF) for number in range(count)]
+def make_lanes(lines, count, kind=Lane, seed=7, row=ROW):
+    return [kind(number, count, lines, seed, row, OFF) for number in range(count)]
 
 
 def rows_until_exhausted(lane):
@@ -155,25 +123,35 @@ def test_a_row_is_full_unless_the_next_document_must_not_be_cut(lines, count):
         row = lane.next_row()
         filled = sum(piece.pairs for piece in row.pieces)
         if filled < ROW:
-            waiting = lines[lane.state()[-1]]
-            assert not waiting.may_cut
-            assert all(document.pairs > ROW - filled for document in window(lane, lane.state()[-1]))
+            tokens = lane.state()[len(lines) : 2 * len(lines)]
+            behind = min(range(len(lines)), key=lambda task: tokens[task] / lines[task].source.share)  # always may come
+            assert not lines[behind].may_cut
+            assert all(document.pairs > ROW - filled for document in window(lane, behind))
         assert filled <= ROW
 
 
-@given(lines=mixtures(), count=st.integers(1, 5), number=st.integers(0, 4), ending=st.booleans())
+@given(
+    lines=mixtures(),
+    count=st.integers(1, 5),
+    number=st.integers(0, 4),
+    ending=st.booleans(),
+    row=st.sampled_from([ROW, 40 * ROW]),
+)
 @settings(max_examples=100, deadline=None)
-def test_tokens_follow_the_shares(lines, count, number, ending):
-    """A dataset leads by its last document or LEAD_ROWS rows at most, and lags by that much of each other one."""
+def test_tokens_follow_the_shares(lines, count, number, ending, row):
+    """A dataset leads by LEAD_ROWS rows at most, by its last document where documents are short; so with lagging."""
     if ending:
         for line in lines[1:]:
             line.end = 5 * line.records
-    lane = make_lanes(lines, count, WatchedLane)[number % count]
+    lane = make_lanes(lines, count, WatchedLane, row=row)[number % count]
     for _ in range(40):
         lane.next_row()
     bound = [0] * len(lines)
-    for active, task, pairs, tokens in lane.moments:
-        bound[task] = min(pairs, lane_module.LEAD_ROWS * ROW)
+    for active, short, task, pairs, tokens in lane.moments:
+        if short:
+            bound[task] = min(pairs, row)
+        else:
+            bound = [lane_module.LEAD_ROWS * row] * len(lines)
         total, whole = sum(tokens), sum(lines[d].source.share for d in active)
         for d in active:
             ahead = tokens[d] - lines[d].source.share / whole * total
@@ -182,7 +160,7 @@ def test_tokens_follow_the_shares(lines, count, number, ending):
 
 
 def test_a_very_long_document_does_not_hold_up_its_lane():
-    """It is put aside when its dataset leads by LEAD_ROWS rows, and goes on later where it was left."""
+    """It is put aside when it is another dataset's turn, and goes on later where it was left."""
     lines = [Line("book", 0.5, [100 * ROW]), Line("notes", 0.5, [4, 5, 6])]
     (lane,) = make_lanes(lines, 1)
     taken = pieces(lane.next_row() for _ in range(40))
@@ -191,7 +169,7 @@ def test_a_very_long_document_does_not_hold_up_its_lane():
     assert all(last == first for (_, last), (first, _) in itertools.pairwise(book))
     assert 19 * ROW <= book[-1][1] <= 22 * ROW  # half of the forty rows
     alone = [{piece.task for piece in row.pieces} == {0} for row in (lane.next_row() for _ in range(40))]
-    assert not any(all(alone[i : i + 8]) for i in range(33))
+    assert not any(all(alone[i : i + 3]) for i in range(38))
 
 
 @given(lines=mixtures(), ending=st.booleans(), before=st.integers(0, 25))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from fm9g.data.loader import STREAM_RULES
 from fm9g.errors import UserError
 from fm9g.training.stream import rearrange_states
 from tests.support.runs import Output, index, train_here
@@ -101,13 +102,16 @@ def test_what_the_stream_depends_on_may_not_change(place, first_half, name, valu
     assert resume(place, first_half, **{name: value}, load_dataloader_ckpt=0).latest() == 20
 
 
-@pytest.mark.parametrize("rules", [1, None])
+@pytest.mark.parametrize("rules", [STREAM_RULES - 1, None])
 def test_a_checkpoint_whose_records_came_in_another_order_is_refused(place, first_half, rules):
     path = first_half.checkpoints / "8/state.json"
     state = json.loads(path.read_text())
     state["stream"].pop("rules") if rules is None else state["stream"].update(rules=rules)
     path.write_text(json.dumps(state))
-    assert "its records would come in another order" in refused(place, first_half)
+    message = refused(place, first_half)
+    assert f"the rules of another version of fm9g ({rules or 'none'}, this one has {STREAM_RULES})" in message
+    assert "its records would come in another order" in message
+    assert "continue with that version, or use load_dataloader_ckpt=0 to start the data anew" in message
     assert resume(place, first_half, load_dataloader_ckpt=0).latest() == 20
 
 
@@ -179,20 +183,20 @@ def rearranged(before, now, state):
 
 
 A_AND_B = [("a", 0.4), ("b", 0.6)]
-# documents done, tokens, next token of the one in progress, those done in the window; b's comes next
-STATE = [5, 6, 50, 60, -1, 7, 2, 0, 1]
+# documents done, tokens, next token of the one in progress, those done in the window; rows
+STATE = [5, 6, 50, 60, -1, 7, 2, 0, 9]
 
 
 def test_states_follow_the_names():
-    assert rearranged(A_AND_B, [("b", 0.6), ("a", 0.4)], STATE) == [6, 5, 60, 50, 7, -1, 0, 2, 0]
+    assert rearranged(A_AND_B, [("b", 0.6), ("a", 0.4)], STATE) == [6, 5, 60, 50, 7, -1, 0, 2, 9]
 
 
 def test_the_balance_of_tokens_restarts_with_new_shares():
-    assert rearranged(A_AND_B, [("a", 0.5), ("b", 0.5)], STATE) == [5, 6, 0, 0, -1, 7, 2, 0, 1]
+    assert rearranged(A_AND_B, [("a", 0.5), ("b", 0.5)], STATE) == [5, 6, 0, 0, -1, 7, 2, 0, 0]
 
 
 def test_a_document_in_progress_goes_with_its_dataset():
-    assert rearranged(A_AND_B, [("a", 0.4), ("c", 0.6)], STATE) == [5, 0, 0, 0, -1, -1, 2, 0, -1]
+    assert rearranged(A_AND_B, [("a", 0.4), ("c", 0.6)], STATE) == [5, 0, 0, 0, -1, -1, 2, 0, 0]
 
 
 # the data changes between runs

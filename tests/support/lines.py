@@ -1,0 +1,82 @@
+"""Datasets that are lists of sizes, for lanes to be tried without files or tokenizers."""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Iterable
+
+import numpy as np
+
+from fm9g.data.ahead import Ahead
+from fm9g.data.document import Document, Skip
+from fm9g.data.lane import Lane
+from fm9g.data.mixture import Source
+from fm9g.data.order import Permutation
+
+OFF = Ahead(0, 0)
+
+
+class Line:
+    """A DocumentLine without files: record i takes sizes[i] places; size 0 stands for one that is dropped."""
+
+    def __init__(
+        self, name: str, share: float, sizes: list[int], may_cut: bool = True, epochs: float | None = None
+    ) -> None:
+        self.source = Source(name, None, share, None, True, "segment", epochs, {})
+        self.sizes, self.may_cut, self.records = sizes, may_cut, len(sizes)
+        self.end = math.inf if epochs is None else math.ceil(epochs * self.records)
+        self.typical_pairs = max(1.0, sum(sizes) / len(sizes))
+        self.dataset = f"dataset of {name}"
+        self._order = functools.lru_cache(4)(lambda epoch: Permutation(self.records, name, epoch))
+
+    def record(self, position: int) -> int:
+        epoch, place = divmod(position, self.records)
+        return self._order(epoch)(place)
+
+    def document(self, position: int) -> Document | Skip:
+        record = self.record(position)
+        size = self.sizes[record]
+        if not size:
+            return Skip(record, "it is empty")
+        return Document(record, np.empty(size + 1, dtype=np.int32), 1, self.may_cut)
+
+    def texts(self, positions: Iterable[int]) -> list[Document | Skip]:
+        return [self.document(position) for position in positions]
+
+    def encoded(self, texts: Iterable[Document | Skip]) -> dict[str, list[int]]:
+        return {}
+
+    def documents(self, texts: Iterable[Document | Skip], ids: dict[str, list[int]]) -> list[Document | Skip]:
+        return list(texts)
+
+
+def sizes(mean: float, spread: str, seed: int, most: int | None = None, count: int = 500) -> list[int]:
+    """Sizes of documents: `same`, `geometric`, or `heavy` tailed (of a few hundred the largest is 20 means or more)."""
+    chance = random.Random(f"{seed}/{mean}/{spread}")
+    drawn = {
+        "same": lambda: mean,
+        "geometric": lambda: chance.expovariate(1 / mean),
+        "heavy": lambda: mean * chance.lognormvariate(-1.0, math.sqrt(2)),
+    }[spread]
+    return [min(max(1, round(drawn())), most or 10**9) for _ in range(count)]
+
+
+def tokens_by_step(lines: list[Line], rows_per_step: int, steps: int, seed: int, row: int) -> np.ndarray:
+    """[steps, datasets]: the tokens of each dataset in each step of a run."""
+    lanes = [Lane(number, 16 * rows_per_step, lines, seed, row, OFF) for number in range(16 * rows_per_step)]
+    tokens = np.zeros((steps, len(lines)))
+    for step in range(steps):
+        first = step % 16 * rows_per_step
+        for lane in lanes[first : first + rows_per_step]:
+            for piece in lane.next_row().pieces:
+                tokens[step, piece.task] += piece.pairs
+    return tokens
+
+
+def deviations(tokens: np.ndarray, shares: list[float], window: int) -> np.ndarray:
+    """[windows, datasets]: what each dataset's share of the tokens in each `window` steps in a row is too much."""
+    sums = np.cumsum(np.vstack([np.zeros(len(shares)), tokens]), axis=0)
+    inside = sums[window:] - sums[:-window]
+    return inside / inside.sum(axis=1, keepdims=True) - np.array(shares)
