@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ _LEARNED_WITH = (
     *("betas", "clip_grad", "eps"),
 )
 _WIDTH = 120
+_HELD = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,13 @@ def settings_lines(settings: Settings) -> list[str]:
     for name in FIELDS:
         source = settings.source(name)
         if source != DEFAULT or name in _ALWAYS_TOLD:
-            told.setdefault(source, []).append(f"{name} {_shown(getattr(settings, name))}")
-    lines = []
-    for source in sorted(told, key=lambda source: source == DEFAULT):
-        text = f"{source}: {', '.join(told[source])}"
-        lines += textwrap.wrap(text, _WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return lines
+            pair = f"{name} {_shown(getattr(settings, name))}"
+            told.setdefault(source, []).append(pair.replace(" ", _HELD))  # a line ends between pairs
+    wrap = functools.partial(
+        textwrap.wrap, width=_WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    sources = sorted(told, key=lambda source: source == DEFAULT)
+    return [line.replace(_HELD, " ") for source in sources for line in wrap(f"{source}: {', '.join(told[source])}")]
 
 
 def changed_settings(saved: dict[str, Any], settings: Settings) -> list[str]:

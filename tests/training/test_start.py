@@ -39,7 +39,9 @@ def test_a_learning_rate_from_anywhere_will_do(tmp_path):
 
 
 def test_a_warm_up_that_is_too_long_is_named_with_its_source():
-    with pytest.raises(UserError, match=r"warmup_iters \(20\).*from: default.*from: command line.*--warmup_iters 0\.05"):
+    with pytest.raises(
+        UserError, match=r"warmup_iters \(20\).*from: default.*from: command line.*--warmup_iters 0\.05"
+    ):
         read("--train_iters", "10")
 
 
