@@ -58,29 +58,33 @@ class Survey:
         """Of the characters."""
         return self.lost.total() / max(1, self.characters)
 
-    def lines(self) -> list[str]:
-        """What was found, in words; [] where every text comes back as it was."""
+    def lines(self) -> list[tuple[bool, str]]:
+        """(whether it is worth a warning, what was found in words); [] where every text comes back as it was."""
         said = []
         if self.unknown:
-            said.append(f"{_share(self.unknown_share)} of its tokens are unknown (UNK)")
+            warns = self.unknown_share >= NOTEWORTHY
+            said.append((warns, f"{_share(self.unknown_share)} of its tokens are unknown (UNK)"))
         if self.changed:
-            named = ", ".join(
-                f"{_name(character)} ({times:,} of {self.met[character]:,})"
-                for character, times in self.lost.most_common(_NAMED)
-            )
-            rest = len(self.lost) - _NAMED
+            warns = self.lost_share >= NOTEWORTHY or self.lost["\n"] > 0
             said.append(
-                f"{self.changed:,} of {self.texts:,} texts do not survive the tokenizer: decoded, they are other text"
-                + (f"; {_share(self.lost_share)} of the characters are lost: {named}" if named else "")
-                + (f" and {rest:,} others" if rest > 0 else "")
+                (warns, f"{self.changed:,} of {self.texts:,} texts do not survive the tokenizer: {self._losses()}")
             )
         return said
 
     def warnings(self) -> list[str]:
         """Those of `lines` that are worth a warning: a rare character lost is not."""
-        if self.unknown_share >= NOTEWORTHY or self.lost_share >= NOTEWORTHY or self.lost["\n"]:
-            return self.lines()
-        return []
+        return [said for warns, said in self.lines() if warns]
+
+    def _losses(self) -> str:
+        named = ", ".join(
+            f"{_name(character)} ({times:,} of {self.met[character]:,})"
+            for character, times in self.lost.most_common(_NAMED)
+        )
+        if not named:
+            return "decoded, they are other text"
+        rest = len(self.lost) - _NAMED
+        others = f" and {rest:,} others" if rest > 0 else ""
+        return f"decoded, they lack {_share(self.lost_share)} of the characters: {named}{others}"
 
 
 def _share(share: float) -> str:
