@@ -19,6 +19,7 @@ def note_tokenizer(weights: Path, huggingface_dir: Path) -> None:
     try:
         tokenizer = load_tokenizer(huggingface_dir)
     except UserError:  # weights are converted without a tokenizer, too
+        note_path(weights).unlink(missing_ok=True)  # of weights that these replace
         return
     write_json(note_path(weights), {"path": str(huggingface_dir), "fingerprint": tokenizer.fingerprint})
 
