@@ -121,7 +121,7 @@ class Run:
         lines, settings = self.loader.stream.lines, self.settings
         tokens = self.plan.rows_per_step * self.plan.row_length
         for said in cautions(self.inputs, self.start, tokens, rough_tokens(self.inputs)):
-            print(f"warning: {said}", file=sys.stderr, flush=True)
+            log(f"warning: {said}")
         found = endings(lines, tokens, [self._records_done(line) for line in lines], self.progress.step)
         all_end = all(line.source.epochs is not None for line in lines if line.source.share > 0)
         for said in describe(found, settings.train_iters, all_end, settings.stop_when_end):
