@@ -30,4 +30,5 @@ def recorded_tokenizer(weights: Path) -> str | None:
     note = read_json(path) if path.is_file() else {}
     if not isinstance(note, dict):
         raise UserError(f"{path}: expected an object with the fingerprint of a tokenizer")
-    return note.get("fingerprint")
+    fingerprint: str | None = note.get("fingerprint")
+    return fingerprint

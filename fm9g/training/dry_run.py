@@ -66,7 +66,8 @@ def report(inputs: Inputs) -> str:
         f"output       {folder.checkpoints}",
         f"data         {LANES_PER_ROW * rows} lanes",
     ]
-    tokens, warnings = {}, []
+    tokens: dict[str, float] = {}
+    warnings: list[str] = []
     for line in inputs.lines:
         if line.source.share == 0:
             lines.append(f"  {line.source.task_name}: weight 0, not read")

@@ -49,7 +49,8 @@ class Start:
         folder = self.checkpoint or self.pretrained.parent  # type: ignore[union-attr]
         saved: Any = read_json(folder / "state.json") if (folder / "state.json").is_file() else {}
         stream = saved.get("stream") if isinstance(saved, dict) else None
-        return stream.get("tokenizer") if isinstance(stream, dict) else None
+        fingerprint: str | None = stream.get("tokenizer") if isinstance(stream, dict) else None
+        return fingerprint
 
 
 def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start:
