@@ -18,6 +18,7 @@ from fm9g.errors import UserError, run_command
 from fm9g.training.arguments import Settings, help_text, read_settings
 from fm9g.training.inputs import open_inputs
 from fm9g.training.run_folder import RunFolder
+from fm9g.training.start import start_from
 
 if TYPE_CHECKING:  # torch is imported late here, after the settings have been checked
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -60,9 +61,10 @@ def _check_port(port: int) -> None:
 
 def check(settings: Settings) -> None:
     """Refuse what every rank would refuse, but once."""
-    folder = RunFolder(open_inputs(settings, APP).output_dir, settings.model_unique, settings.exp_group)
+    inputs = open_inputs(settings, APP)
+    folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
     folder.check_writable()
-    folder.start_step(settings.resume_ckpt)
+    start_from(inputs.settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
 
 
 def processes(settings: Settings) -> int:

@@ -10,6 +10,7 @@ from fm9g.convert.hf_config import model_config_from_huggingface
 from fm9g.convert.lazy import DTYPES, as_dtype, main_dtype
 from fm9g.convert.names import match
 from fm9g.convert.outputs import check_output_file
+from fm9g.convert.weights_tokenizer import note_path, note_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import atomic_file, read_json
 from fm9g.model.config import ModelConfig
@@ -22,12 +23,13 @@ def huggingface_to_bmtrain(
     """Convert the folder to `output` (a .pt file) and its config to the .json of the same stem; return the config.
 
     `dtype` is a key of DTYPES; None keeps each tensor's own. Memory stays at a few pieces of a tensor,
-    whatever the model. The .json is in place before the .pt, so a .pt is never without it.
+    whatever the model. The .json is in place before the .pt, so a .pt is never without it, and so is a note on the
+    folder's tokenizer, by which training knows when it is given another one.
     """
     if output.suffix != ".pt":
         raise UserError(f"{output}: the output must be a .pt file")
     config_path = output.with_suffix(".json")
-    for path in (output, config_path):
+    for path in (output, config_path, note_path(output)):
         check_output_file(path, overwrite)
     source_config = huggingface_dir / "config.json"
     config = model_config_from_huggingface(read_json(source_config), str(source_config))
@@ -40,4 +42,5 @@ def huggingface_to_bmtrain(
     with Progress(str(output), total) as progress, atomic_file(output) as temporary:
         write_pt(temporary, tensors, progress)
         config.to_json(config_path)
+        note_tokenizer(output, huggingface_dir)
     return config

@@ -5,9 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fm9g.data.document import Document, DocumentLine
+import numpy as np
+
+from fm9g.data.document import Document, DocumentLine, Ids, Skip, Text
+from fm9g.data.survey import Survey
+from fm9g.data.token_sample import estimate, spread
+from fm9g.data.tokenizer import Tokenizer
 
 SAMPLED_DOCUMENTS = 200
+
+
+@dataclass(frozen=True)
+class LineSample:
+    """Some documents of a dataset, evenly spread over its first epoch."""
+
+    texts: list[Text | Skip]
+    ids: Ids
+    mean: float  # places of a row that a record takes, estimated from the ratio to its bytes
+    standard_error: float | None  # of the mean; None where one record of several was counted
+
+    def survey(self, tokenizer: Tokenizer) -> Survey:
+        """What the tokenizer made of the texts."""
+        found = Survey(tokenizer)
+        for part in dict.fromkeys(part for text in self.texts if not isinstance(text, Skip) for part in text.parts):
+            found.add(part[1], self.ids[part])
+        return found
+
+
+def sample_line(line: DocumentLine) -> LineSample:
+    """Tokenize up to SAMPLED_DOCUMENTS documents as training does, transform included."""
+    texts = line.texts(spread(line.records, SAMPLED_DOCUMENTS))
+    ids = line.encoded(texts)
+    documents = line.documents(texts, ids)
+    places = np.array([document.pairs if isinstance(document, Document) else 0 for document in documents])
+    spans = [line.dataset.span(document.record) for document in documents]
+    nbytes = np.array([end - start for start, end in spans])
+    return LineSample(texts, ids, *estimate(places, nbytes, line.records, line.dataset.nbytes))
 
 
 @dataclass(frozen=True)
@@ -20,10 +53,8 @@ class Ending:
 
 
 def tokens_per_document(line: DocumentLine) -> float:
-    """The mean number of places that a record takes, over a spread sample of the dataset."""
-    count = min(SAMPLED_DOCUMENTS, line.records)
-    documents = [line.document(i * line.records // count) for i in range(count)]
-    return sum(document.pairs for document in documents if isinstance(document, Document)) / count
+    """The mean number of places that a record takes, estimated as sample_line does."""
+    return sample_line(line).mean
 
 
 def endings(lines: Sequence[DocumentLine], tokens_per_step: int, done: Sequence[int], first_step: int) -> list[Ending]:

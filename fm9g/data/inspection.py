@@ -98,6 +98,7 @@ def token_lines(sample: TokenSample, meta: dict[str, Any]) -> list[str]:
         f"longest {int(sample.tokens.max()):,}; {sample.bytes_per_token:.2f} bytes a token",
         f"  meta.json  {_compared(sample, meta_estimate(meta))}",
     ]
+    lines += [f"  {'warning: ' if warns else ''}{said}" for warns, said in sample.survey.lines()]
     if sample.without_text:
         lines.append(
             f"  warning: {sample.without_text:,} of them have no text in input nor output and count as 0 tokens here"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fm9g.data.index import IndexedDataset
+from fm9g.data.survey import Survey
 from fm9g.data.text import record_texts
 from fm9g.data.tokenizer import Tokenizer
 from fm9g.errors import UserError
@@ -35,6 +36,7 @@ class TokenSample:
     standard_error: float | None  # None where one record of several was counted: it does not tell how they differ
     bytes_per_token: float
     without_text: int  # sampled records that have no text in input nor output: they count as 0 tokens
+    survey: Survey  # what became of the sampled texts
 
     @property
     def total(self) -> float:
@@ -51,11 +53,14 @@ def sample_tokens(
     numbers = spread(len(dataset), size)
     spans = [dataset.span(number) for number in numbers]
     total, done = sum(end - start for start, end in spans), 0
-    tokens, nbytes = [], []
+    tokens, nbytes, survey = [], [], Survey(tokenizer)
     extra = 1 if tokenizer.bos_id is None else 2  # EOS, and BOS where there is one
     for number, (start, end) in zip(numbers, spans, strict=True):
         texts = list(record_texts([dataset.record(number)]))
-        tokens.append(sum(len(tokenizer.encode(text)) for text in texts) + extra if texts else 0)
+        ids = tokenizer.encode_all(texts)
+        for text, its_ids in zip(texts, ids, strict=True):
+            survey.add(text, its_ids)
+        tokens.append(sum(map(len, ids)) + extra if texts else 0)
         nbytes.append(end - start)
         done += end - start
         progress(done, total)
@@ -64,7 +69,10 @@ def sample_tokens(
             f"{dataset.path}: none of {len(numbers)} sampled records has text in input or output, so their tokens "
             "depend on the transform of the mixture: tools/preview_mixture.py shows them"
         )
-    return _estimate(dataset, np.array(tokens), np.array(nbytes))
+    counted = np.array(tokens)
+    mean, error = estimate(counted, np.array(nbytes), len(dataset), dataset.nbytes)
+    without_text = int((counted == 0).sum())
+    return TokenSample(len(dataset), counted, mean, error, sum(nbytes) / sum(tokens), without_text, survey)
 
 
 def spread(length: int, count: int) -> list[int]:
@@ -74,17 +82,19 @@ def spread(length: int, count: int) -> list[int]:
     return [(2 * i + 1) * length // (2 * count) for i in range(count)]
 
 
-def _estimate(dataset: IndexedDataset, tokens: np.ndarray, nbytes: np.ndarray) -> TokenSample:
-    sampled, records = len(tokens), len(dataset)
-    ratio = int(tokens.sum()) / int(nbytes.sum())
+def estimate(tokens: np.ndarray, nbytes: np.ndarray, records: int, all_bytes: int) -> tuple[float, float | None]:
+    """(R B / N, its standard error) from `tokens` [n] and `nbytes` [n] of a sample of `records` with `all_bytes`.
+
+    The error is None where one record of several was counted.
+    """
+    sampled, ratio = len(tokens), int(tokens.sum()) / int(nbytes.sum())
     error: float | None = None
     if sampled == records:
         error = 0.0
     elif sampled > 1:
         variance = float(np.square(tokens - ratio * nbytes).sum()) / (sampled - 1)
         error = math.sqrt((1 - sampled / records) / sampled * variance)
-    mean = ratio * dataset.nbytes / records
-    return TokenSample(records, tokens, mean, error, 1 / ratio, int((tokens == 0).sum()))
+    return ratio * all_bytes / records, error
 
 
 def meta_estimate(meta: dict[str, Any]) -> float | None:

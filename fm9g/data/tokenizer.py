@@ -35,6 +35,7 @@ class Tokenizer(ABC):
     path: Path  # of the file that holds the vocabulary, absolute
     bos_id: int | None  # the token before a document, None where the tokenizer has none
     eos_id: int  # the token after a document
+    unknown_id: int | None  # what text becomes that the vocabulary cannot spell, None where there is no such token
     special: dict[int, str]  # {id: spelling} of the tokens that no text gives unless it may write them
     vocab_size: int  # every id is below it
     fingerprint: str  # sha256, hex, of all that changes ids or documents: the file, BOS and EOS, which ids are special
@@ -82,6 +83,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.eos_id = processor.eos_id()
         if self.eos_id < 0:
             raise UserError(f"{path}: the sentencepiece model has no end-of-sentence token (train it with eos_id >= 0)")
+        self.unknown_id = processor.unk_id() if processor.unk_id() >= 0 else None
         self.vocab_size = processor.get_piece_size()
         self.special = {id: processor.id_to_piece(id) for id in range(self.vocab_size) if processor.is_control(id)}
         # models of words or characters take a whole word for a control piece that is spelled alike
@@ -138,6 +140,7 @@ class HuggingFaceTokenizer(Tokenizer):
                 f"{path}: unknown text gives {vocabulary.spellings[unknown]!r}, which begins or ends a document: set "
                 "bos_token and eos_token in tokenizer_config.json to tokens of their own"
             )
+        self.unknown_id = vocabulary.unknown_id
         self.special = vocabulary.special((self.bos_id, eos_id), *_named_ids(path.parent, ids))
         self.vocab_size = max(vocabulary.spellings, default=-1) + 1
         self.fingerprint = self._fingerprint(self._content)

@@ -17,6 +17,7 @@ from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json, user_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND_LINE, TABLE, DEFAULT = "command line", "the args table of run_bmtrain.sh", "default"
 SCHEDULERS = ("cosine", "warmupstabledrop", "warmupstableexp")
 
 
@@ -29,7 +30,9 @@ class Settings:
     """The settings of one run, after merging."""
 
     # where a run starts
-    pretrained_model: str = _setting("", "a .pt of weights in our names to start from, at step 0")
+    pretrained_model: str = _setting(
+        "", "a .pt of weights in our names to start from, at step 0; beside resume_ckpt latest, if nothing is to resume"
+    )
     resume_ckpt: str = _setting("", 'a step of this run to resume, or "latest" (which starts at 0 if there is none)')
     only_load_model: bool | None = _setting(None, "with resume_ckpt: 1 loads the weights alone and starts at step 0")
     load_grad: bool | None = _setting(None, "load the optimizer state; implied by a full resume, 0 starts it anew")
@@ -48,7 +51,7 @@ class Settings:
     # how it is run
     n_gpus: int = _setting(2, "processes on this node (CPU ranks where there is no GPU)")
     flash: str = _setting("cuda", "attention kernel: cuda (the best there is) or none (the plain reference)")
-    max_length: int = _setting(4096, "tokens in a row")
+    max_length: int = _setting(4096, "tokens in a row; not given, at most as many as the model config's max_length")
     batch_size: int = _setting(1, "rows per rank and micro-step")
     grad_accum: int = _setting(1, "micro-steps per optimizer step")
     local: bool = _setting(False, "True: paths as they are; False: relative ones are also looked for beside the app")
@@ -72,7 +75,7 @@ class Settings:
     accept_changed_data: bool = _setting(False, "resume although a dataset's file is not what it was")
     # optimisation
     train_iters: int = _setting(10000, "iterations to run")
-    lr: float = _setting(1e-2, "peak learning rate")
+    lr: float = _setting(1e-2, "peak learning rate; must be given with pretrained_model")
     lr_scheduler: str = _setting("cosine", "cosine, warmupstabledrop or warmupstableexp", lower=True)
     warmup_iters: float = _setting(20, "iterations of linear warm-up; in (0, 1): a fraction of train_iters")
     drop_iters: float = _setting(0.1, "iterations of the final drop; in (0, 1): a fraction of train_iters")
@@ -102,7 +105,12 @@ class Settings:
     lora_alpha: float | None = _setting(None, "LoRA: scale alpha / r", later="LoRA")
     lora_dropout: float | None = _setting(None, "LoRA: dropout", later="LoRA")
 
-    given: frozenset[str] = field(default=frozenset(), metadata={"internal": True})
+    # {setting: where its value comes from} of those that do not have their default
+    sources: dict[str, str] = field(default_factory=dict, metadata={"internal": True})
+
+    def source(self, name: str) -> str:
+        """Where a setting's value comes from, in words."""
+        return self.sources.get(name, DEFAULT)
 
     def iterations(self, name: str) -> int:
         """warmup_iters or drop_iters in iterations, where given as a fraction of train_iters."""
@@ -209,7 +217,7 @@ def _known(name: str, where: str) -> str:
 
 def parse_command_line(words: list[str]) -> dict[str, Any]:
     """`--key value`, `--key=value`, or a bare `--key` for a boolean; of a repeated flag the last counts."""
-    where, values, index = "command line", {}, 0
+    where, values, index = COMMAND_LINE, {}, 0
     while index < len(words):
         word = words[index]
         if not word.startswith("--"):
@@ -229,7 +237,7 @@ def parse_command_line(words: list[str]) -> dict[str, Any]:
 
 def parse_table(text: str) -> dict[str, Any]:
     """The args[...] table of run_bmtrain.sh, handed over as lines of `key=value`; empty means unset."""
-    where, values = "the args table of run_bmtrain.sh", {}
+    where, values = TABLE, {}
     for line in filter(None, text.splitlines()):
         name, _, value = line.partition("=")
         if value.strip():
@@ -268,10 +276,20 @@ def read_settings(words: list[str], table: str = "") -> Settings:
     train_config = config_paths(config)[1]
     from_file = read_train_config(train_config) if train_config.exists() else {}
     from_file.pop("config", None)
-    values = {**from_table, **from_file, **from_line}
-    settings = Settings(**values, given=frozenset(values))
+    file = _shown(train_config)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for where, found in ((TABLE, from_table), (file, from_file), (COMMAND_LINE, from_line)):
+        values.update(found)
+        sources.update(dict.fromkeys(found, where))
+    settings = Settings(**values, sources=sources)
     check_settings(settings)
     return settings
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would write it in the repository."""
+    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)
 
 
 def check_settings(settings: Settings) -> None:
@@ -300,8 +318,7 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"tp_size={settings.tp_size}: tensor parallelism belongs to a later version; use tp_size=1")
     if settings.async_save:
         raise UserError("async_save=True: background checkpoints belong to a later version; use async_save=False")
-    if settings.pretrained_model and settings.resume_ckpt:
-        raise UserError("pretrained_model starts a new run and resume_ckpt continues one: give only one of them")
+    _check_start(settings)
     _check_names(settings)
     _check_optimisation(settings)
 
@@ -315,6 +332,21 @@ def _check_names(settings: Settings) -> None:
         )
     if group.is_absolute() or ".." in group.parts or "\0" in settings.exp_group:
         raise UserError(f"exp_group begins the name of a folder below tensorboard/, so not {shown(settings.exp_group)}")
+
+
+def _check_start(settings: Settings) -> None:
+    if not settings.pretrained_model:
+        return
+    if settings.resume_ckpt not in ("", "latest"):
+        raise UserError(
+            f"pretrained_model starts a new run and resume_ckpt {settings.resume_ckpt} continues one: give only one of "
+            'them (beside resume_ckpt "latest", pretrained_model is used where there is nothing to resume)'
+        )
+    if "lr" not in settings.sources and not settings.only_run_dataloader:
+        raise UserError(
+            f"lr is not set, and its default, {settings.lr:g}, would destroy the weights of pretrained_model: give the "
+            f"peak learning rate as --lr 1e-5, say, or as lr in {_shown(config_paths(settings.config)[1])}"
+        )
 
 
 def _check_optimisation(settings: Settings) -> None:
@@ -331,7 +363,11 @@ def _check_optimisation(settings: Settings) -> None:
     if not all(0 <= beta < 1 for beta in settings.betas):
         raise UserError(f"betas must be in [0, 1), not {settings.betas}")
     if settings.iterations("warmup_iters") > settings.train_iters:
-        raise UserError(f"warmup_iters ({settings.warmup_iters:g}) is beyond train_iters ({settings.train_iters})")
+        raise UserError(
+            f"warmup_iters ({settings.warmup_iters:g}) is beyond train_iters ({settings.train_iters}): the first is "
+            f"from: {settings.source('warmup_iters')}, the second from: {settings.source('train_iters')}; "
+            "--warmup_iters 0.05 means a twentieth of any train_iters"
+        )
     if settings.lr_scheduler != "cosine" and settings.iterations("drop_iters") < 1:
         raise UserError(f"{settings.lr_scheduler} needs drop_iters of at least one iteration")
     if settings.loss_scale_factor <= 1:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 
 from fm9g.data.document import DocumentLine
-from fm9g.data.forecast import SAMPLED_DOCUMENTS, describe, endings, tokens_per_document
+from fm9g.data.forecast import LineSample, describe, endings, sample_line
 from fm9g.data.loader import LANES_PER_ROW
-from fm9g.data.token_sample import spread
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import Settings
+from fm9g.training.cautions import cautions
 from fm9g.training.inputs import Inputs
 from fm9g.training.run_folder import RunFolder
+from fm9g.training.schedule import FLOOR
+from fm9g.training.start import settings_lines, start_from
 
 _BYTES = {"bf16": 2, "fp16": 2, "float32": 4}
 
@@ -49,7 +51,7 @@ def report(inputs: Inputs) -> str:
     settings, config = inputs.settings, inputs.model_config
     folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
     folder.check_writable()
-    start = folder.start_step(settings.resume_ckpt)
+    start = start_from(settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
     ranks = settings.n_gpus * int(os.environ.get("NNODES") or 1)
     rows = ranks * settings.batch_size * settings.grad_accum
     places = rows * settings.max_length
@@ -58,46 +60,66 @@ def report(inputs: Inputs) -> str:
         f"tokenizer    {inputs.tokenizer.vocab_size:,} tokens of the model's {config.vocab_size:,}",
         f"step         {rows} rows x {settings.max_length} = {places:,} tokens "
         f"({ranks} ranks x batch_size {settings.batch_size} x grad_accum {settings.grad_accum})",
-        f"run          {settings.train_iters:,} iterations, {settings.train_iters * places:,} tokens, "
-        + (f"resuming step {start}" if start is not None else "from the start"),
+        f"run          {settings.train_iters:,} iterations, {settings.train_iters * places:,} tokens",
+        f"start        {start}",
+        f"optimizer    {_describe_optimisation(settings)}",
         f"output       {folder.checkpoints}",
         f"data         {LANES_PER_ROW * rows} lanes",
     ]
+    tokens: dict[str, float] = {}
+    warnings: list[str] = []
     for line in inputs.lines:
-        lines.append(_describe_dataset(line, places, settings.train_iters))
-        lines += _describe_special_tokens(line)
+        if line.source.share == 0:
+            lines.append(f"  {line.source.task_name}: weight 0, not read")
+            continue
+        sample = sample_line(line)
+        tokens[line.source.task_name] = sample.mean * line.records
+        lines.append(_describe_dataset(line, sample, places, settings.train_iters))
+        lines += _describe_special_tokens(line, sample)
+        found_in = sample.survey(inputs.tokenizer)
+        warnings += [f"dataset {line.source.task_name!r}: {said}" for said in found_in.warnings()]
     found = endings(inputs.lines, places, [0] * len(inputs.lines), 0)
     all_end = all(line.source.epochs is not None for line in inputs.lines if line.source.share > 0)
     lines += [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
+    lines.append("settings")
+    lines += [f"  {said}" for said in settings_lines(settings)]
+    lines += [f"warning: {said}" for said in [*cautions(inputs, start, places, tokens), *warnings]]
     return "\n".join([*lines, "dry run: everything checked, nothing started"])
 
 
-def _describe_dataset(line: DocumentLine, places: int, train_iters: int) -> str:
-    source = line.source
-    mean = tokens_per_document(line)
+def _describe_optimisation(settings: Settings) -> str:
+    """Peak learning rate, warm-up, and what comes after it."""
+    said = f"peak lr {settings.lr:g} after {settings.iterations('warmup_iters'):,} iterations of warm-up, "
+    if settings.lr_scheduler == "cosine":
+        return said + f"then cosine to {FLOOR * settings.lr:g} at {settings.train_iters:,}"
+    drop = settings.iterations("drop_iters")
+    begin = settings.drop_begin if settings.drop_begin >= 0 else settings.train_iters - drop
+    return said + f"{settings.lr_scheduler}: flat, and falling from {begin:,} on ({drop:,} drop_iters)"
+
+
+def _describe_dataset(line: DocumentLine, sample: LineSample, places: int, train_iters: int) -> str:
+    source, mean = line.source, sample.mean
     total = mean * line.records
-    if source.share == 0:
-        return f"  {source.task_name}: weight 0, not read"
+    if not total:
+        return f"  {source.task_name}: {source.share:.1%}, {line.records:,} records, none of those sampled has tokens"
+    doubt = f" ± {sample.standard_error:,.1f}" if sample.standard_error else ""
     steps = total / (places * source.share)
     ends = "repeats" if source.epochs is None else f"ends after {source.epochs * steps:,.0f} steps"
     return (
         f"  {source.task_name}: {source.share:.1%}, {line.records:,} records, about {total:,.0f} tokens "
-        f"({mean:,.0f} each); {steps:,.0f} steps per epoch, {train_iters / steps:.2f} epochs in this run; {ends}"
+        f"({mean:,.0f}{doubt} each); {steps:,.0f} steps per epoch, {train_iters / steps:.2f} epochs in this run; {ends}"
     )
 
 
-def _describe_special_tokens(line: DocumentLine) -> list[str]:
+def _describe_special_tokens(line: DocumentLine, sample: LineSample) -> list[str]:
     """What becomes of spellings of special tokens in a sample of a dataset; [] where there are none to speak of."""
-    if line.source.share == 0:
-        return []
-    positions = spread(line.records, SAMPLED_DOCUMENTS)
-    counts = line.special_counts(line.texts(positions))
+    counts = line.special_counts(sample.texts)
     if not (line.source.special_tokens or counts.plain or counts.tokens):
         return []
     return [
-        f"    special tokens spelled in {len(positions):,} sampled records: {counts.plain:,} are plain text, "
+        f"    special tokens spelled in {len(sample.texts):,} sampled records: {counts.plain:,} are plain text, "
         f"{counts.tokens:,} are tokens (special_tokens {str(line.source.special_tokens).lower()})"
     ]

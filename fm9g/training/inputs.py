@@ -14,7 +14,7 @@ from fm9g.data.tokenizer import Tokenizer, load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import user_path
 from fm9g.model.config import ModelConfig
-from fm9g.training.arguments import REPOSITORY, Settings, config_paths
+from fm9g.training.arguments import COMMAND_LINE, DEFAULT, REPOSITORY, TABLE, Settings, config_paths
 
 
 @dataclass
@@ -56,6 +56,7 @@ def mixture_path(settings: Settings, app: Path) -> Path:
 def open_inputs(settings: Settings, app: Path) -> Inputs:
     """Open and check all inputs; a UserError says what is wrong with which."""
     config = read_model_config(settings)
+    settings = fit_length(settings, config)
     tokenizer_path = find(settings, app, settings.tokenizer_path)
     if not tokenizer_path.exists():
         raise UserError(
@@ -71,11 +72,8 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     lines = [DocumentLine(source, tokenizer, settings.seed, settings.max_length) for source in sources]
     for line in lines:
         _check_dataset(line)
-    if settings.pretrained_model:
-        weights = find(settings, app, settings.pretrained_model)
-        if not weights.is_file():
-            raise UserError(f"pretrained_model: {weights}: no such file")
-        settings.pretrained_model = str(weights)
+    weights = settings.pretrained_model and str(find(settings, app, settings.pretrained_model))
+    settings = dataclasses.replace(settings, pretrained_model=weights)
     return Inputs(settings, config, tokenizer, tokenizer_path, sources, lines, app)
 
 
@@ -85,12 +83,26 @@ def read_model_config(settings: Settings) -> ModelConfig:
     config = ModelConfig.from_json(path)
     if settings.eps is not None:
         config = dataclasses.replace(config, eps=settings.eps)
-    if settings.max_length > config.max_length:
-        raise UserError(
-            f"max_length {settings.max_length} is beyond the {config.max_length} positions of {path}: "
-            "lower it, or raise max_length there with a rope_scaling_type"
-        )
     return config
+
+
+def fit_length(settings: Settings, config: ModelConfig) -> Settings:
+    """Settings with the max_length that fits the model.
+
+    Where nobody gave one it is the default, or all positions of a model that has fewer. A train config may serve models
+    of several lengths, so its max_length gives way to a shorter model's too. What this run was told is never changed.
+    """
+    given, positions = settings.sources.get("max_length"), config.max_length
+    if settings.max_length > positions and given in (COMMAND_LINE, TABLE):
+        raise UserError(
+            f"max_length {settings.max_length} is beyond the {positions} positions of "
+            f"{config_paths(settings.config)[0]}: lower it, or raise max_length there with a rope_scaling_type"
+        )
+    if given is not None and settings.max_length <= positions:
+        return settings
+    length = min(settings.max_length, positions)
+    source = f"the model has {positions:,} positions, {given or DEFAULT} {settings.max_length:,}"
+    return dataclasses.replace(settings, max_length=length, sources={**settings.sources, "max_length": source})
 
 
 def _check_dataset(line: DocumentLine) -> None:

@@ -20,9 +20,12 @@ from fm9g.errors import UserError
 from fm9g.files import read_json
 from fm9g.model.decoder import Decoder
 from fm9g.training import checkpoint, stream
+from fm9g.training.arguments import FIELDS
+from fm9g.training.cautions import cautions, rough_tokens
 from fm9g.training.inputs import Inputs
 from fm9g.training.objective import StepCounts, count_step
 from fm9g.training.run_folder import RunFolder
+from fm9g.training.start import changed_settings, settings_lines, start_from
 from fm9g.training.throughput import step_flops
 
 
@@ -61,12 +64,14 @@ class Run:
         self._generations: stream.Generations = {}
         states: dict[int, Any] = {}
         found = self._open_folder()
+        self.start = start_from(self.settings, self.folder.checkpoints, found)
+        log("\n".join([f"starting from {self.start}", *settings_lines(self.settings)]))
         if found is not None:
             states = self._resume(self.folder.checkpoints / str(found))
         self.plan = stream.make_plan(inputs)
         self.digest = stream.StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
         self.loader = stream.make_loader(inputs, self.plan, self.progress.step, states, self._generations)
-        self._announce_endings()
+        self._announce()
 
     def _open_folder(self) -> int | None:
         """Lock the run's folder on rank 0; the step to resume, the same on all ranks."""
@@ -94,6 +99,8 @@ class Run:
         self.progress = Progress(**self.saved["progress"])
         self.resumed_at = self._saved_step = self.progress.step
         log(f"resuming {folder} at step {self.progress.step}")
+        for said in changed_settings(self.saved["settings"], self.settings):
+            log(f"  {said} in the checkpoint's run")
         if self.settings.load_dataloader_ckpt is False:
             log("load_dataloader_ckpt=0: the data starts anew")
             return {}
@@ -108,12 +115,14 @@ class Run:
             log(f"dataset {name!r}: {more:,} records were appended; they are read from epoch {now.epoch + 1} on")
         return states
 
-    def _announce_endings(self) -> None:
-        """Say which datasets end before the run does."""
+    def _announce(self) -> None:
+        """Say what looks like a mistake, and which datasets end before the run does."""
         if runtime.rank() > 0:
             return
         lines, settings = self.loader.stream.lines, self.settings
         tokens = self.plan.rows_per_step * self.plan.row_length
+        for said in cautions(self.inputs, self.start, tokens, rough_tokens(self.inputs)):
+            log(f"warning: {said}")
         found = endings(lines, tokens, [self._records_done(line) for line in lines], self.progress.step)
         all_end = all(line.source.epochs is not None for line in lines if line.source.share > 0)
         for said in describe(found, settings.train_iters, all_end, settings.stop_when_end):
@@ -210,7 +219,7 @@ class Run:
                 "progress": dataclasses.asdict(self.progress),
                 "stream": stream.describe_stream(self.inputs, self.plan, self._generations),
                 "ranks": runtime.world_size(),
-                "settings": {k: v for k, v in dataclasses.asdict(self.settings).items() if k != "given"},
+                "settings": {name: getattr(self.settings, name) for name in FIELDS},
                 "model": dataclasses.asdict(self.inputs.model_config),
                 **state,
             },

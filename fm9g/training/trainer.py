@@ -54,18 +54,18 @@ class Training(Run):
 
     def _load(self) -> None:
         """Load what the settings ask for: pretrained weights, or those (and more) of the resumed checkpoint."""
-        settings = self.settings
-        folder = self.resumed_from
-        weights = folder / checkpoint.weights_name(self.saved["progress"]["step"]) if folder else None
-        if settings.pretrained_model:
-            weights, folder = Path(settings.pretrained_model), Path(settings.pretrained_model).parent
+        settings, folder, weights = self.settings, self.start.checkpoint, self.start.pretrained
+        full = folder is not None and not settings.only_load_model
+        if folder is not None:
+            weights = folder / checkpoint.weights_name(self.saved["progress"]["step"])
+        elif weights is not None:
+            folder = weights.parent
         if weights is None or folder is None:
             if settings.load_grad:
                 raise UserError("load_grad=1 needs a checkpoint: give resume_ckpt or pretrained_model")
             return
         skipped = checkpoint.load_weights(self.model, weights, settings.strict_state_dict)
         log(f"loaded weights from {weights}" + "".join(f"\n  skipped: {item}" for item in skipped))
-        full = bool(settings.resume_ckpt) and not settings.only_load_model
         if settings.load_grad or (full and settings.load_grad is None):
             self._load_optimizer(folder)
         if full:
@@ -78,7 +78,7 @@ class Training(Run):
         on_host = isinstance(self.optimizer, bmt.optim.AdamOffloadOptimizer)
         files = checkpoint.load_optimizer_state(self.model, self.optimizer, folder, on_host)
         wanted = self.settings.grad_ckpt_num
-        if "grad_ckpt_num" in self.settings.given and wanted != files:
+        if "grad_ckpt_num" in self.settings.sources and wanted != files:
             raise UserError(f"{folder} holds {files} optimizer file(s), grad_ckpt_num says {wanted}")
 
     def train(self) -> None:

@@ -5,20 +5,50 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fm9g.data.document import Document, Skip
-from fm9g.data.forecast import describe, endings, tokens_per_document
+from fm9g.data.document import Document, DocumentLine
+from fm9g.data.forecast import SAMPLED_DOCUMENTS, describe, endings, sample_line, tokens_per_document
+from fm9g.data.mixture import Source
+from fm9g.data.tokenizer import load_tokenizer
+from tests.support.runs import index
 
 
 def line(name, share, records, epochs, size=10):
-    source = SimpleNamespace(task_name=name, share=share, epochs=epochs)
-    document = Document(0, np.arange(size + 1), 1, True)
-    end = np.inf if epochs is None else epochs * records
-    return SimpleNamespace(source=source, records=records, end=end, document=lambda position: document)
+    """Stands for a DocumentLine whose documents all take `size` places."""
+    return SimpleNamespace(
+        source=SimpleNamespace(task_name=name, share=share, epochs=epochs),
+        records=records,
+        end=np.inf if epochs is None else epochs * records,
+        dataset=SimpleNamespace(span=lambda record: (0, 50), nbytes=50 * records),
+        texts=list,
+        encoded=lambda texts: {},
+        documents=lambda texts, ids: [Document(0, np.arange(size + 1), 1, True) for _ in texts],
+    )
 
 
-def test_the_mean_counts_records_that_give_nothing():
-    documents = [Document(0, np.arange(31), 1, True), Skip(1, "it is empty")]
-    assert tokens_per_document(SimpleNamespace(records=2, document=lambda position: documents[position])) == 15
+def test_the_mean_counts_records_that_give_nothing(tmp_path, place):
+    folder = index(tmp_path / "set", [{"output": "the model reads " * 5}, {"output": ""}])
+    found = opened(folder, load_tokenizer(place.tokenizer))
+    documents = [found.document(0), found.document(1)]
+    (document,) = [document for document in documents if isinstance(document, Document)]
+    assert tokens_per_document(found) == pytest.approx(document.pairs / 2)
+
+
+def test_the_estimate_goes_by_bytes_where_few_records_are_long(tmp_path, place):
+    """A plain mean of 200 of 3,000 records, of which 10 are long, goes by how many of those it meets."""
+    texts = ["the model reads " * (2000 if i % 300 == 7 else 1) + str(i) for i in range(3000)]
+    found = opened(index(tmp_path / "set", [{"output": text} for text in texts]), load_tokenizer(place.tokenizer))
+    sample = sample_line(found)
+    real = sum(found.document(i).pairs for i in range(3000)) / 3000
+    assert sample.mean == pytest.approx(real, rel=0.35)
+    counted = [document.pairs for document in found.documents(sample.texts, sample.ids)]
+    assert abs(np.mean(counted) / real - 1) > abs(sample.mean / real - 1)
+    assert len(counted) == SAMPLED_DOCUMENTS
+    assert sample.standard_error > 0
+
+
+def opened(folder, tokenizer):
+    source = Source("set", folder, 1.0, None, True, "segment", None, {})
+    return DocumentLine(source, tokenizer, 1, 1 << 20)
 
 
 def test_a_dataset_ends_when_its_tokens_are_read():

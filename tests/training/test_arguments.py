@@ -118,8 +118,12 @@ def test_later_sources_win(config):
     assert settings.train_iters == DEFAULTS["train_iters"]
 
 
-def test_given_tells_what_the_user_set_even_to_the_default():
-    assert read("--lr", "1e-2", table="seed=1234").given == {"config", "lr", "seed"}
+def test_sources_tell_what_the_user_set_even_to_the_default():
+    assert read("--lr", "1e-2", table="seed=1234").sources == {
+        "config": "command line",
+        "lr": "command line",
+        "seed": "the args table of run_bmtrain.sh",
+    }
 
 
 def test_an_empty_value_in_the_table_is_unset():
@@ -137,7 +141,7 @@ def test_a_train_config_may_be_wrapped(config, wrapped):
 
 
 def test_null_and_empty_in_a_train_config_are_unset(config):
-    assert read(config=config({"lr": None, "eps": "", "seed": 7})).given == {"config", "seed"}
+    assert read(config=config({"lr": None, "eps": "", "seed": 7})).sources.keys() == {"config", "seed"}
 
 
 def test_the_train_config_is_found_by_name_or_beside_the_model_config(tmp_path):

@@ -1,0 +1,61 @@
+"""What of a run is likely a mistake, although it could be meant: warnings, not errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fm9g.data.document import BYTES_PER_TOKEN
+from fm9g.training.inputs import Inputs
+from fm9g.training.start import Start
+
+MANY_EPOCHS = 100  # of a dataset, in one run
+SMALL_VOCABULARY = 0.5  # of the model's
+
+
+def rough_tokens(inputs: Inputs) -> dict[str, float]:
+    """{task: tokens of an epoch}, from the bytes alone: for telling thousands of epochs from a few."""
+    return {line.source.task_name: line.dataset.nbytes / BYTES_PER_TOKEN for line in inputs.lines}
+
+
+def cautions(inputs: Inputs, start: Start, tokens_per_step: int, tokens: Mapping[str, float]) -> list[str]:
+    """Warnings about a run, given the tokens of an epoch of each of its datasets; [] where nothing looks wrong."""
+    settings = inputs.settings
+    said = []
+    if "lr" not in settings.sources and not settings.only_run_dataloader:
+        said.append(
+            f"nobody chose lr: {settings.lr:g} is a default that fits few models; give --lr, or lr in a train config"
+        )
+    if settings.save and settings.save_iters > settings.train_iters:
+        said.append(
+            f"save_iters {settings.save_iters:,} is beyond train_iters {settings.train_iters:,}: nothing is saved "
+            "before the end, and a run that is stopped is lost"
+        )
+    said += _about_tokenizer(inputs, start)
+    for source in inputs.sources:
+        size = tokens.get(source.task_name, 0.0)
+        epochs = settings.train_iters * tokens_per_step * source.share / size if size else 0.0
+        if source.epochs is not None:
+            epochs = min(epochs, source.epochs)
+        if epochs >= MANY_EPOCHS:
+            said.append(
+                f"dataset {source.task_name!r} is read about {epochs:,.0f} times in {settings.train_iters:,} "
+                "iterations: it is small for its weight, and will be learned by heart"
+            )
+    return said
+
+
+def _about_tokenizer(inputs: Inputs, start: Start) -> list[str]:
+    said = []
+    tokenizer, model = inputs.tokenizer, inputs.model_config.vocab_size
+    if tokenizer.vocab_size < SMALL_VOCABULARY * model:
+        said.append(
+            f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model {model:,}: is it this model's "
+            "tokenizer? The other rows of its embedding are never used"
+        )
+    if start.tokenizer() not in (None, tokenizer.fingerprint):
+        weights = start.checkpoint or start.pretrained
+        said.append(
+            f"{inputs.tokenizer_path} is not the tokenizer that the weights of {weights} came with: to them, its ids "
+            "mean other text"
+        )
+    return said

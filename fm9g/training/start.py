@@ -1,0 +1,100 @@
+"""Where a run starts, and where each of its settings comes from."""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fm9g.convert.weights_tokenizer import recorded_tokenizer
+from fm9g.errors import UserError
+from fm9g.files import read_json
+from fm9g.training.arguments import DEFAULT, FIELDS, Settings
+
+# told even where they have their default: they decide what is learned, and how fast
+_ALWAYS_TOLD = (
+    *("config", "tokenizer_path", "dataset_config", "max_length", "batch_size", "grad_accum", "train_iters", "lr"),
+    *("lr_scheduler", "warmup_iters", "weight_decay", "clip_grad", "seed", "save_iters"),
+)
+# what a resumed run may have otherwise than its checkpoint's, although few mean it
+_LEARNED_WITH = (
+    *("train_iters", "lr", "lr_scheduler", "warmup_iters", "drop_iters", "drop_begin", "drop_rate", "weight_decay"),
+    *("betas", "clip_grad", "eps"),
+)
+_WIDTH = 120
+_HELD = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with: a checkpoint of its own, or pretrained weights, or (both None) new ones."""
+
+    checkpoint: Path | None = None  # the folder of a step
+    pretrained: Path | None = None  # a .pt
+    only_weights: bool = False  # of the checkpoint: all else is new
+
+    def __str__(self) -> str:
+        if self.checkpoint is not None:
+            return f"step 0 with the weights of {self.checkpoint}" if self.only_weights else f"{self.checkpoint}"
+        return "step 0 with new weights" if self.pretrained is None else f"step 0 with the weights of {self.pretrained}"
+
+    def tokenizer(self) -> str | None:
+        """The fingerprint of the tokenizer that the weights came with, None where it is not known."""
+        if self.checkpoint is None and self.pretrained is None:
+            return None
+        if self.pretrained is not None and (found := recorded_tokenizer(self.pretrained)):
+            return found
+        folder = self.checkpoint or self.pretrained.parent  # type: ignore[union-attr]
+        saved: Any = read_json(folder / "state.json") if (folder / "state.json").is_file() else {}
+        stream = saved.get("stream") if isinstance(saved, dict) else None
+        fingerprint: str | None = stream.get("tokenizer") if isinstance(stream, dict) else None
+        return fingerprint
+
+
+def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start:
+    """The start of a run whose folder `checkpoints` has `step` to resume, or None.
+
+    What is resumed comes first, so that the same command begins a run from pretrained weights and restarts it.
+    """
+    if step is not None:
+        return Start(checkpoint=checkpoints / str(step), only_weights=bool(settings.only_load_model))
+    if not settings.pretrained_model:
+        return Start()
+    weights = Path(settings.pretrained_model)
+    if not weights.is_file():
+        raise UserError(f"pretrained_model: {weights}: no such file")
+    return Start(pretrained=weights)
+
+
+def settings_lines(settings: Settings) -> list[str]:
+    """The settings that were given and those that matter, by where they come from, in lines of 120 columns."""
+    told: dict[str, list[str]] = {}
+    for name in FIELDS:
+        source = settings.source(name)
+        if source != DEFAULT or name in _ALWAYS_TOLD:
+            pair = f"{name} {_shown(getattr(settings, name))}"
+            told.setdefault(source, []).append(pair.replace(" ", _HELD))  # a line ends between pairs
+    wrap = functools.partial(
+        textwrap.wrap, width=_WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    sources = sorted(told, key=lambda source: source == DEFAULT)
+    return [line.replace(_HELD, " ") for source in sources for line in wrap(f"{source}: {', '.join(told[source])}")]
+
+
+def changed_settings(saved: dict[str, Any], settings: Settings) -> list[str]:
+    """What a resumed run learns with that is not what its checkpoint's run had, given that run's settings."""
+    return [
+        f"{name} is {_shown(getattr(settings, name))} ({settings.source(name)}), it was {_shown(saved[name])}"
+        for name in _LEARNED_WITH
+        if name in saved and _plain(saved[name]) != _plain(getattr(settings, name))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value  # JSON knows no tuples
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

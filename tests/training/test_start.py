@@ -1,0 +1,127 @@
+"""Where a run starts, where its settings come from, and what is said about it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
+from fm9g.training.arguments import COMMAND_LINE, Settings, read_settings
+from fm9g.training.inputs import fit_length
+from fm9g.training.start import Start, changed_settings, settings_lines, start_from
+
+
+def model(positions):
+    return ModelConfig(64, 32, 2, 2, 48, max_length=positions)
+
+
+def read(*words, table="", config="no-such-config"):
+    return read_settings(["--config", config, *words], table)
+
+
+# the learning rate
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume_ckpt", "latest")])
+def test_pretrained_weights_want_a_learning_rate(resume):
+    with pytest.raises(UserError, match=r"lr is not set.*0\.01.*--lr 1e-5.*train_configs/no-such-config\.json"):
+        read("--pretrained_model", "a.pt", *resume)
+
+
+def test_a_learning_rate_from_anywhere_will_do(tmp_path):
+    assert read("--pretrained_model", "a.pt", "--lr", "1e-2").lr == 1e-2
+    assert read("--pretrained_model", "a.pt", table="lr=1e-5").lr == 1e-5
+    (tmp_path / "train_configs").mkdir()
+    (tmp_path / "train_configs/m.json").write_text(json.dumps({"lr": 3e-5}))
+    assert read("--pretrained_model", "a.pt", config=str(tmp_path / "models/m.json")).lr == 3e-5
+    assert read("--pretrained_model", "a.pt", "--only_run_dataloader").lr == Settings().lr  # it is not used
+
+
+def test_a_warm_up_that_is_too_long_is_named_with_its_source():
+    with pytest.raises(
+        UserError, match=r"warmup_iters \(20\).*from: default.*from: command line.*--warmup_iters 0\.05"
+    ):
+        read("--train_iters", "10")
+
+
+def test_the_train_configs_warm_up_fits_any_number_of_iterations():
+    for name in ("4b", "7b", "70b", "tiny"):
+        assert read("--train_iters", "30", config=name).iterations("warmup_iters") <= 30
+    assert [read(config=name).iterations("warmup_iters") for name in ("4b", "7b", "70b")] == [200, 200, 1000]
+
+
+# the length of a row
+
+
+def test_max_length_follows_the_model_where_nobody_gave_it():
+    fitted = fit_length(read(), model(2048))
+    assert fitted.max_length == 2048
+    assert "the model has 2,048 positions" in fitted.source("max_length")
+    assert fit_length(read(), model(131072)).max_length == Settings().max_length == 4096
+    assert "131,072" in fit_length(read(), model(131072)).source("max_length")
+
+
+def test_a_train_configs_max_length_gives_way_to_a_shorter_model(tmp_path):
+    (tmp_path / "train_configs").mkdir()
+    (tmp_path / "train_configs/m.json").write_text('{"max_length": 4096}')
+    settings = read(config=str(tmp_path / "models/m.json"))
+    assert fit_length(settings, model(2048)).max_length == 2048
+    assert "train_configs/m.json 4,096" in fit_length(settings, model(2048)).source("max_length")
+    assert fit_length(settings, model(8192)) == settings
+
+
+def test_what_this_run_was_told_is_never_changed():
+    assert fit_length(read("--max_length", "100"), model(2048)).max_length == 100
+    for settings in (read("--max_length", "4096"), read(table="max_length=4096")):
+        with pytest.raises(UserError, match="max_length 4096 is beyond the 2048 positions"):
+            fit_length(settings, model(2048))
+
+
+# where a run starts
+
+
+def test_pretrained_weights_are_for_a_run_with_nothing_to_resume(tmp_path):
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"")
+    settings = Settings(pretrained_model=str(weights), resume_ckpt="latest", sources={"lr": COMMAND_LINE})
+    assert start_from(settings, tmp_path, None) == Start(pretrained=weights)
+    assert start_from(settings, tmp_path, 40) == Start(checkpoint=tmp_path / "40")
+    weights.unlink()
+    assert start_from(settings, tmp_path, 40).checkpoint == tmp_path / "40"  # they are needed no more
+    with pytest.raises(UserError, match=r"w\.pt: no such file"):
+        start_from(settings, tmp_path, None)
+
+
+def test_a_step_and_pretrained_weights_contradict_each_other():
+    with pytest.raises(UserError, match=r"give only one of them \(beside resume_ckpt \"latest\""):
+        read("--pretrained_model", "a.pt", "--resume_ckpt", "40", "--lr", "1e-5")
+
+
+def test_a_start_is_told_in_words(tmp_path):
+    assert str(Start()) == "step 0 with new weights"
+    assert str(Start(pretrained=tmp_path / "w.pt")) == f"step 0 with the weights of {tmp_path}/w.pt"
+    assert str(Start(checkpoint=tmp_path / "5", only_weights=True)) == f"step 0 with the weights of {tmp_path}/5"
+    assert str(Start(checkpoint=tmp_path / "5")) == str(tmp_path / "5")
+
+
+# where settings come from
+
+
+def test_settings_are_told_with_their_sources():
+    lines = settings_lines(read("--lr", "1e-5", "--seed", "7", table="batch_size=3", config="tiny"))
+    assert all(len(line) <= 120 for line in lines)
+    told = "\n".join(lines)
+    assert "command line: config tiny, lr 1e-05, seed 7" in told
+    assert "the args table of run_bmtrain.sh: " not in told  # train_configs/tiny.json has another batch_size
+    (line,) = [line for line in lines if line.startswith("train_configs/tiny.json: ")]
+    assert "max_length 256, batch_size 4" in line
+    assert lines.index(line) < [line.startswith("default: ") for line in lines].index(True)
+    assert "weight_decay 0.1" in told
+    assert "lora_r" not in told
+
+
+def test_a_resumed_run_tells_what_it_has_otherwise():
+    before = json.loads(json.dumps(dataclasses.asdict(read("--lr", "1e-4"))))
+    assert changed_settings(before, read("--lr", "1e-4")) == []
+    assert changed_settings(before, read()) == ["lr is 0.01 (default), it was 0.0001"]
