@@ -8,6 +8,7 @@ from typing import Any
 
 from fm9g.convert.checkpoint_files import read_pt
 from fm9g.convert.checkpoint_writers import parse_size, write_safetensors
+from fm9g.convert.finite import noting, warn_of
 from fm9g.convert.hf_config import (
     differences,
     huggingface_config,
@@ -101,8 +102,9 @@ def _write(
         raise UserError(f"{checkpoint}: no such file")
     pairs = match(config, read_pt(checkpoint), "ours", str(checkpoint))
     tensors = {parameter.huggingface: as_dtype(parameter.ours, tensor, dtype) for parameter, tensor in pairs}
-    total = sum(tensor.nbytes for tensor in tensors.values())
+    total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()
     with Progress(str(target), total) as progress, new_folder(target, overwrite) as folder:
         values = companions(folder, main_dtype(list(tensors.values())))
         write_json(folder / "config.json", values)
-        write_safetensors(folder, tensors, max_bytes, progress)
+        write_safetensors(folder, noting(tensors, found), max_bytes, progress)
+    warn_of(found, target)

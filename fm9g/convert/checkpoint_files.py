@@ -7,22 +7,27 @@ REMAP_BYTES for the same reason.
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from fm9g.convert.lazy import DTYPES, PIECE_BYTES, LazyTensor
-from fm9g.errors import UserError
-from fm9g.files import read_json
+from fm9g.convert.lazy import DTYPES, PIECE_BYTES, LazyTensor, rows_per_piece
+from fm9g.errors import UserError, shown
+from fm9g.files import parse_json, read_json, require_file
 
 REMAP_BYTES = 128 << 20
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors format
+MAX_AXES = 64
+# What torch.load raises for bytes that are no checkpoint, depending on where in the file they are wrong.
+UNREADABLE = (
+    *(RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    struct.error,
+)
 
 Checkpoint = dict[str, LazyTensor]
 
@@ -82,29 +87,58 @@ def _read_indexed(index: Path, read: Callable[[Path], Checkpoint]) -> Checkpoint
 
 def read_safetensors(path: Path) -> Checkpoint:
     """The tensors of one safetensors file (https://github.com/huggingface/safetensors#format)."""
-    size = path.stat().st_size
+    size = require_file(path).stat().st_size
     with open(path, "rb") as file:
         prefix = file.read(8)
         header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= header_bytes <= min(size - 8, MAX_HEADER_BYTES):
             raise UserError(f"{path}: not a safetensors file, or cut short (a Git LFS pointer that was not pulled?)")
-        try:
-            header = json.loads(file.read(header_bytes))
-        except ValueError as error:
-            raise UserError(f"{path}: not a safetensors file: its header is not JSON: {error}") from None
+        header = parse_json(file.read(header_bytes), f"{path}, its header")
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: not a safetensors file: its header is a {type(header).__name__}, not an object")
     header.pop("__metadata__", None)
-    return {name: _safetensor(path, name, entry, 8 + header_bytes, size) for name, entry in header.items()}
+    entries = {name: _Entry.read(path, name, entry) for name, entry in header.items()}
+    start = 8 + header_bytes
+    _check_layout(path, entries, size - start)
+    return {name: _safetensor(path, name, entry, start) for name, entry in entries.items()}
 
 
-def _safetensor(path: Path, name: str, entry: dict[str, Any], data_start: int, file_size: int) -> LazyTensor:
-    try:
-        dtype, shape = str(entry["dtype"]), tuple(int(size) for size in entry["shape"])
-        begin, end = (data_start + int(offset) for offset in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: the header's entry for {name} is malformed ({error!r})") from None
-    nbytes = math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else end - begin
-    if end > file_size or not data_start <= begin <= end or end - begin != nbytes:
-        raise UserError(f"{path}: {name} does not lie in the file as its header says: the file is damaged or cut short")
+class _Entry(NamedTuple):
+    """What a safetensors header says of a tensor; begin and end count from the end of the header."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @classmethod
+    def read(cls, path: Path, name: str, entry: Any) -> _Entry:
+        values = [entry.get(key) for key in ("dtype", "shape", "data_offsets")] if isinstance(entry, dict) else [None]
+        match values:
+            case [str(dtype), list(shape), [begin, end]] if (
+                all(type(size) is int and 0 <= size < 2**63 for size in (*shape, begin, end)) and len(shape) <= MAX_AXES
+            ):
+                return cls(dtype, tuple(shape), begin, end)
+        raise UserError(f"{path}: the header's entry for {shown(name)} is malformed: {shown(entry)}")
+
+
+def _check_layout(path: Path, entries: dict[str, _Entry], data_bytes: int) -> None:
+    """Tensors must follow each other without a gap or an overlap, and fill the file."""
+    place = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        known = entry.dtype in DTYPES
+        nbytes = math.prod(entry.shape) * DTYPES[entry.dtype].itemsize if known else entry.end - entry.begin
+        if entry.begin != place or nbytes < 0 or entry.end - entry.begin != nbytes or entry.end > data_bytes:
+            raise UserError(
+                f"{path}: {name} does not lie in the file as its header says: the file is damaged or cut short"
+            )
+        place = entry.end
+    if place != data_bytes:
+        raise UserError(f"{path}: {data_bytes - place} bytes at its end are of no tensor: the file is damaged")
+
+
+def _safetensor(path: Path, name: str, entry: _Entry, data_start: int) -> LazyTensor:
+    begin, end = data_start + entry.begin, data_start + entry.end
 
     def pieces() -> Iterator[torch.Tensor]:
         with open(path, "rb") as file:
@@ -113,9 +147,9 @@ def _safetensor(path: Path, name: str, entry: dict[str, Any], data_start: int, f
                 buffer = bytearray(min(PIECE_BYTES, end - start))
                 if file.readinto(buffer) != len(buffer):
                     raise UserError(f"{path}: ends within {name}: did it change while it was read?")
-                yield torch.frombuffer(buffer, dtype=DTYPES[dtype].torch)
+                yield torch.frombuffer(buffer, dtype=DTYPES[entry.dtype].torch)
 
-    return LazyTensor(dtype, shape, pieces)
+    return LazyTensor(entry.dtype, entry.shape, pieces)
 
 
 class TorchFiles:
@@ -133,40 +167,56 @@ class TorchFiles:
     def _mapped(self, path: Path) -> dict[str, torch.Tensor]:
         if path != self._path or self._resident >= REMAP_BYTES:
             self._tensors = {}  # unmaps the file, and its pages no longer count
-            self._tensors = _load_mapped(path)
+            self._tensors = map_tensors(path)
             self._path, self._resident = path, 0
         return self._tensors
 
     def _lazy(self, path: Path, name: str, tensor: torch.Tensor) -> LazyTensor:
         dtypes = {dtype.torch: key for key, dtype in DTYPES.items()}
-        dtype, shape = dtypes.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
+        dtype, shape = dtypes.get(tensor.dtype, str(tensor.dtype).removeprefix("torch.")), tuple(tensor.shape)
 
         def pieces() -> Iterator[torch.Tensor]:
-            row_bytes = math.prod(shape[1:]) * DTYPES[dtype].itemsize
-            step = max(1, PIECE_BYTES // max(1, row_bytes))
-            for start in range(0, shape[0], step):
+            step = rows_per_piece(shape, DTYPES[dtype].itemsize)
+            for start in range(0, shape[0] if shape else 1, step):
                 yield self._rows(path, name, start, start + step)
 
         return LazyTensor(dtype, shape, pieces)
 
     def _rows(self, path: Path, name: str, start: int, stop: int) -> torch.Tensor:
-        rows = self._mapped(path)[name][start:stop].contiguous()
+        rows = torch.atleast_1d(self._mapped(path)[name])[start:stop].contiguous()
         self._resident += rows.numel() * rows.element_size()
         return rows.view(-1)
 
 
-def _load_mapped(path: Path) -> dict[str, torch.Tensor]:
+def map_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .pt or .bin file by name, mapped, not read; what else a file may hold is a UserError."""
+    require_file(path)
     try:
         contents = torch.load(str(path), map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: holds more than tensors, and code in a file is never run: {error}") from None
-    except (RuntimeError, EOFError) as error:
         raise UserError(
-            f"{path}: not a zip file written by torch.save (torch 1.6 or later), or damaged: {error}"
+            f"{path}: not a checkpoint of tensors alone, or damaged; code in a file is never run: {_first_line(error)}"
         ) from None
-    if not isinstance(contents, dict) or not contents:
-        raise UserError(f"{path}: expected a dict of tensors by name, found {type(contents).__name__}")
+    except UNREADABLE as error:
+        raise UserError(
+            f"{path}: not a readable checkpoint: not a zip file written by torch.save (torch 1.6 or later), or "
+            f"damaged: {_first_line(error)}"
+        ) from None
+    if not isinstance(contents, dict):
+        raise UserError(f"{path}: expected tensors by name, found a {type(contents).__name__}")
     for name, value in contents.items():
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise UserError(f"{path}: expected a dict of tensors by name, but {name!r} is a {type(value).__name__}")
+            raise UserError(f"{path}: expected tensors by name, but {shown(name)} is a {type(value).__name__}")
+        for kind, is_so in (
+            ("a sparse tensor", value.layout != torch.strided),
+            ("a meta tensor, which has no values", value.is_meta),
+            ("a quantized tensor", value.is_quantized),
+            ("a nested tensor", value.is_nested),
+        ):
+            if is_so:
+                raise UserError(f"{path}: {name} is {kind}: weights are plain tensors of floats")
     return contents
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

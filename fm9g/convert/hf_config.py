@@ -1,8 +1,7 @@
 """Hugging Face's config.json <-> ModelConfig.
 
 config.json is read as plain JSON: neither transformers nor a checkpoint's own Python files have a say.
-RoPE has two spellings, rope_theta with rope_scaling (transformers 4) and rope_parameters (transformers 5):
-either is read, both are written.
+How a config's RoPE is read and written is in fm9g/convert/hf_rope.py.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fm9g.convert import hf_rope
 from fm9g.convert.lazy import DTYPES
-from fm9g.errors import UserError
-from fm9g.model.config import ROPE_SCALINGS, ModelConfig
+from fm9g.errors import UserError, shown
+from fm9g.model.config import ModelConfig
 
 # Each family with what its configuration class assumes of keys that config.json leaves out.
 FAMILIES = {
@@ -25,7 +25,6 @@ DEFAULTS = {
     "hidden_act": "silu",
     "initializer_range": 0.02,
     "max_position_embeddings": 2048,
-    "rope_theta": 10000.0,
 }
 REQUIRED = {
     "vocab_size": "vocab_size",
@@ -34,6 +33,20 @@ REQUIRED = {
     "num_hidden_layers": "num_layers",
     "intermediate_size": "dim_ff",
 }
+# Theirs by ours, for errors that name the key of the user's own file.
+SPELLING = {
+    **{ours: theirs for theirs, ours in REQUIRED.items()},
+    "num_kv_heads": "num_key_value_heads",
+    "dim_head": "head_dim",
+    "activate_fn": "hidden_act",
+    "eps": "rms_norm_eps",
+    "init_std": "initializer_range",
+    "max_length": "max_position_embeddings",
+    "tie_lm_head": "tie_word_embeddings",
+    **hf_rope.SPELLING,
+}
+# Where our config takes 0 for "as usual", theirs does not.
+NEVER_ZERO = (*REQUIRED, "num_key_value_heads", "head_dim", "max_position_embeddings", "dim_model_base")
 MUP_KEYS = ("scale_emb", "scale_depth", "dim_model_base")
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 
@@ -50,29 +63,34 @@ def model_config_from_huggingface(values: Any, where: str) -> ModelConfig:
     missing = [key for key in REQUIRED if values.get(key) is None]
     if missing:
         raise UserError(f"{where}: missing key(s) {', '.join(missing)}")
-
-    def get(key: str) -> Any:
-        value = values.get(key)
-        return {**DEFAULTS, **FAMILIES[family]}[key] if value is None else value
-
+    for key in NEVER_ZERO:
+        if values.get(key) == 0:
+            raise UserError(f"{where}: {key} must be positive, not {values[key]!r}")
+    values = {**DEFAULTS, **FAMILIES[family], **{key: value for key, value in values.items() if value is not None}}
+    get = values.get
+    activation = get("hidden_act")
     settings = {ours: values[theirs] for theirs, ours in REQUIRED.items()}
     settings |= {
-        "num_kv_heads": values.get("num_key_value_heads") or values["num_attention_heads"],
-        "dim_head": values.get("head_dim") or _head_dim(values, where),
-        "activate_fn": ACTIVATIONS.get(get("hidden_act"), get("hidden_act")),
+        "num_kv_heads": get("num_key_value_heads", get("num_attention_heads")),
+        "dim_head": get("head_dim") or _head_dim(values, where),
+        "activate_fn": ACTIVATIONS.get(activation, activation) if isinstance(activation, str) else activation,
         "eps": get("rms_norm_eps"),
         "init_std": get("initializer_range"),
         "max_length": get("max_position_embeddings"),
         "tie_lm_head": get("tie_word_embeddings"),
     }
-    return ModelConfig.from_dict({**settings, **_rope(values, where), **_mup(values, family, where)}, where)
+    settings |= hf_rope.read_rope(values, where) | _mup(values, family, where)
+    return ModelConfig.from_dict(settings, where, SPELLING)
 
 
 def _family(values: dict[str, Any], where: str) -> str:
     architectures = values.get("architectures") or []
-    if len(architectures) != 1 or architectures[0] not in FAMILIES:
-        raise UserError(f"{where}: architectures is {architectures!r}; this tool converts one of {', '.join(FAMILIES)}")
-    return architectures[0]
+    for family in FAMILIES:
+        if architectures == [family]:
+            return family
+    raise UserError(
+        f"{where}: architectures is {shown(architectures)}; this tool converts one of {', '.join(FAMILIES)}"
+    )
 
 
 def _refuse_unsupported(values: dict[str, Any], where: str) -> None:
@@ -84,51 +102,17 @@ def _refuse_unsupported(values: dict[str, Any], where: str) -> None:
         ("sliding_window", None),
     ):
         if values.get(key) not in (neutral, None):
-            raise UserError(f"{where}: {key}={values[key]!r} is not supported: our model has no such thing")
+            raise UserError(f"{where}: {key}={shown(values[key])} is not supported: our model has no such thing")
 
 
 def _head_dim(values: dict[str, Any], where: str) -> int:
     size, heads = values["hidden_size"], values["num_attention_heads"]
     if not isinstance(size, int) or not isinstance(heads, int) or heads <= 0 or size % heads:
         raise UserError(
-            f"{where}: head_dim is not given, and hidden_size ({size!r}) is not a multiple of "
-            f"num_attention_heads ({heads!r})"
+            f"{where}: head_dim is not given, and hidden_size ({shown(size)}) is not a multiple of "
+            f"num_attention_heads ({shown(heads)})"
         )
     return size // heads
-
-
-def _rope(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Our RoPE settings; which spelling says what is checked for contradictions."""
-    old = {key: value for key, value in (values.get("rope_scaling") or {}).items() if value is not None}
-    new = {key: value for key, value in (values.get("rope_parameters") or {}).items() if value is not None}
-    if values.get("rope_theta") is not None:
-        old.setdefault("rope_theta", values["rope_theta"])
-    for spelling in (old, new):
-        if "type" in spelling:
-            spelling.setdefault("rope_type", spelling.pop("type"))
-    for key in old.keys() & new.keys():
-        if old[key] != new[key]:
-            raise UserError(
-                f"{where}: rope_parameters says {key}={new[key]!r}, but rope_theta and rope_scaling say {old[key]!r}"
-            )
-    rope = {**old, **new}
-    kind = rope.get("rope_type", "default")
-    kind = "" if kind == "default" else kind
-    if kind not in ROPE_SCALINGS:
-        raise UserError(f"{where}: RoPE scaling {kind!r} is not supported (only linear and dynamic are)")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{where}: partial_rotary_factor={rope['partial_rotary_factor']!r} is not supported")
-    if any(isinstance(value, dict) for value in rope.values()):
-        raise UserError(f"{where}: RoPE parameters that differ between layers are not supported")
-    if kind and "factor" not in rope:
-        raise UserError(f"{where}: RoPE scaling {kind!r} has no factor")
-    original = rope.get("original_max_position_embeddings") if kind else None
-    return {
-        "base": rope.get("rope_theta", DEFAULTS["rope_theta"]),
-        "rope_scaling_type": kind,
-        "rope_scaling_factor": rope["factor"] if kind else 1.0,
-        **({"orig_max_length": original} if original else {}),
-    }
 
 
 def _mup(values: dict[str, Any], family: str, where: str) -> dict[str, Any]:
@@ -149,7 +133,6 @@ def huggingface_config(
     transformers would assume 1 and 2 for absent ones.
     """
     scaled = config.scale or config.scale_depth > 0
-    dynamic = config.rope_scaling_type == "dynamic"
     values = {
         "architectures": ["MiniCPMForCausalLM" if scaled else "LlamaForCausalLM"],
         "model_type": "minicpm" if scaled else "llama",
@@ -161,8 +144,7 @@ def huggingface_config(
         "hidden_size": config.dim_model,
         "initializer_range": config.init_std,
         "intermediate_size": config.dim_ff,
-        # In Hugging Face's dynamic scaling this is the length that was trained before scaling.
-        "max_position_embeddings": config.orig_max_length if dynamic else config.max_length,
+        "max_position_embeddings": config.max_length,
         "mlp_bias": False,
         "num_attention_heads": config.num_heads,
         "num_hidden_layers": config.num_layers,
@@ -184,21 +166,11 @@ def huggingface_config(
 
 def with_checkpoint_facts(values: dict[str, Any], config: ModelConfig, dtype: str) -> dict[str, Any]:
     """`values` of a config.json with the dtype, tying and RoPE of the checkpoint, in the old and new spellings."""
-    scaling: dict[str, Any] = {}
-    if config.rope_scaling_type:
-        scaling = {"factor": config.rope_scaling_factor}
-    rope_type = config.rope_scaling_type or "default"
-    parameters = {"rope_theta": config.base, "rope_type": rope_type, **scaling}
-    if config.rope_scaling_type and config.orig_max_length != config.max_length:
-        parameters["original_max_position_embeddings"] = config.orig_max_length
     name = DTYPES[dtype].huggingface
     return {
         **values,
+        **hf_rope.written_rope(config),
         "dtype": name,
-        "rope_parameters": parameters,
-        # Two keys and no more: transformers 4.36 and MiniCPM's own code refuse anything else.
-        "rope_scaling": {"type": rope_type, **scaling} if scaling else None,
-        "rope_theta": config.base,
         "tie_word_embeddings": config.tie_lm_head,
         "torch_dtype": name,
     }
@@ -212,10 +184,9 @@ def differences(first: ModelConfig, second: ModelConfig) -> list[str]:
         "dim_head",
         "activate_fn",
         "eps",
-        "base",
+        "rotary_base",
+        "position_scale",
         "tie_lm_head",
-        "rope_scaling_type",
-        "rope_scaling_factor",
         "embedding_scale",
         "residual_scale",
         "width_ratio",

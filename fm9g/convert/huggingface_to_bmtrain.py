@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fm9g.convert.checkpoint_files import read_huggingface_folder
 from fm9g.convert.checkpoint_writers import write_pt
+from fm9g.convert.finite import noting, warn_of
 from fm9g.convert.hf_config import model_config_from_huggingface
 from fm9g.convert.lazy import DTYPES, as_dtype, main_dtype
 from fm9g.convert.names import match
@@ -22,9 +23,9 @@ def huggingface_to_bmtrain(
 ) -> ModelConfig:
     """Convert the folder to `output` (a .pt file) and its config to the .json of the same stem; return the config.
 
-    `dtype` is a key of DTYPES; None keeps each tensor's own. Memory stays at a few pieces of a tensor,
-    whatever the model. The .json is in place before the .pt, so a .pt is never without it, and so is a note on the
-    folder's tokenizer, by which training knows when it is given another one.
+    `dtype` is a key of DTYPES; None keeps each tensor's own. Memory stays at a few pieces of a tensor, whatever the
+    model. NaN and infinities are kept, and a warning names them. The .json is in place before the .pt, so a .pt is
+    never without it, and so is a note on the folder's tokenizer, by which training knows when it is given another one.
     """
     if output.suffix != ".pt":
         raise UserError(f"{output}: the output must be a .pt file")
@@ -38,9 +39,10 @@ def huggingface_to_bmtrain(
     tensors = {parameter.ours: as_dtype(parameter.huggingface, tensor, dtype) for parameter, tensor in pairs}
     config.dtype = DTYPES[main_dtype(list(tensors.values()))].config
     output.parent.mkdir(parents=True, exist_ok=True)
-    total = sum(tensor.nbytes for tensor in tensors.values())
+    total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()
     with Progress(str(output), total) as progress, atomic_file(output) as temporary:
-        write_pt(temporary, tensors, progress)
+        write_pt(temporary, noting(tensors, found), progress)
         config.to_json(config_path)
         note_tokenizer(output, huggingface_dir)
+    warn_of(found, output)
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,7 +26,7 @@ class Dtype(NamedTuple):
     itemsize: int
 
 
-# Keys are the spelling of safetensors headers. Other formats (fp8, int8) are of quantized checkpoints, refused by name.
+# Keys are the spelling of safetensors headers. Other formats are refused by name: see unsupported().
 DTYPES = {
     "F32": Dtype(torch.float32, "float32", "float32", "FloatStorage", 4),
     "F16": Dtype(torch.float16, "fp16", "float16", "HalfStorage", 2),
@@ -42,6 +43,20 @@ def parse_dtype(text: str) -> str:
     if text.lower() == "fp32":
         return "F32"
     raise UserError(f"dtype must be one of {', '.join(DTYPE_ARGUMENTS)}, not {text!r}")
+
+
+def unsupported(dtype: str) -> str:
+    """Why a tensor of a format that is no key of DTYPES, in safetensors' spelling or torch's, is no weight here."""
+    if dtype in ("F64", "float64"):
+        return "convert it to float32 first"
+    if re.match(r"(F|float)[468]_|q?u?int[1-8]$|[UI]8$|quint|qint", dtype):
+        return "of a quantized checkpoint: save it dequantized first"
+    return "weights are float32, float16 or bfloat16"
+
+
+def rows_per_piece(shape: tuple[int, ...], itemsize: int) -> int:
+    """How many entries of the first axis make about PIECE_BYTES."""
+    return max(1, PIECE_BYTES // max(1, math.prod(shape[1:]) * itemsize))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fm9g.convert.lazy import DTYPES, LazyTensor, same_bits
+from fm9g.convert.lazy import DTYPES, LazyTensor, same_bits, unsupported
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
@@ -79,8 +79,8 @@ def match(
 ) -> list[tuple[Parameter, LazyTensor]]:
     """Pair each of the model's parameters with its tensor; `side` says in whose names `checkpoint` is.
 
-    Raises one UserError that lists sizes that differ from the config, and missing, unexpected, misshapen
-    and quantized tensors (the first MAX_LISTED, and how many there are).
+    Raises one UserError that lists sizes that differ from the config, and missing, unexpected and misshapen
+    tensors and those of another format (the first MAX_LISTED, and how many there are).
     """
     expected = {getattr(parameter, side): parameter for parameter in parameters(config)}
     found = {name: tensor for name, tensor in checkpoint.items() if not IGNORED.search(name)}
@@ -95,7 +95,7 @@ def match(
         if tensor.shape != shape:
             problems.append(f"{name}: shape {list(tensor.shape)}, expected {list(shape)}")
         if tensor.dtype not in DTYPES:
-            problems.append(f"{name}: dtype {tensor.dtype} (quantized checkpoints cannot be converted)")
+            problems.append(f"{name}: dtype {tensor.dtype} ({unsupported(tensor.dtype)})")
     if problems:
         raise UserError(_report(problems, where))
     return [(parameter, found[name]) for name, parameter in expected.items()]

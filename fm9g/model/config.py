@@ -5,15 +5,32 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import InitVar, dataclass
 from typing import Any
 
-from fm9g.errors import UserError, closest
+from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json, write_json
 
 DTYPES = ("bf16", "fp16", "float32")
 ACTIVATIONS = ("silu", "gelu")
 ROPE_SCALINGS = ("", "linear", "dynamic")
+LARGEST_BASE = 2.0**127
+SIZES = (
+    *("vocab_size", "dim_model", "num_heads", "num_kv_heads", "dim_head", "dim_ff", "num_layers"),
+    *("max_length", "orig_max_length", "dim_model_base"),
+)
+# What each value must be, and the words for it.
+LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (SIZES, lambda size: size > 0, "positive"),
+    (SIZES, lambda size: size < 2**31, "below 2^31"),
+    (("num_layers",), lambda layers: layers <= 10_000, "at most 10000"),
+    (("eps", "rope_scaling_factor"), lambda value: 0 < value < math.inf, "a positive number"),
+    (("base",), lambda base: 1 <= base < LARGEST_BASE, "a number from 1 on that a float32 can hold"),
+    (("init_std",), lambda std: 0 <= std < math.inf, "a number from 0 on"),
+    (("dropout_p",), lambda share: 0 <= share < 1, "a share from 0 to below 1"),
+    (("scale_emb", "scale_depth", "pose_scaling_factor"), math.isfinite, "a finite number"),
+)
 
 
 @dataclass
@@ -51,33 +68,70 @@ class ModelConfig:
     orig_max_length: int = 0  # 0: max_length
     pose_prob: float = 0.0
     pose_scaling_factor: float = 1.0
+    spelling: InitVar[Mapping[str, str] | None] = None  # of the keys in errors, for a config read from another's file
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, spelling: Mapping[str, str] | None) -> None:
         self.num_kv_heads = self.num_kv_heads or self.num_heads
         self.dim_model_base = self.dim_model_base or self.dim_model
         self.orig_max_length = self.orig_max_length or self.max_length
         if not self.dim_head and self.num_heads > 0:
             self.dim_head = self.dim_model // self.num_heads
-        self._check()
+        self._check({name: (spelling or {}).get(name, name) for name in vars(self)})
 
-    def _check(self) -> None:
-        for name in ("vocab_size", "dim_model", "num_heads", "num_layers", "dim_ff", "num_kv_heads", "max_length"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be positive, not {getattr(self, name)}")
+    def _check(self, key: dict[str, str]) -> None:
+        """Refuse what no model can have; `key` gives each field's name in errors."""
+        for names, allows, words in LIMITS:
+            for name in names:
+                if not allows(getattr(self, name)):
+                    raise UserError(f"{key[name]} must be {words}, not {shown(getattr(self, name))}")
         if self.num_heads % self.num_kv_heads:
-            raise UserError(f"num_heads ({self.num_heads}) is not a multiple of num_kv_heads ({self.num_kv_heads})")
-        if self.dim_head <= 0 or self.dim_head % 2:
-            raise UserError(f"dim_head must be even and positive for rotary embeddings, not {self.dim_head}")
+            heads, kv_heads = (f"{key[name]} ({getattr(self, name)})" for name in ("num_heads", "num_kv_heads"))
+            raise UserError(f"{heads} is not a multiple of {kv_heads}")
+        if self.dim_head % 2:
+            raise UserError(f"{key['dim_head']} must be even and positive for rotary embeddings, not {self.dim_head}")
         for name, allowed in (
             ("dtype", DTYPES),
             ("activate_fn", ACTIVATIONS),
             ("rope_scaling_type", ROPE_SCALINGS),
         ):
             if getattr(self, name) not in allowed:
-                raise UserError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {getattr(self, name)!r}")
+                choices = ", ".join(map(repr, allowed))
+                raise UserError(f"{key[name]} must be one of {choices}, not {shown(getattr(self, name))}")
+        if self.rope_scaling_type == "dynamic":
+            self._check_dynamic(key)
         for name, wanted in (("qk_norm", False), ("ffn_gated", True), ("pose_prob", 0.0)):
             if getattr(self, name) != wanted:
-                raise UserError(f"{name}={getattr(self, name)} is not supported: no published FM9G model uses it")
+                raise UserError(f"{key[name]}={getattr(self, name)} is not supported: no published FM9G model uses it")
+
+    def _check_dynamic(self, key: dict[str, str]) -> None:
+        if self.dim_head == 2:
+            raise UserError(f"{key['dim_head']} must be above 2 for {key['rope_scaling_type']} 'dynamic'")
+        try:
+            fits = self.rotary_base < LARGEST_BASE
+        except OverflowError:
+            fits = False
+        if not fits:
+            raise UserError(
+                f"{key['rope_scaling_factor']} {self.rope_scaling_factor:g} raises {key['base']} {self.base:g} beyond "
+                "what a float32 can hold"
+            )
+
+    @property
+    def rotary_base(self) -> float:
+        """The base that positions are rotated with: `dynamic` raises `base` once and for all, for max_length.
+
+        NTK-aware scaling: the base of transformers' `dynamic` RoPE for a text of max_length tokens, where
+        max_position_embeddings is orig_max_length. Up to that length it is `base` itself.
+        """
+        if self.rope_scaling_type != "dynamic" or self.max_length <= self.orig_max_length:
+            return self.base
+        stretch = self.rope_scaling_factor * self.max_length / self.orig_max_length - (self.rope_scaling_factor - 1)
+        return self.base * stretch ** (self.dim_head / (self.dim_head - 2))
+
+    @property
+    def position_scale(self) -> float:
+        """What positions are divided by: the factor of `linear` RoPE scaling."""
+        return self.rope_scaling_factor if self.rope_scaling_type == "linear" else 1.0
 
     @property
     def residual_scale(self) -> float:
@@ -102,21 +156,27 @@ class ModelConfig:
         return embeddings + self.num_layers * layer + self.dim_model
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], where: str = "model config") -> ModelConfig:
-        """Build a config; an unknown, missing or ill-typed key is a UserError that names it and `where`."""
+    def from_dict(
+        cls, values: dict[str, Any], where: str = "model config", spelling: Mapping[str, str] | None = None
+    ) -> ModelConfig:
+        """Build a config; an unknown, missing, ill-typed or impossible value is a UserError that names it and `where`.
+
+        `spelling` gives the keys that the user's file has for ours, where they differ.
+        """
         if not isinstance(values, dict):
             raise UserError(f"{where}: expected a JSON object of settings, found {type(values).__name__}")
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name, value in values.items():
             if name not in fields:
                 raise UserError(f"{where}: unknown key {name!r}{closest(name, fields)}")
-            values = {**values, name: _typed(where, name, value, str(fields[name].type))}
+            key = (spelling or {}).get(name, name)
+            values = {**values, name: _typed(where, key, value, str(fields[name].type))}
         required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
         missing = [name for name in required if name not in values]
         if missing:
             raise UserError(f"{where}: missing key(s) {', '.join(missing)}")
         try:
-            return cls(**values)
+            return cls(**values, spelling=spelling)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -130,9 +190,12 @@ class ModelConfig:
         write_json(path, dataclasses.asdict(self))
 
 
-def _typed(where: str, name: str, value: Any, kind: str) -> Any:
+def _typed(where: str, key: str, value: Any, kind: str) -> Any:
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{where}: {key} must be a number that a float can hold, not {shown(value)}") from None
     if type(value).__name__ != kind:
-        raise UserError(f"{where}: {name} must be {kind}, not {value!r}")
+        raise UserError(f"{where}: {key} must be {kind}, not {shown(value)}")
     return value

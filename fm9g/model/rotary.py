@@ -11,17 +11,9 @@ from fm9g.model.config import ModelConfig
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """[dim_head / 2] float32 radians per position.
-
-    `linear` divides positions by the factor; `dynamic` raises the base for max_length once and for all (NTK,
-    the formula of transformers' `dynamic` rope at a length of max_length).
-    """
-    base, dim = config.base, config.dim_head
-    if config.rope_scaling_type == "dynamic" and config.max_length > config.orig_max_length:
-        stretch = config.rope_scaling_factor * config.max_length / config.orig_max_length
-        base *= (stretch - (config.rope_scaling_factor - 1)) ** (dim / (dim - 2))
-    frequencies = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.int64).float() / dim))
-    return frequencies / config.rope_scaling_factor if config.rope_scaling_type == "linear" else frequencies
+    """[dim_head / 2] float32 radians per position: `linear` divides positions, `dynamic` raises the base."""
+    exponents = torch.arange(0, config.dim_head, 2, dtype=torch.int64).float() / config.dim_head
+    return 1.0 / (config.rotary_base**exponents) / config.position_scale
 
 
 class RotaryTable:

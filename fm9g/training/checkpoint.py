@@ -14,8 +14,8 @@ range of which parameter it is, so ranks that are cut otherwise pick what overla
 
 from __future__ import annotations
 
+import itertools
 import os
-import pickle
 import random
 import shutil
 from collections.abc import Iterator
@@ -27,8 +27,10 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
+from fm9g.convert import finite
+from fm9g.convert.checkpoint_files import map_tensors
 from fm9g.convert.checkpoint_writers import write_pt
-from fm9g.convert.lazy import DTYPES, LazyTensor
+from fm9g.convert.lazy import DTYPES, LazyTensor, unsupported
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, write_json, write_text
 from fm9g.progress import Progress
@@ -137,12 +139,18 @@ def _assemble(
                 continue
             low, high = max(start, part["start"]), min(end, part["start"] + len(values))
             if low < high:
+                if values.dtype != torch.float32:
+                    raise UserError(f"the optimizer files have {key} of {name} as {values.dtype}, not as float32")
                 flat[low - start : high - start] = values[low - part["start"] : high - part["start"]]
                 filled += high - low
         if filled == 0 and key == "_param_fp32":
             flat.copy_(param.detach().flatten())
         elif filled != end - start:
             raise UserError(f"the optimizer files lack {end - start - filled} elements of {key} of {name}")
+        if wrong := finite.fault(flat, torch.float32):
+            raise UserError(
+                f"the optimizer files have {wrong} in {key} of {name}; load_grad=0 starts the optimizer anew"
+            )
         state[key] = flat.view(param.shape).to(device)
     return state
 
@@ -175,42 +183,58 @@ def load_random_state(folder: Path) -> bool:
     return True
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        weights = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except pickle.UnpicklingError:
-        raise UserError(f"{path}: not a checkpoint of tensors alone; what else it holds is never run") from None
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: not a readable checkpoint: {error}") from None
-    if not isinstance(weights, dict):
-        raise UserError(f"{path}: expected tensors by name, found a {type(weights).__name__}")
-    for name, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise UserError(f"{path}: expected tensors by name, but {name!r} is a {type(value).__name__}")
-    return weights
-
-
 def load_weights(model: Any, path: Path, strict: bool) -> list[str]:
     """Load a .pt into the model, every rank reading what it holds; returns the keys skipped when not strict.
 
-    Missing, unexpected or misshapen keys are a UserError that lists them.
+    Missing, unexpected or misshapen keys, those of other formats than the converters take, and values that are not
+    finite in the model's dtype are a UserError that names them. Collective: all ranks end alike.
     """
-    weights = _read_weights(path)
+    weights = map_tensors(path)
     expected = {name: tuple(param._original_shape) for name, param in model.named_parameters()}
     missing = [f"missing {name} {list(expected[name])}" for name in expected if name not in weights]
     unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in expected]
-    misshapen = [
-        f"{name}: the file has {list(weights[name].shape)}, the model {list(shape)}"
-        for name, shape in expected.items()
-        if name in weights and tuple(weights[name].shape) != shape
+    loaded = {name: weights[name] for name in expected if name in weights}
+    misfits = [
+        f"{name}: the file has {list(weight.shape)}, the model {list(expected[name])}"
+        for name, weight in loaded.items()
+        if tuple(weight.shape) != expected[name]
     ]
-    if misshapen or (strict and (missing or unexpected)):
-        problems = misshapen + missing + unexpected
-        shown = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        hint = "" if misshapen else " (strict_state_dict=0 loads the rest)"
-        raise UserError(f"{path} does not fit the model{hint}:\n  {shown}")
-    model.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
+    for name, weight in loaded.items():
+        if weight.dtype not in SAFETENSORS_NAMES:
+            dtype = str(weight.dtype).removeprefix("torch.")
+            misfits.append(f"{name}: dtype {dtype} ({unsupported(dtype)})")
+    if misfits or (strict and (missing or unexpected)):
+        problems = misfits + missing + unexpected
+        listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        hint = "" if misfits else " (strict_state_dict=0 loads the rest)"
+        raise UserError(f"{path} does not fit the model{hint}:\n  {listed}")
+    dtypes = {name: param.dtype for name, param in model.named_parameters()}
+    wrong = _first_on_any_rank(_fault_in_share(loaded, dtypes))
+    if wrong:
+        raise UserError(
+            f"{path}: {wrong}: no weights to train from; take another checkpoint, or another dtype in the model config"
+        )
+    model.load_state_dict(loaded, strict=False)
     return missing + unexpected
+
+
+def _fault_in_share(weights: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> str:
+    """The first value among this rank's share of all pieces that is not finite in the model's dtype."""
+    views = ((name, view) for name, weight in weights.items() for view in finite.views(weight))
+    for name, view in itertools.islice(views, runtime.rank(), None, runtime.world_size()):
+        if wrong := finite.fault(view, dtypes[name]):
+            return f"{name} has {wrong}"
+    return ""
+
+
+def fault_in_model(model: Any) -> str:
+    """The first weight that is not finite, and what it has instead; the same on all ranks, each looking at its own."""
+    found = ((name, finite.fault(param.data, param.dtype)) for name, param, *_ in pieces(model))
+    return _first_on_any_rank(next((f"{name} has {wrong}" for name, wrong in found if wrong), ""))
+
+
+def _first_on_any_rank(text: str) -> str:
+    return next((said.decode() for said in runtime.gather_bytes(text.encode()) if said), "")
 
 
 class CheckpointWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from fm9g.files import write_text
 
 @dataclass
 class Metrics:
-    """One iteration. Losses are nats per valid token over the whole global batch; null where there was none."""
+    """One iteration. Losses are nats per valid token over the whole global batch; null where there was none.
+
+    A figure that is not finite is written as null too.
+    """
 
     iteration: int
     loss: float | None
@@ -64,6 +68,13 @@ def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float) -> str
     return " | ".join(parts)
 
 
+def finite(value: Any) -> Any:
+    """`value` with None for each float in it that is not finite: JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def drop_later_lines(path: Path, iteration: int) -> None:
     """Cut metrics.jsonl after `iteration`, so that a resumed run writes each iteration once.
 
@@ -93,7 +104,7 @@ class MetricsWriter:
 
     def write(self, metrics: Metrics) -> None:
         """Record one iteration."""
-        self._file.write(json.dumps(dataclasses.asdict(metrics), ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(finite(dataclasses.asdict(metrics)), ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
         scalars: dict[str, Any] = {
             "Loss/train": metrics.loss,
@@ -111,15 +122,19 @@ class MetricsWriter:
             scalars |= {f"Data/task_tokens/{task}": count for task, count in metrics.task_tokens.items()}
             scalars |= {f"Data/task_documents/{task}": count for task, count in metrics.task_documents.items()}
             scalars |= {f"Data/task_epochs/{task}": count for task, count in metrics.task_epochs.items()}
-        for name, value in scalars.items():
-            if value is not None:
-                self._board.add_scalar(name, value, metrics.iteration)
+        self._add_scalars(scalars, metrics.iteration)
 
     def write_summary(self, summary: list[dict[str, Any]], iteration: int) -> None:
         """Record the parameter and gradient summary of bmt.inspect.inspect_model."""
         for item in summary:
-            for key in ("std", "mean", "max", "min", "grad_std", "grad_mean"):
-                self._board.add_scalar(f"Parameters/{item['name']}/{key}", item[key], iteration)
+            keys = ("std", "mean", "max", "min", "grad_std", "grad_mean")
+            self._add_scalars({f"Parameters/{item['name']}/{key}": float(item[key]) for key in keys}, iteration)
+
+    def _add_scalars(self, scalars: dict[str, Any], iteration: int) -> None:
+        """A gap in the curve where there is no finite value."""
+        for name, value in scalars.items():
+            if finite(value) is not None:
+                self._board.add_scalar(name, value, iteration)
 
     def close(self) -> None:
         """Flush everything."""

@@ -139,15 +139,23 @@ class Training(Run):
         """Clip and step; the gradient's norm, or None where fp16 overflowed and the step was skipped."""
         groups = self.optimizer.param_groups
         norm = float(self.manager.clip_grad_norm(groups, self.settings.clip_grad or math.inf))
-        if not (math.isfinite(loss) and math.isfinite(norm)) and not self._scale_can_fall:
+        # The loss comes before the scale: only the gradient can have overflowed because of it.
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self._scale_can_fall):
+            wider = ", or in bf16, whose range is wider" if self.inputs.model_config.dtype == "fp16" else ""
             raise UserError(
                 f"iteration {iteration}: loss {loss}, gradient norm {norm}: training has diverged. The weights "
-                "were not updated; resume the last checkpoint with a lower lr, a longer warm-up or other data"
+                f"were not updated, and nothing is saved; {self._way_back()}{wider}"
             )
         if self.settings.inspect_iters and iteration % self.settings.inspect_iters == 0:
             self._inspect(iteration)
         self.manager.step()
         return norm if math.isfinite(norm) else None
+
+    def _way_back(self) -> str:
+        advice = "with a lower lr, a longer warm-up or other data"
+        if self._saved_step < 0:
+            return f"there is no checkpoint of this run yet: start it anew {advice}"
+        return f"resume the last checkpoint ({self.folder.checkpoints / str(self._saved_step)}) {advice}"
 
     @property
     def _scale_can_fall(self) -> bool:
@@ -162,7 +170,12 @@ class Training(Run):
             self._writer.write_summary(summary, iteration)
 
     def save(self) -> None:
-        """Write a whole checkpoint."""
+        """Write a whole checkpoint; a UserError instead where the weights are no longer finite."""
+        if wrong := checkpoint.fault_in_model(self.model):
+            step = self.progress.step
+            raise UserError(
+                f"iteration {step}: {wrong}: training has diverged, and nothing is saved; {self._way_back()}"
+            )
         rank = runtime.rank()
         files = {
             checkpoint.OPTIMIZER_FILE.format(rank=rank): checkpoint.optimizer_state(self.model, self.optimizer),

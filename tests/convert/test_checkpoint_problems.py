@@ -98,7 +98,7 @@ def test_the_same_checks_hold_for_a_pt_file(tmp_path: Path, llama: Path) -> None
 def test_a_config_beside_the_pt_file_that_contradicts_the_reference_is_refused(tmp_path: Path, own_llama: Path) -> None:
     huggingface_to_bmtrain(own_llama, tmp_path / "7b.pt")
     edit_json(tmp_path / "7b.json", base=500000.0)
-    with pytest.raises(UserError, match=r"describe different models: base 500000\.0 and 10000\.0"):
+    with pytest.raises(UserError, match=r"describe different models: rotary_base 500000\.0 and 10000\.0"):
         with_reference(own_llama, tmp_path / "7b.pt", tmp_path / "back")
 
 
@@ -136,6 +136,58 @@ def test_a_safetensors_header_that_lies_is_refused(own_llama: Path) -> None:
     assert "lm_head.weight does not lie in the file as its header says" in failure(own_llama)
 
 
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ([], "its header is a list, not an object"),
+        ({"a": 5}, "the header's entry for 'a' is malformed: 5"),
+        ({"a": {"dtype": "F32", "shape": [1]}}, "entry for 'a' is malformed"),
+        ({"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}, "entry for 'a' is malformed"),
+        ({"a": {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]}}, "entry for 'a' is malformed"),
+        ({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, "entry for 'a' is malformed"),
+        ({"a": {"dtype": "F32", "shape": [2**70], "data_offsets": [0, 4]}}, "entry for 'a' is malformed"),
+        ({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, "entry for 'a' is malformed"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4.0]}}, "entry for 'a' is malformed"),
+        (
+            {name: {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]} for name in "ab"},
+            "b does not lie in the file",
+        ),
+        ({"a": {"dtype": "F32", "shape": [8], "data_offsets": [32, 64]}}, "a does not lie in the file"),
+        ({"a": {"dtype": "I8", "shape": [8], "data_offsets": [8, 0]}}, "a does not lie in the file"),
+        ({"a": {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}}, "32 bytes at its end are of no tensor"),
+    ],
+)
+def test_a_safetensors_header_that_no_file_can_have_is_refused(own_llama: Path, header: object, words: str) -> None:
+    encoded = json.dumps(header).encode()
+    (own_llama / WEIGHTS).write_bytes(struct.pack("<Q", len(encoded)) + encoded + bytes(64))
+    assert words in failure(own_llama)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"),
+    [
+        (torch.float64, "dtype F64 (convert it to float32 first)"),
+        (torch.float8_e4m3fn, "dtype F8_E4M3 (of a quantized checkpoint"),
+        (torch.uint8, "dtype U8 (of a quantized checkpoint"),
+        (torch.int64, "dtype I64 (weights are float32, float16 or bfloat16)"),
+        (torch.bool, "dtype BOOL (weights are float32, float16 or bfloat16)"),
+    ],
+)
+def test_formats_that_are_no_weights_are_named_right(own_llama: Path, dtype: torch.dtype, words: str) -> None:
+    change_tensors(own_llama, model__norm__weight=torch.ones(64).to(dtype))
+    assert f"model.norm.weight: {words}" in failure(own_llama)
+
+
+def test_torch_files_of_tensors_that_are_not_plain_are_refused(own_llama: Path) -> None:
+    (own_llama / WEIGHTS).unlink()
+    for tensor, words in (
+        (torch.eye(3).to_sparse(), "weight is a sparse tensor"),
+        (torch.empty(3, device="meta"), "weight is a meta tensor"),
+    ):
+        torch.save({"weight": tensor}, own_llama / "pytorch_model.bin")
+        assert words in failure(own_llama)
+
+
 def test_a_folder_without_weights_or_config_says_so(own_llama: Path) -> None:
     (own_llama / WEIGHTS).unlink()
     assert "no weights found" in failure(own_llama)
@@ -164,7 +216,7 @@ def test_torch_files_that_are_not_a_dict_of_tensors_are_refused(own_llama: Path)
     (own_llama / WEIGHTS).unlink()
     path = own_llama / "pytorch_model.bin"
     for contents, words in (
-        ([torch.zeros(1)], "found list"),
+        ([torch.zeros(1)], "found a list"),
         ({"model": {"weight": torch.zeros(1)}}, "'model' is a dict"),
     ):
         torch.save(contents, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,12 @@ from typing import Any
 import pytest
 import transformers
 
-from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface, with_checkpoint_facts
+from fm9g.convert.hf_config import (
+    differences,
+    huggingface_config,
+    model_config_from_huggingface,
+    with_checkpoint_facts,
+)
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
@@ -91,19 +97,65 @@ def test_rope_is_read_in_both_spellings_and_written_in_both(
     [
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "RoPE scaling 'llama3' is not supported"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, "RoPE scaling 'yarn' is not supported"),
-        ({"rope_scaling": {"type": "linear"}}, "has no factor"),
-        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}, "rope_theta=1000000.0, but rope_theta and"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling: RoPE scaling 'linear' has no factor"),
+        ({"rope_scaling": "dynamic"}, "rope_scaling must be an object, not 'dynamic'"),
+        ({"rope_parameters": [1]}, "rope_parameters must be an object, not [1]"),
+        ({"rope_scaling": {"type": ["linear"], "factor": 2.0}}, "RoPE scaling ['linear'] is not supported"),
+        ({"rope_scaling": {"type": "", "factor": 2.0}}, "RoPE scaling '' is not supported"),
+        ({"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 2.0}}, "a type and another rope_type"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor must be float, not '2'"),
+        ({"rope_scaling": {"type": "linear", "factor": float("nan")}}, "factor must be a positive number, not nan"),
+        ({"rope_scaling": {"type": "dynamic", "factor": -2}}, "factor must be a positive number, not -2.0"),
+        ({"rope_scaling": {"factor": 8.0}}, "rope_scaling: has factor=8.0, but no rope_type"),
+        (
+            {"rope_scaling": {"type": "dynamic", "alpha": 1000}},
+            "rope_scaling: alpha means nothing to rope_type 'dynamic'",
+        ),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_theta": 1e6}}, "rope_scaling says rope_theta=1000000.0, but"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_theta": 1e6}},
+            "rope_parameters says rope_type='default', but rope_scaling 'linear'",
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"type": "linear", "factor": 4.0}},
+            "rope_parameters says factor=4.0, but rope_scaling 2.0",
+        ),
+        (
+            {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}},
+            "rope_parameters says rope_theta=1000000.0, but rope_theta is 10000.0",
+        ),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not supported"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "differ between layers"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters differs between layers"),
         ({"attention_bias": True}, "attention_bias=True is not supported"),
         ({"mlp_bias": True}, "mlp_bias=True is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"hidden_act": "relu"}, "activate_fn must be one of 'silu', 'gelu', not 'relu'"),
+        ({"hidden_act": "relu"}, "hidden_act must be one of 'silu', 'gelu', not 'relu'"),
         ({"architectures": ["GPT2LMHeadModel"]}, "architectures is ['GPT2LMHeadModel']"),
         ({"architectures": None}, "architectures is []"),
         ({"hidden_size": None, "vocab_size": None}, "missing key(s) vocab_size, hidden_size"),
         ({"hidden_size": 66}, "not a multiple of num_attention_heads"),
-        ({"num_hidden_layers": "2"}, "num_layers must be int, not '2'"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers must be int, not '2'"),
+        ({"max_position_embeddings": 256.0}, "max_position_embeddings must be int, not 256.0"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a positive number, not nan"),
+        ({"rms_norm_eps": "1e-5"}, "rms_norm_eps must be float, not '1e-5'"),
+        ({"rope_theta": 0}, "rope_theta must be a number from 1 on that a float32 can hold, not 0.0"),
+        ({"rope_theta": -1e4}, "rope_theta must be a number from 1 on"),
+        ({"rope_theta": [1e4]}, "rope_theta must be float, not [10000.0]"),
+        ({"rope_theta": 10**400}, "rope_theta must be a number that a float can hold"),
+        ({"initializer_range": -0.02}, "initializer_range must be a number from 0 on, not -0.02"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be positive, not 0"),
+        ({"num_attention_heads": True}, "num_attention_heads must be int, not True"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads must be positive, not 0"),
+        ({"num_key_value_heads": 3}, "num_attention_heads (4) is not a multiple of num_key_value_heads (3)"),
+        ({"head_dim": 0}, "head_dim must be positive, not 0"),
+        ({"head_dim": 15}, "head_dim must be even and positive for rotary embeddings, not 15"),
+        ({"vocab_size": 2**40}, "vocab_size must be below 2^31"),
+        ({"tie_word_embeddings": "true"}, "tie_word_embeddings must be bool, not 'true'"),
+        ({"hidden_act": ["silu"]}, "hidden_act must be str, not ['silu']"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "architectures is [['LlamaForCausalLM']]"),
+        ({"architectures": 5}, "architectures is 5"),
+        ({**MINICPM, "dim_model_base": 0}, "dim_model_base must be positive, not 0"),
+        ({**MINICPM, "scale_emb": float("inf")}, "scale_emb must be a finite number, not inf"),
         ({"scale_emb": 12}, "all of scale_emb, scale_depth, dim_model_base are needed"),
         ({"architectures": ["MiniCPMForCausalLM"]}, "needs scale_emb, scale_depth, dim_model_base"),
         ({"architectures": ["FM9GForCausalLM"], "scale_emb": 12}, "all of scale_emb, scale_depth, dim_model_base"),
@@ -148,7 +200,34 @@ def test_minicpm_cannot_say_a_head_dim_of_its_own() -> None:
         huggingface_config(config, "F32", {}, "7b.json")
 
 
-def test_dynamic_scaling_writes_the_length_before_scaling(tmp_path: Path) -> None:
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+
+
+def test_dynamic_scaling_is_read_as_transformers_computes_it() -> None:
+    """Its base is rope_theta up to max_position_embeddings; it does not know original_max_position_embeddings."""
+    for original in ({}, {"original_max_position_embeddings": 32}, {"original_max_position_embeddings": 128}):
+        config = read(rope_parameters={**DYNAMIC, **original})
+        assert (config.max_length, config.rotary_base) == (128, 10000.0)
+        written = with_checkpoint_facts({**LLAMA}, config, "F32")
+        assert written["rope_parameters"] == DYNAMIC  # so that longer texts are still scaled there
+        assert written["max_position_embeddings"] == 128
+
+
+def test_dynamic_scaling_beyond_the_first_length_is_written_as_the_base_that_was_computed(tmp_path: Path) -> None:
     settings = {"rope_scaling_type": "dynamic", "rope_scaling_factor": 4.0, "max_length": 512, "orig_max_length": 128}
-    written = huggingface_config(ModelConfig(96, 64, 4, 2, 80, **settings), "F32", {}, "7b.json")
-    assert loaded_by_transformers(written, tmp_path).max_position_embeddings == 128
+    config = ModelConfig(96, 64, 4, 2, 80, **settings)
+    base = 10000.0 * (4.0 * 4 - 3) ** (16 / 14)
+    assert config.rotary_base == base
+    written = huggingface_config(config, "F32", {}, "7b.json")
+    theirs = loaded_by_transformers(written, tmp_path)
+    assert theirs.max_position_embeddings == 512
+    assert (rope_of(theirs)["rope_type"], rope_of(theirs)["rope_theta"]) == ("default", base)
+    assert differences(config, model_config_from_huggingface(written, "config.json")) == []
+
+
+def test_configs_that_compute_the_same_do_not_differ_and_others_do() -> None:
+    settings = {"rope_scaling_type": "dynamic", "rope_scaling_factor": 4.0, "max_length": 512}
+    raised = ModelConfig(96, 64, 4, 2, 80, **settings, orig_max_length=128)
+    assert differences(ModelConfig(96, 64, 4, 2, 80, **settings), ModelConfig(96, 64, 4, 2, 80)) == []
+    (difference,) = differences(raised, dataclasses.replace(raised, orig_max_length=256))
+    assert difference.startswith("rotary_base ")

@@ -61,7 +61,9 @@ def test_a_stored_head_that_equals_the_tied_embedding_is_dropped_and_one_that_di
     assert not (tmp_path / "differs.pt").exists()
 
 
-def test_special_values_and_mixed_dtypes_survive(tmp_path: Path, llama: Path) -> None:
+def test_special_values_and_mixed_dtypes_survive_and_are_named(
+    tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = save(tiny_llama(), tmp_path / "source")
     tensors = load_file(source / "model.safetensors")
     payload = torch.tensor([0x7FC12345, 0x7F812345, -0x80000000, 1, -0x7FFFFF], dtype=torch.int32).view(torch.float32)
@@ -71,6 +73,9 @@ def test_special_values_and_mixed_dtypes_survive(tmp_path: Path, llama: Path) ->
     huggingface_to_bmtrain(source, tmp_path / "7b.pt")
     with_reference(source, tmp_path / "7b.pt", tmp_path / "back")
     assert_same_bits(read_tensors(tmp_path / "back"), tensors)
+    warnings = capsys.readouterr().err
+    for output, name in (("7b.pt", "encoder.layers.0.ffn.ffn.w_in.w_1"), ("back", "model.layers.0.mlp.up_proj")):
+        assert f"{output}: kept as they are, but no weights to train from: {name}.weight (NaN)\n" in warnings
 
 
 def test_the_pt_file_is_what_torch_save_would_write(tmp_path: Path, llama: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 import zstandard
 from safetensors.torch import save_file
 
-from fm9g.convert.checkpoint_files import Checkpoint, read_huggingface_folder, read_pt
+from fm9g.convert.checkpoint_files import Checkpoint, map_tensors, read_huggingface_folder, read_pt
 from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
 from fm9g.convert.tokenizer_files import install_tokenizer
 from fm9g.data.build import Options, build
@@ -34,7 +34,6 @@ from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
 from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import parse_command_line, read_train_config
-from fm9g.training.checkpoint import _read_weights
 
 TEXTS = [
     f"{text} {i}"
@@ -265,5 +264,5 @@ READERS = {
     "safetensors": Reader(_make_shards, lambda folder, _: _read_all(read_huggingface_folder(folder))),
     "bin": Reader(_make_bin, lambda folder, _: _read_all(read_huggingface_folder(folder))),
     "pt": Reader(_make_pt, lambda folder, _: _read_all(read_pt(folder / "x.pt"))),
-    "weights": Reader(_make_pt, lambda folder, _: _read_weights(folder / "x.pt")),
+    "weights": Reader(_make_pt, lambda folder, _: map_tensors(folder / "x.pt")),
 }

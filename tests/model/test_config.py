@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,34 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
         ({"eps": None}, "model.json: eps must be float, not None"),
         ({"vocab_size": 0}, "model.json: vocab_size must be positive, not 0"),
         ({"num_layers": -1}, "model.json: num_layers must be positive, not -1"),
+        ({"num_heads": 0}, "model.json: num_heads must be positive, not 0"),
+        ({"num_kv_heads": -2}, "model.json: num_kv_heads must be positive, not -2"),
+        ({"vocab_size": 2**31}, r"model.json: vocab_size must be below 2\^31, not 2147483648"),
+        ({"num_layers": 10**6}, "model.json: num_layers must be at most 10000, not 1000000"),
+        ({"orig_max_length": -1}, "model.json: orig_max_length must be positive, not -1"),
+        ({"dim_model_base": 256.5}, r"model.json: dim_model_base must be int, not 256\.5"),
+        ({"eps": math.nan}, "model.json: eps must be a positive number, not nan"),
+        ({"eps": 0}, r"model.json: eps must be a positive number, not 0\.0"),
+        ({"eps": 10**400}, "model.json: eps must be a number that a float can hold, not 1000"),
+        ({"base": 0}, r"model.json: base must be a number from 1 on that a float32 can hold, not 0\.0"),
+        ({"base": -1e4}, "model.json: base must be a number from 1 on"),
+        ({"base": math.inf}, "model.json: base must be a number from 1 on"),
+        ({"dropout_p": 2}, r"model.json: dropout_p must be a share from 0 to below 1, not 2\.0"),
+        ({"dropout_p": -0.1}, "model.json: dropout_p must be a share"),
+        ({"init_std": -0.02}, "model.json: init_std must be a number from 0 on"),
+        ({"init_std": math.nan}, "model.json: init_std must be a number from 0 on"),
+        ({"scale_depth": math.nan}, "model.json: scale_depth must be a finite number, not nan"),
+        ({"rope_scaling_factor": 0}, "model.json: rope_scaling_factor must be a positive number"),
+        ({"rope_scaling_factor": math.nan}, "model.json: rope_scaling_factor must be a positive number"),
+        ({"rope_scaling_type": None}, "model.json: rope_scaling_type must be str, not None"),
+        (
+            {"rope_scaling_type": "dynamic", "dim_head": 2, "orig_max_length": 8},
+            "model.json: dim_head must be above 2 for rope_scaling_type 'dynamic'",
+        ),
+        (
+            {"rope_scaling_type": "dynamic", "rope_scaling_factor": 1e300, "orig_max_length": 8},
+            r"model.json: rope_scaling_factor 1e\+300 raises base 10000 beyond what a float32 can hold",
+        ),
         ({"num_kv_heads": 3}, r"num_heads \(4\) is not a multiple of num_kv_heads \(3\)"),
         ({"dim_head": 5}, "dim_head must be even and positive for rotary embeddings, not 5"),
         ({"dtype": "fp32"}, "dtype must be one of 'bf16', 'fp16', 'float32', not 'fp32'"),

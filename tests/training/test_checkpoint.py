@@ -9,6 +9,7 @@ import torch
 
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import Decoder
 from tests.support.ranks import run_ranks
 from tests.support.runs import APP, Output, train_here, training_here
 
@@ -313,5 +314,95 @@ class Payload:
 def test_a_checkpoint_runs_no_code(place, tmp_path):
     torch.save({"lm_head.weight": Payload(tmp_path / "pwned")}, tmp_path / "w.pt")
     message = refused(place, Output(tmp_path / "o"), pretrained_model=tmp_path / "w.pt")
-    assert message == f"{tmp_path / 'w.pt'}: not a checkpoint of tensors alone; what else it holds is never run"
+    assert message.startswith(f"{tmp_path / 'w.pt'}: not a checkpoint of tensors alone, or damaged; code in a file is")
     assert not (tmp_path / "pwned").exists()
+
+
+# weights that cannot be right
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda weight: (weight * 100).to(torch.int64), "dtype int64 (weights are float32, float16 or bfloat16)"),
+        (lambda weight: weight.bool(), "dtype bool (weights are float32, float16 or bfloat16)"),
+        (lambda weight: weight.to(torch.complex64), "dtype complex64 (weights are float32, float16 or bfloat16)"),
+        (lambda weight: weight.double(), "dtype float64 (convert it to float32 first)"),
+        (lambda weight: weight.to(torch.float8_e4m3fn), "dtype float8_e4m3fn (of a quantized checkpoint: save it"),
+        (lambda weight: weight.to(torch.int8), "dtype int8 (of a quantized checkpoint: save it"),
+        (lambda weight: weight.to_sparse(), "lm_head.weight is a sparse tensor: weights are plain tensors of floats"),
+        (lambda weight: weight.to("meta"), "lm_head.weight is a meta tensor, which has no values"),
+    ],
+    ids=["int64", "bool", "complex", "double", "float8", "int8", "sparse", "meta"],
+)
+@pytest.mark.parametrize("strict", [0, 1])
+def test_weights_of_another_format_are_refused_by_name(place, tmp_path, weights_file, change, says, strict):
+    path = weights_file(lambda weights: weights.update({"lm_head.weight": change(weights["lm_head.weight"])}))
+    message = refused(place, Output(tmp_path / "o"), pretrained_model=path, strict_state_dict=strict)
+    assert message.startswith(f"{path}")
+    assert "lm_head.weight" in message
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "says"),
+    [
+        ("float32", float("nan"), "NaN"),
+        ("bf16", float("-inf"), "infinite values"),
+        ("fp16", 65520.0, "values beyond the range of float16"),
+    ],
+)
+def test_weights_that_are_not_finite_in_the_models_dtype_are_refused_by_name(
+    place, tmp_path, weights_file, dtype, value, says
+):
+    def change(weights):
+        weights["input_embedding.weight"][-1, 3] = value  # of a token that no text has
+
+    path = weights_file(change)
+    message = refused(
+        place, Output(tmp_path / "o"), pretrained_model=path, config=place.write_model(dtype, dtype=dtype)
+    )
+    assert message.startswith(f"{path}: input_embedding.weight has {says}: no weights to train from")
+
+
+def test_weights_that_round_into_the_range_are_taken(place, tmp_path, weights_file):
+    path = weights_file(lambda weights: weights["input_embedding.weight"][-1].fill_(65519.0))
+    with training_here(place, tmp_path, pretrained_model=path, config=place.write_model("half", dtype="fp16")) as run:
+        assert run.model.input_embedding.weight.detach().max() == 65504
+
+
+def test_a_resume_looks_at_weights_and_optimizer_too(place, own):
+    path = own.checkpoints / "3/fm9g_live_checkpoint-3.pt"
+    weights = own.weights(3)
+    torch.save({**weights, "lm_head.weight": weights["lm_head.weight"] / 0}, path)
+    assert "lm_head.weight has " in refused(place, own, resume_ckpt="3", train_iters=4)
+    torch.save(weights, path)
+    state = torch.load(own.checkpoints / "3/optimizer-00000.pt", weights_only=True)
+    state["lm_head.weight"]["exp_avg_sq"][7] = float("nan")
+    torch.save(state, own.checkpoints / "3/optimizer-00000.pt")
+    message = refused(place, own, resume_ckpt="3", train_iters=4)
+    assert "the optimizer files have NaN in exp_avg_sq of lm_head.weight; load_grad=0" in message
+
+
+def test_weights_that_are_no_longer_finite_are_not_saved(place, tmp_path):
+    with training_here(place, tmp_path) as run:
+        dict(run.model.named_parameters())["input_embedding.weight"].data[-1] = float("nan")
+        with pytest.raises(UserError, match=r"input_embedding\.weight has NaN: training has diverged, and nothing is"):
+            run.save()
+    assert Output(tmp_path).steps() == []
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "float32"])
+def test_a_loss_that_no_scale_explains_ends_the_run(place, tmp_path, monkeypatch, dtype):
+    forward = Decoder.loss
+
+    def overflowing(model, *arguments):
+        total, each = forward(model, *arguments)
+        return total * float("nan"), each * float("nan")
+
+    monkeypatch.setattr(Decoder, "loss", overflowing)
+    message = refused(place, Output(tmp_path), config=place.write_model(dtype, dtype=dtype), save_iters=1)
+    assert message.startswith("iteration 1: loss nan, gradient norm nan: training has diverged. The weights were not ")
+    assert "nothing is saved; there is no checkpoint of this run yet: start it anew" in message
+    assert ("bf16, whose range is wider" in message) == (dtype == "fp16")
+    assert Output(tmp_path).steps() == []

@@ -163,3 +163,12 @@ def test_readable_times(seconds, text):
 def test_lines_are_plain_json(tmp_path):
     output = write(tmp_path, metrics())
     assert json.loads(output.metrics_file.read_text()) == output.metrics()[0]
+
+
+def test_what_is_not_finite_is_null_and_a_gap_in_the_curve(tmp_path):
+    nan, inf = float("nan"), float("inf")
+    output = write(tmp_path, metrics(1, loss=nan, grad_norm=inf, task_loss={"prose": -inf, "詩": 1.0}), all_tasks=True)
+    line = json.loads(output.metrics_file.read_text(), parse_constant=pytest.fail)
+    assert (line["loss"], line["grad_norm"], line["task_loss"]) == (None, None, {"prose": None, "詩": 1.0})
+    assert {"Loss/train", "Optimizer/grad_norm", "Loss/task/prose"}.isdisjoint(output.events())
+    assert output.events()["Loss/task/詩"] == [(1, 1.0)]
