@@ -108,5 +108,5 @@ def _write(
     with Progress(str(target), total) as progress, new_folder(target, overwrite) as folder:
         values = companions(folder, main_dtype(list(tensors.values())))
         write_json(folder / "config.json", values)
-        check_export(tokenizer, folder)
+        check_export(tokenizer, folder, checkpoint)
         write_safetensors(folder, tensors, max_bytes, progress)

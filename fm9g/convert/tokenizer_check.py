@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -79,8 +80,10 @@ _SPELLED = [
 ]
 
 
-def check_export(tokenizer: Path, folder: Path) -> None:
+def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
     """Make sure that `folder` holds the tokenizer that training reads from `tokenizer` (a reference may have none).
+
+    Where `checkpoint` is one of a run, whose state.json tells the fingerprint of its tokenizer, another is warned of.
 
     Where the class that its tokenizer_config.json names builds another tokenizer from tokenizer.json (LlamaTokenizer
     does in transformers 5), the class that takes the file as it is replaces it.
@@ -88,6 +91,7 @@ def check_export(tokenizer: Path, folder: Path) -> None:
     if tokenizer.is_dir() and not any((tokenizer / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         return
     trained = load_tokenizer(tokenizer)
+    _warn_of_another(trained, checkpoint.with_name("state.json"))
     try:
         check_same_ids(trained, folder)
     except UserError:
@@ -97,6 +101,16 @@ def check_export(tokenizer: Path, folder: Path) -> None:
             raise
         write_json(config, {**settings, "tokenizer_class": FAST_CLASS})
         check_same_ids(trained, folder)
+
+
+def _warn_of_another(trained: Tokenizer, state: Path) -> None:
+    saved = read_json(state) if state.exists() else {}
+    if saved.get("stream", {}).get("tokenizer", trained.fingerprint) != trained.fingerprint:
+        print(
+            f"warning: {trained.path}: is not the tokenizer that {state} tells of, by its fingerprint: the run's was "
+            f"tokenizer_path {saved.get('settings', {}).get('tokenizer_path')}",
+            file=sys.stderr,
+        )
 
 
 def check_same_ids(trained: Tokenizer, folder: Path) -> None:
