@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -167,8 +168,9 @@ def _tied(trained: Tokenizer, ids: list[int], others: list[int]) -> bool:
     model = read_sentencepiece(trained.path)
     if model.algorithm != UNIGRAM:
         return False
-    sums = [sum(model.pieces[number].score for number in numbers) for numbers in (ids, others)]
-    return abs(sums[0] - sums[1]) <= len(ids) * 2**-23 * abs(sums[0])
+    one, other = (sum(model.pieces[number].score for number in numbers) for numbers in (ids, others))
+    choices = (Counter(ids) - Counter(others)).total() + 1
+    return abs(one - other) <= choices * 2**-23 * abs(one)
 
 
 def _from(ids: list[int], first: int) -> str:
