@@ -17,7 +17,7 @@ import functools
 import itertools
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tokenizers
@@ -91,35 +91,30 @@ def _check_composition(singles: dict[str, str], sequences: dict[str, str]) -> No
 
 
 def _inside(sequences: list[str]) -> str:
-    """A regex of the separators between the characters of `sequences`."""
-    before: dict[tuple[str, ...], set[str]] = defaultdict(set)  # first characters of one middle and next character
+    """A regex of the separators between the characters of `sequences`.
+
+    One alternative for each set of first characters, those between, and the set of characters that may follow.
+    """
+    firsts: dict[tuple[str, str], set[str]] = defaultdict(set)  # of (characters between, character that follows)
     for source in sequences:
         for cut in range(1, len(source)):
-            before[tuple(source[1 : cut + 1])].add(source[0])
-    nexts: dict[tuple[str, tuple[str, ...]], set[str]] = defaultdict(set)
-    for (*middle, following), firsts in before.items():
-        nexts[_class(firsts), tuple(middle)].add(following)
-    middles: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)
-    for (firsts_class, middle), followings in nexts.items():
-        middles[firsts_class, _class(followings)].add(middle)
+            firsts[source[1:cut], source[cut]].add(source[0])
+    following: dict[tuple[str, str], set[str]] = defaultdict(set)  # of (class of first characters, those between)
+    for (between, follows), found in firsts.items():
+        following[_class(found), between].add(follows)
+    betweens: dict[tuple[str, str], list[str]] = defaultdict(list)  # of (class of first, class that follows)
+    for (first, between), found in following.items():
+        betweens[first, _class(found)].append(between)
     parts = []
-    for (firsts_class, next_class), found in middles.items():
-        for length, group in itertools.groupby(sorted(found, key=len), key=len):
-            ways = list(group)
-            shown = [f"[{firsts_class}]"]
-            if length == 1:
-                shown.append(f"[{_class(way[0] for way in ways)}]")
-            elif length:
-                parts += [
-                    f"(?<=[{firsts_class}]{SEPARATOR}{SEPARATOR.join(way)}){SEPARATOR}(?=[{next_class}])"
-                    for way in ways
-                ]
-                continue
-            parts.append(f"(?<={SEPARATOR.join(shown)}){SEPARATOR}(?=[{next_class}])")
+    for (first, follows), group in betweens.items():
+        single = _class(between for between in group if len(between) == 1)
+        ways = ["".join(SEPARATOR + character for character in between) for between in group if len(between) != 1]
+        ways += [f"{SEPARATOR}[{single}]"] if single else []
+        parts += [f"(?<=[{first}]{way}){SEPARATOR}(?=[{follows}])" for way in ways]
     return "|".join(parts)
 
 
-def _class(characters: Any) -> str:
+def _class(characters: Iterable[str]) -> str:
     """The inside of a regex's [...] with these characters, as ranges."""
     codes = sorted({ord(character) for character in characters})
     text = ""

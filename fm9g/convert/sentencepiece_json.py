@@ -121,7 +121,9 @@ def _normalizers(model: SentencePieceModel) -> list[dict[str, Any]]:
 
 def _kept_apart(model: SentencePieceModel, mapped: list[dict[str, Any]]) -> list[str]:
     """The user-defined pieces, longest first, that normalization would change, which sentencepiece does not."""
-    normalizer = _library({"type": "Sequence", "normalizers": mapped}, _EMPTY).normalizer
+    normalizer = _library(
+        {"type": "Sequence", "normalizers": mapped}, {"type": "BPE", "vocab": {}, "merges": []}
+    ).normalizer
     changed = []
     for text in model.texts(USER_DEFINED):
         if model.remove_extra_whitespaces and text.strip(" ") != text:
@@ -131,12 +133,9 @@ def _kept_apart(model: SentencePieceModel, mapped: list[dict[str, Any]]) -> list
     return sorted(changed, key=len, reverse=True)
 
 
-_EMPTY: dict[str, Any] = {"type": "BPE", "vocab": {}, "merges": []}
-
-
 def _library(normalizer: dict[str, Any] | None, core: dict[str, Any]) -> tokenizers.Tokenizer:
-    empty = ("truncation", "padding", "pre_tokenizer", "post_processor", "decoder")
-    values = {"version": "1.0", "added_tokens": [], "normalizer": normalizer, "model": core, **dict.fromkeys(empty)}
+    empty: dict[str, Any] = dict.fromkeys(("truncation", "padding", "pre_tokenizer", "post_processor", "decoder"))
+    values = {**empty, "version": "1.0", "added_tokens": [], "normalizer": normalizer, "model": core}
     return tokenizers.Tokenizer.from_str(json.dumps(values))
 
 

@@ -52,6 +52,8 @@ def install_tokenizer(tokenizer: Path, target: Path, vocab_size: int) -> dict[st
     Returns bos_token_id and eos_token_id (None where unknown), and pad_token_id where there is one.
     A tokenizer with ids beyond `vocab_size` is a UserError.
     """
+    if tokenizer.name == "tokenizer.json":
+        tokenizer = tokenizer.parent
     if tokenizer.is_dir():
         copy_files(tokenizer, target, TOKENIZER_FILES)
         if not any((target / name).exists() for name in VOCABULARIES):

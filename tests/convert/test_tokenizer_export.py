@@ -206,9 +206,11 @@ def test_tokenizer_json_counts_where_the_class_named_would_build_another(
     (folder / "tokenizer.model").unlink()
     edit_json(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
     trained = load_tokenizer(folder)
-    exported = transformers.AutoTokenizer.from_pretrained(export(folder, tmp_path / "second"))
     text = "Ａ  b\n\n中文 c"
-    assert exported(text, add_special_tokens=False).input_ids == trained.encode(text)
+    for given in (folder, folder / "tokenizer.json"):
+        target = export(given, tmp_path / given.name.replace(".", "-") / "second")
+        exported = transformers.AutoTokenizer.from_pretrained(target)
+        assert exported(text, add_special_tokens=False).input_ids == trained.encode(text)
 
 
 def test_a_run_that_had_another_tokenizer_is_told(
