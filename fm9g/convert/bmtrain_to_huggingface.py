@@ -18,7 +18,8 @@ from fm9g.convert.hf_config import (
 from fm9g.convert.lazy import as_dtype, main_dtype
 from fm9g.convert.names import match
 from fm9g.convert.outputs import check_output_folder, new_folder
-from fm9g.convert.tokenizer_files import REFERENCE_FILES, copy_files, install_tokenizer
+from fm9g.convert.tokenizer_check import check_export
+from fm9g.convert.tokenizer_files import REFERENCE_FILES, complete_tokenizer, copy_files, install_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
 from fm9g.model.config import ModelConfig
@@ -52,9 +53,10 @@ def with_reference(
 
     def companions(folder: Path, kind: str) -> dict[str, Any]:
         copy_files(reference, folder, REFERENCE_FILES)
+        complete_tokenizer(folder)
         return with_checkpoint_facts(values, config, kind)
 
-    _write(config, checkpoint, target, dtype, max_shard_size, overwrite, companions)
+    _write(config, reference, checkpoint, target, dtype, max_shard_size, overwrite, companions)
 
 
 def from_scratch(
@@ -74,7 +76,7 @@ def from_scratch(
         token_ids = install_tokenizer(tokenizer, folder, config.vocab_size)
         return huggingface_config(config, kind, token_ids, str(model_config))
 
-    _write(config, checkpoint, target, dtype, max_shard_size, overwrite, companions)
+    _write(config, tokenizer, checkpoint, target, dtype, max_shard_size, overwrite, companions)
 
 
 def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> None:
@@ -89,6 +91,7 @@ def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> 
 
 def _write(
     config: ModelConfig,
+    tokenizer: Path,
     checkpoint: Path,
     target: Path,
     dtype: str | None,
@@ -106,5 +109,6 @@ def _write(
     with Progress(str(target), total) as progress, new_folder(target, overwrite) as folder:
         values = companions(folder, main_dtype(list(tensors.values())))
         write_json(folder / "config.json", values)
+        check_export(tokenizer, folder, checkpoint)
         write_safetensors(folder, noting(tensors, found), max_bytes, progress)
     warn_of(found, target)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fm9g.convert.sentencepiece_json import tokenizer_json
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
 
@@ -25,6 +26,7 @@ REFERENCE_FILES = (*TOKENIZER_FILES, "generation_config.json")
 # Never copied: the reference's index, which would describe shards that are not there.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+FAST_CLASS = "PreTrainedTokenizerFast"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token")
 
 
@@ -45,17 +47,21 @@ def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
 
 
 def install_tokenizer(tokenizer: Path, target: Path, vocab_size: int) -> dict[str, int | None]:
-    """Copy a tokenizer (a Hugging Face folder, or a sentencepiece .model file) into the folder `target`.
+    """Put a tokenizer (a Hugging Face folder, or a sentencepiece .model file) into the folder `target`.
 
     Returns bos_token_id and eos_token_id (None where unknown), and pad_token_id where there is one.
     A tokenizer with ids beyond `vocab_size` is a UserError.
     """
+    if tokenizer.name == "tokenizer.json":
+        tokenizer = tokenizer.parent
     if tokenizer.is_dir():
         copy_files(tokenizer, target, TOKENIZER_FILES)
         if not any((target / name).exists() for name in VOCABULARIES):
             raise UserError(f"{tokenizer}: no tokenizer in it: none of {', '.join(VOCABULARIES)}")
+        complete_tokenizer(target)
     elif tokenizer.is_file():
-        _install_sentencepiece(tokenizer, target)
+        shutil.copyfile(tokenizer, target / "tokenizer.model")
+        write_sentencepiece_json(tokenizer, target)
     else:
         raise UserError(f"{tokenizer}: no such file or folder")
     ids = _vocabulary(target)
@@ -65,15 +71,35 @@ def install_tokenizer(tokenizer: Path, target: Path, vocab_size: int) -> dict[st
     return _special_ids(target, ids)
 
 
-def _install_sentencepiece(model: Path, target: Path) -> None:
+def complete_tokenizer(folder: Path) -> None:
+    """Give a folder with tokenizer.model but no tokenizer.json the latter, which transformers reads as it is."""
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
+        write_sentencepiece_json(folder / "tokenizer.model", folder)
+
+
+def write_sentencepiece_json(model: Path, folder: Path) -> None:
+    """Write the tokenizer.json of a sentencepiece model, and tokenizer_config.json (what it says already is kept).
+
+    The class is the one that takes tokenizer.json as it is: LlamaTokenizer builds another from its vocabulary.
+    """
     pieces = _sentencepiece(model)
-    shutil.copyfile(model, target / "tokenizer.model")
-    settings: dict[str, Any] = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False}
-    for token in ("bos", "eos", "unk", "pad"):
-        number = getattr(pieces, f"{token}_id")()
-        if number >= 0:
-            settings[f"{token}_token"] = pieces.id_to_piece(number)
-    write_json(target / "tokenizer_config.json", settings)
+    numbers = {token: getattr(pieces, f"{token}_id")() for token in ("bos", "eos", "unk", "pad")}
+    special = {number for number in range(pieces.get_piece_size()) if pieces.is_control(number)} | {numbers["unk"]}
+    bos = numbers["bos"] if numbers["bos"] >= 0 else None
+    write_json(folder / "tokenizer.json", tokenizer_json(model, sorted(special), bos))
+    config = folder / "tokenizer_config.json"
+    settings = read_json(config) if config.exists() else {}
+    for key in ("add_bos_token", "add_eos_token", "add_prefix_space", "auto_map", "legacy", "sp_model_kwargs"):
+        settings.pop(key, None)  # of the class that was
+    for token, number in numbers.items():
+        if number >= 0 or token == "bos":
+            settings[f"{token}_token"] = pieces.id_to_piece(number) if number >= 0 else None
+    settings |= {
+        "tokenizer_class": FAST_CLASS,
+        "clean_up_tokenization_spaces": False,  # decoding would take spaces before commas out
+        "model_input_names": ["input_ids", "attention_mask"],
+    }
+    write_json(config, settings)
 
 
 def _sentencepiece(model: Path) -> Any:

@@ -1,0 +1,207 @@
+"""Does transformers give an exported folder's texts the ids that training gave them?"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import transformers
+
+from fm9g.convert.sentencepiece_proto import UNIGRAM, read_sentencepiece
+from fm9g.convert.tokenizer_files import FAST_CLASS
+from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from fm9g.errors import UserError
+from fm9g.files import read_json, write_json
+
+TEXTS = 1000
+_BATCH = 1000
+_SHOWN = 12  # ids of a text where they begin to differ
+
+_WORDS = """
+    the quick brown fox, 12.5% of it; don't! naïve café Straße Ελλάδα Привет мир שלום עולם العربية हिन्दी ไทย ქართული
+    日本語 カタカナ ｶﾞ 한국어 中文，分词器。 春眠不觉晓 漢字 ＡＢＣ １２３ ① ½ ﬁ Å ² ™ ㍿ … — “quoted”
+    www.example.com/a_b?c=d#e
+    def f(x): return x**2 == 4 != <p class=a> </p> {json: [1, 2]} 0x0A 3,141.59 2024-01-31 ======= ------ aaaaaaaa
+"""
+_MARKS = [
+    *"\u0300\u0301\u0302\u0308\u0323\u0327\u3099\u309a\u0e31\u093f\u05b0\u064e",
+    "e\u0301",
+    "a\u0323\u0302",
+    "か\u3099",
+]
+_MARKS += ["\u1112\u1161\u11ab", "가\u11a8", "\u0345", "n\u0303o\u0308"]
+_SPACES = [
+    " ",
+    "  ",
+    "   ",
+    "     ",
+    " " * 17,
+    "\t",
+    "\t\t",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\r",
+    " \n ",
+    "\u00a0",
+    "\u3000",
+    "\u2009",
+]
+_SPACES += ["\u2028", "\u200b", "\u200d", "\ufeff", "\u0085", "\u2581", "\u2581\u2581"]
+_CONTROLS = [chr(code) for code in (*range(1, 32), 127, 128, 143, 159, 0xAD, 0x202E, 0xFFFD)]
+_EMOJI = [
+    "😀",
+    "👍🏽",
+    "👨\u200d👩\u200d👧",
+    "🇨🇳🇫🇷",
+    "❤\ufe0f",
+    "1\ufe0f\u20e3",
+    "🏴\U000e0067\U000e0062\U000e007f",
+    "𝔸𝓫",
+    "𠀀",
+    "𐍈",
+]
+_SPELLED = [
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<pad>",
+    "<0x0A>",
+    "<0xFF>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "[CLS]",
+    "[UNK]",
+    "<s",
+    "0x0A>",
+]
+
+
+def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
+    """Make sure that `folder` holds the tokenizer that training reads from `tokenizer` (a reference may have none).
+
+    Where `checkpoint` is one of a run, whose state.json tells the fingerprint of its tokenizer, another is warned of.
+
+    Where the class that its tokenizer_config.json names builds another tokenizer from tokenizer.json (LlamaTokenizer
+    does in transformers 5), the class that takes the file as it is replaces it.
+    """
+    if tokenizer.is_dir() and not any((tokenizer / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        return
+    trained = load_tokenizer(tokenizer)
+    _warn_of_another(trained, checkpoint.with_name("state.json"))
+    try:
+        check_same_ids(trained, folder)
+    except UserError:
+        config = folder / "tokenizer_config.json"
+        settings = read_json(config) if config.exists() else {}
+        if settings.get("tokenizer_class") == FAST_CLASS:
+            raise
+        write_json(config, {**settings, "tokenizer_class": FAST_CLASS})
+        check_same_ids(trained, folder)
+
+
+def _warn_of_another(trained: Tokenizer, state: Path) -> None:
+    saved = read_json(state) if state.exists() else {}
+    if saved.get("stream", {}).get("tokenizer", trained.fingerprint) != trained.fingerprint:
+        print(
+            f"warning: {trained.path}: is not the tokenizer that {state} tells of, by its fingerprint: the run's was "
+            f"tokenizer_path {saved.get('settings', {}).get('tokenizer_path')}",
+            file=sys.stderr,
+        )
+
+
+def check_same_ids(trained: Tokenizer, folder: Path) -> None:
+    """Raise UserError where `folder`, loaded by the installed transformers or by training, is another tokenizer.
+
+    Compared are BOS, EOS, and the ids of the tokenizer's own pieces and of generated texts, without special tokens
+    and with their spellings taken as text, as training takes them.
+    """
+    again = load_tokenizer(folder)
+    for name in ("bos_id", "eos_id", "vocab_size"):
+        if getattr(again, name) != getattr(trained, name):
+            raise UserError(f"{trained.path}: {name} is {getattr(trained, name)}, but exported {getattr(again, name)}")
+    try:
+        loaded = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise UserError(f"{trained.path}: transformers cannot load the exported tokenizer: {error}") from None
+    texts = itertools.chain(own_pieces(trained, again), generated_texts())
+    while batch := list(itertools.islice(texts, _BATCH)):
+        expected = trained.encode_all(batch)
+        found = loaded(batch, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        # Unigram and WordLevel of the tokenizers library find special tokens in any text; training hides them
+        spelled = [] if isinstance(trained, SentencePieceTokenizer) else loaded.all_special_tokens
+        reader = f"transformers {transformers.__version__}"
+        _compare(trained, batch, expected, again.encode_all(batch), "training on the export")
+        _compare(trained, batch, expected, found, reader, spelled)
+
+
+def _compare(
+    trained: Tokenizer,
+    texts: Sequence[str],
+    expected: Sequence[list[int]],
+    found: Sequence[list[int]],
+    reader: str,
+    spelled: Sequence[str] = (),
+) -> None:
+    for text, ids, others in zip(texts, expected, found, strict=True):
+        if ids != others and not _tied(trained, ids, others) and not any(token in text for token in spelled):
+            pairs = enumerate(zip(ids, others, strict=False))
+            first = next((n for n, (one, other) in pairs if one != other), min(len(ids), len(others)))
+            raise UserError(
+                f"{trained.path}: the exported tokenizer is not the one trained with: {text!r} is "
+                f"{_from(ids, first)} in training, but {_from(others, first)} in {reader}"
+            )
+
+
+def _tied(trained: Tokenizer, ids: list[int], others: list[int]) -> bool:
+    """Whether a Unigram model of sentencepiece rates both ways to cut a text the same, but for rounding.
+
+    It adds up scores in float32 and then takes one by chance of rounding ("====" + "=" or "=" + "===="); the
+    tokenizers library adds in float64 and takes the first.
+    """
+    if not isinstance(trained, SentencePieceTokenizer):
+        return False
+    model = read_sentencepiece(trained.path)
+    if model.algorithm != UNIGRAM:
+        return False
+    one, other = (sum(model.pieces[number].score for number in numbers) for numbers in (ids, others))
+    choices = (Counter(ids) - Counter(others)).total() + 1
+    return abs(one - other) <= choices * 2**-23 * abs(one)
+
+
+def _from(ids: list[int], first: int) -> str:
+    shown = ids[first : first + _SHOWN]
+    return f"{shown}{' …' if len(ids) > first + _SHOWN else ''} (from token {first})" if first else f"{shown}"
+
+
+def own_pieces(*tokenizers: Tokenizer) -> Iterator[str]:
+    """Every piece of the vocabulary as text: its decoding, and its spelling with and without the space's symbol."""
+    seen: set[str] = set()
+    for number in range(tokenizers[0].vocab_size):
+        for tokenizer in tokenizers:
+            text = tokenizer.decode([number])
+            if text not in seen:
+                seen.add(text)
+                yield text
+
+
+def generated_texts(count: int = TEXTS) -> Iterator[str]:
+    """Texts of mixed script, runs of whitespace, control characters, emoji, combining marks and spelled-out tokens.
+
+    The same ones each time.
+    """
+    chance = random.Random(0)
+    words = _WORDS.split()
+    kinds = [words, words, words, _SPACES, _SPACES, _MARKS, _CONTROLS, _EMOJI, _SPELLED]
+    yield from _CONTROLS + _SPACES + _EMOJI + _SPELLED
+    for _ in range(count - len(_CONTROLS + _SPACES + _EMOJI + _SPELLED)):
+        parts = []
+        for _ in range(chance.randrange(1, 16)):
+            parts.append(chance.choice(chance.choice(kinds)))
+            if chance.random() < 0.4:
+                parts.append(" ")
+        yield "".join(parts)
