@@ -46,7 +46,7 @@ def _implementation(function: Any) -> Any:
     if isinstance(function, nn.Module):
         function = type(function).forward
     elif isinstance(function, type):
-        makers = (function.__init__, function.__new__)
+        makers = (getattr(function, "__init__", None), function.__new__)
         function = next((maker for maker in makers if isinstance(maker, FunctionType)), function)
     return inspect.unwrap(getattr(function, "__func__", function))
 
@@ -134,7 +134,7 @@ class Devices:
         method = getattr(value, "cuda", None)
         if method is not None and is_rewritten(method):
             return method(*args, **kwargs)
-        return value.__self__ if isinstance(value, super) else value
+        return getattr(value, "__self__", value) if isinstance(value, super) else value
 
     @staticmethod
     def is_on_device(value: Any) -> bool:

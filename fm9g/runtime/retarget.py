@@ -61,8 +61,9 @@ def _may_be_device(node: ast.expr) -> bool:
         return any(map(_may_be_device, node.values))
     if isinstance(node, ast.BinOp):
         return _may_be_device(node.left)
-    is_format = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format"
-    return is_format and _may_be_device(node.func.value)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr == "format" and _may_be_device(node.func.value)
+    return False
 
 
 def _can_be_repeated(node: ast.expr) -> bool:
@@ -161,18 +162,24 @@ class Retarget(ast.NodeTransformer):
         renamed = [alias for alias in node.names if alias.asname and f"{alias.name}.".startswith("torch.cuda.")]
         kept = [alias for alias in node.names if alias not in renamed]
         found = [_assign(str(alias.asname), alias.name) for alias in renamed]
-        return ([ast.Import(kept)] if kept else []) + found or node
+        if not found:
+            return node
+        made = ([ast.Import(kept)] if kept else []) + found
+        return [ast.copy_location(statement, node) for statement in made]
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> Any:
         """`from torch.cuda import Stream`, `from torch.cuda.amp import autocast` and `from torch import cuda`."""
         if node.level or any(alias.name == "*" for alias in node.names):
             return node
         if f"{node.module}.".startswith("torch.cuda."):
-            return [_assign(alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names]
+            parts = [_assign(alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names]
+            return [ast.copy_location(statement, node) for statement in parts]
         if node.module == "torch":
             kept = [alias for alias in node.names if alias.name != "cuda"]
             found = [_assign(alias.asname or "cuda", "torch.cuda") for alias in node.names if alias.name == "cuda"]
-            return ([ast.ImportFrom("torch", kept, 0)] if kept else []) + found or node
+            if found:
+                made = ([ast.ImportFrom("torch", kept, 0)] if kept else []) + found
+                return [ast.copy_location(statement, node) for statement in made]
         return node
 
 
