@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 APP = Path(__file__).resolve().parent
 sys.path.insert(0, str(APP.parents[1]))
 
+from fm9g.environment import whole_number
 from fm9g.errors import UserError, run_command
 from fm9g.training.arguments import Settings, help_text, read_settings
 from fm9g.training.inputs import open_inputs
@@ -24,20 +25,12 @@ if TYPE_CHECKING:  # torch is imported late here, after the settings have been c
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
-def number(name: str, default: int) -> int:
-    """An environment variable that must be a whole number."""
-    value = os.environ.get(name, "").strip()
-    if value and not value.isdigit():
-        raise UserError(f"{name}={value!r} must be a whole number")
-    return int(value) if value else default
-
-
 def rendezvous(nodes: int) -> list[str]:
     """How the nodes' launchers find each other: by the environment, or on one node by themselves."""
     if nodes == 1:
         return ["--standalone"]
     address = os.environ.get("MASTER_ENDPOINT") or os.environ.get("MASTER_ADDR", "")
-    port, node = number("MASTER_PORT", 29500), number("RANK", -1)
+    port, node = whole_number("MASTER_PORT", 29500, least=1, most=65535), whole_number("RANK", -1)
     if not address:
         raise UserError(f"NNODES={nodes}: set MASTER_ENDPOINT to the address of the node with RANK=0")
     if not 0 <= node < nodes:
@@ -111,7 +104,9 @@ def main() -> None:
     check(settings)
     os.environ["FM9G_LAUNCHER"] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
-    launch([*rendezvous(number("NNODES", 1)), f"--nproc_per_node={processes(settings)}", program, *words])
+    launch(
+        [*rendezvous(whole_number("NNODES", 1, least=1)), f"--nproc_per_node={processes(settings)}", program, *words]
+    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from fm9g.environment import check_ranks
 from fm9g.runtime import process
 from fm9g.runtime.backend import Backend, choose
 from fm9g.runtime.replacements import import_bmtrain
@@ -37,6 +38,7 @@ def initialize(seed: int = 0, tp_size: int = 1) -> None:
     """
     if bmt.init.is_initialized():
         raise RuntimeError("the runtime is initialised already")
+    check_ranks()
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ.setdefault("MASTER_PORT", "0")
     with _quiet_initialization():

@@ -16,6 +16,7 @@ import torch
 from fm9g.errors import UserError, closest
 
 BACKENDS = ("native", "portable", "cpu")
+CHOSEN = "FM9G_CHOSEN_BACKEND"  # set by a running program for the processes that it starts
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ def probe_kernels(extension: ModuleType) -> None:
         raise ImportError("its kernels give wrong results on this GPU")
 
 
+def _of_parent() -> str:
+    """The backend of the program, in a process that its multiprocessing started by spawn or forkserver; else ""."""
+    words = sys.orig_argv
+    started = "--multiprocessing-fork" in words or any(word.startswith("from multiprocessing.fork") for word in words)
+    return os.environ.get(CHOSEN, "") if started else ""
+
+
 def choose(
     cuda_available: bool | None = None,
     load: Callable[[Path], ModuleType] = load_extension,
@@ -79,6 +87,11 @@ def choose(
     forced = os.environ.get("FM9G_BACKEND", "")
     if forced and forced not in BACKENDS:
         raise UserError(f"FM9G_BACKEND={forced!r}: use one of {', '.join(BACKENDS)}{closest(forced, BACKENDS)}")
+    inherited = _of_parent()
+    if inherited in ("cpu", "portable"):
+        return Backend(inherited, "as the process that started this one")
+    if inherited == "native":
+        cuda_available, probe = True, lambda extension: None  # a kernel would take memory of the GPU in every process
     if forced == "cpu":
         return Backend("cpu", "FM9G_BACKEND")
     if cuda_available is None:

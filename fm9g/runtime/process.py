@@ -23,11 +23,10 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
+from fm9g.environment import seconds, whole_number
 from fm9g.errors import UserError
 
 BEAT_SECONDS = 3.0
-DEAD_AFTER_SECONDS = float(os.environ.get("FM9G_HEARTBEAT_SECONDS", "40"))
-MISSING_AFTER_SECONDS = float(os.environ.get("FM9G_RENDEZVOUS_SECONDS", "50"))
 FAILED = "fm9g/failed"  # the verdict that ends the run
 _RENDEZVOUS_ERRORS = (RuntimeError, OSError)  # torch's DistStoreError is a RuntimeError
 
@@ -91,7 +90,7 @@ class Rendezvous:
         if world_size == 1:
             _State.store = dist.HashStore()
         else:
-            address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            address = os.environ["MASTER_ADDR"], whole_number("MASTER_PORT", 0, most=65535)
             _State.store = _connect(*address, rank, timeout)
             claims = announce(_State.store, rank, world_size)
             _State.watch = Watch(_connect(*address, -1, timeout), rank, claims)
@@ -330,7 +329,14 @@ def _report_exception(
         fail(f"{kind.__name__}: {value}")
     except _RENDEZVOUS_ERRORS as error:
         print(f"rank {_State.rank}: could not tell the other ranks ({error})", file=sys.stderr)
-    previous(kind, value, trace)
+    if issubclass(kind, UserError):  # written for a person, who has no use for where it was raised
+        print(f"error: {value}", file=sys.stderr, flush=True)
+    else:
+        previous(kind, value, trace)
 
 
 sys.excepthook = _report_exception
+
+# read now that a wrong one is shown as a line
+DEAD_AFTER_SECONDS = seconds("FM9G_HEARTBEAT_SECONDS", 40)
+MISSING_AFTER_SECONDS = seconds("FM9G_RENDEZVOUS_SECONDS", 50)

@@ -105,7 +105,7 @@ def import_bmtrain(backend: Backend) -> ModuleType:
     if backend.name != "native":
         replace_modules()
     if backend.name == "cpu":
-        from fm9g.runtime.retarget import retarget_imports
+        from fm9g.runtime.imports import retarget_imports
 
         retarget_imports(lambda name, path: name == "bmtrain" or name.startswith("bmtrain."))
     # BMTrain speaks of storages throughout; the warning is for its authors

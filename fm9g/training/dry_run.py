@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from fm9g.data.document import DocumentLine
 from fm9g.data.forecast import LineSample, describe, endings, sample_line
 from fm9g.data.loader import LANES_PER_ROW
+from fm9g.environment import whole_number
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import Settings
 from fm9g.training.cautions import cautions
@@ -52,7 +51,7 @@ def report(inputs: Inputs) -> str:
     folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
     folder.check_writable()
     start = start_from(settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
-    ranks = settings.n_gpus * int(os.environ.get("NNODES") or 1)
+    ranks = settings.n_gpus * whole_number("NNODES", 1, least=1)
     rows = ranks * settings.batch_size * settings.grad_accum
     places = rows * settings.max_length
     lines = [

@@ -127,8 +127,15 @@ def test_a_node_takes_the_place_that_the_environment_gives_it(rendezvous):
         ({"RANK": "1"}, "NNODES=2: set MASTER_ENDPOINT to the address of the node with RANK=0"),
         ({"MASTER_ENDPOINT": "10.0.0.1"}, "NNODES=2: set RANK to this node's number, 0 to 1"),
         ({"MASTER_ENDPOINT": "10.0.0.1", "RANK": "2"}, "NNODES=2: set RANK to this node's number, 0 to 1"),
-        ({"MASTER_ENDPOINT": "10.0.0.1", "RANK": "one"}, "RANK='one' must be a whole number"),
-        ({"MASTER_ENDPOINT": "10.0.0.1", "RANK": "0", "MASTER_PORT": "x"}, "MASTER_PORT='x' must be a whole number"),
+        ({"MASTER_ENDPOINT": "10.0.0.1", "RANK": "one"}, "RANK='one' must be a whole number of at least 0"),
+        ({"MASTER_ENDPOINT": "10.0.0.1", "RANK": "²"}, "RANK='²' must be a whole number of at least 0"),
+        *(
+            (
+                {"MASTER_ENDPOINT": "10.0.0.1", "RANK": "0", "MASTER_PORT": port},
+                f"MASTER_PORT='{port}' must be a whole number from 1 to 65535",
+            )
+            for port in ("x", "0", "70000", "-1", "²", "9" * 5000)
+        ),
     ],
 )
 def test_what_is_missing_for_several_nodes_is_named(rendezvous, environment, says):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from fm9g.runtime.cpu import Event, Stream, device
-from fm9g.runtime.retarget import DEVICE_NAME, retargeted_code
+from fm9g.runtime.devices import DEVICE_NAME
+from fm9g.runtime.retarget import retargeted_code
 from tests.support.ranks import run_ranks
 
 
@@ -42,6 +45,144 @@ def test_a_device_by_name_and_number() -> None:
 @pytest.mark.parametrize("text", ["'cuda is fast'", "'cudaMalloc'", "'no cuda'", "f'on cuda:{1}'", "'cuda:x'"])
 def test_other_strings_stay(text: str) -> None:
     assert value_of(text) == eval(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'cuda': 1}['cuda']",
+        "{'cuda': 1}.get('cuda')",
+        "dict(device='cuda')['device']",
+        "json.loads('{\"device\": \"cuda\"}')['device'] == 'cuda'",
+        "json.loads('{\"cuda\": 1}').get('cuda')",
+        "'cuda:0'.split(':')",
+        "[name == 'cuda' for name in ('cuda', 'cpu')]",
+        "json.dumps({'device': 'cuda', 'cuda': ['cuda:1']})",
+        "f'cuda:{1}'",
+    ],
+)
+def test_a_name_that_is_no_device_stays(text: str) -> None:
+    """Keys, fields and what is compared: the program's own strings."""
+    assert value_of(text, json=json) == eval(text, {"json": json})
+
+
+def test_choices_of_a_command_line() -> None:
+    names = run(
+        """
+parser = argparse.ArgumentParser()
+parser.add_argument("--device", default="cpu", choices=["cuda", "cpu"])
+args = parser.parse_args(["--device", "cuda"])
+chosen = "gpu" if args.device == "cuda" else "cpu"
+x = torch.ones(2, device=args.device)
+""",
+        argparse=argparse,
+    )
+    assert (names["chosen"], names["x"].device.type) == ("gpu", "cpu")
+
+
+@pytest.mark.parametrize(
+    "given", ["'cuda'", "'cuda:1'", "1", "torch.device('cuda')", "torch.device(1)", "'cpu'", "None"]
+)
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "torch.ones(2, device=place)",
+        "torch.ones(2, **{'device': place})",
+        "torch.ones(2).new_zeros(2, device=place)",
+        "functools.partial(torch.ones, device=place)(2)",
+        "torch.ones(2).to(device=place)",
+        "make()(2, device=place)",
+        "torch.nn.Linear(2, 2, device=place).weight",
+        "torch.load(saved(), map_location=place)",
+        "T.ones(2, device=place)",
+        "Layer(place).weight",
+        "Plain(2, 2, device=place).weight",
+    ],
+)
+def test_a_device_reaches_torch_from_a_variable(expression: str, given: str) -> None:
+    program = f"""
+import functools, io
+import torch as T
+
+def make():
+    return torch.ones
+
+def saved():
+    file = io.BytesIO()
+    torch.save(torch.ones(2), file)
+    file.seek(0)
+    return file
+
+class Plain(torch.nn.Linear):
+    pass
+
+class Layer(torch.nn.Linear):
+    def __init__(self, device):
+        super().__init__(2, 2, device=device)
+
+place = {given}
+value = {expression}
+"""
+    assert run(program)["value"].device == torch.device("cpu")
+
+
+def test_a_function_of_the_program_gets_what_was_given() -> None:
+    names = run(
+        """
+class Settings(NamedTuple):
+    device: str
+def given(device, *others, **named):
+    return device, others, named
+value = given("cuda", 0, place="cuda:1"), given(device=0), given(**{"device": "cuda"}), Settings(device="cuda")
+""",
+        NamedTuple=NamedTuple,
+    )
+    assert names["value"] == (("cuda", (0,), {"place": "cuda:1"}), (0, (), {}), ("cuda", (), {}), ("cuda",))
+
+
+def test_a_method_of_the_program_moves_what_it_holds() -> None:
+    names = run(
+        """
+class Batch:
+    def __init__(self):
+        self.x, self.moves = torch.zeros(2), []
+    def cuda(self, *args):
+        self.moves.append(args)
+        return self
+    def to(self, device):
+        self.moves.append(device)
+        return self
+class Layer(torch.nn.Linear):
+    def cuda(self, device=None):
+        return super().cuda(device)
+moves = Batch().cuda(1).to("cuda").moves
+layer = Layer(2, 2)
+same = layer.cuda() is layer
+"""
+    )
+    assert names["moves"] == [(1,), "cuda"]
+    assert names["same"] is True
+
+
+def test_the_device_of_a_tensor_has_the_programs_name() -> None:
+    assert value_of("torch.ones(1).device.type") == "cuda"
+    assert value_of("str(torch.ones(1).device)") == "cuda:0"
+    assert value_of("'cuda' in str(torch.ones(1).device)") is True
+    assert value_of("torch.ones(1).to(torch.ones(1).device.type).is_cuda") is True
+    assert value_of("torch.ones(2).type()") == "torch.FloatTensor"
+
+
+def test_annotations_are_the_programs_own_affair() -> None:
+    """This file's `from __future__ import annotations` does not reach it; its own does."""
+    assert run("def f(x: 1 + 1): ...\nvalue = f.__annotations__")["value"] == {"x": 2}
+    stated = "from __future__ import annotations\ndef f(x: 1 + 1): ...\nvalue = f.__annotations__"
+    assert run(stated)["value"] == {"x": "1 + 1"}
+
+
+def test_pin_memory_of_a_function_of_the_program_stays() -> None:
+    names = run("def loader(*, pin_memory):\n    return pin_memory\nvalue = loader(pin_memory=True)")
+    assert names["value"] is True
+    assert value_of("torch.utils.data.DataLoader([1], pin_memory=True).pin_memory") is False
 
 
 def test_cuda_makes_a_copy() -> None:
@@ -121,6 +262,9 @@ def test_the_device_is_there_and_its_memory_is_known() -> None:
         "import torch.cuda as gpu; Stream = gpu.Stream",
         "import os, torch.cuda as gpu; Stream = gpu.Stream; os.name",
         "import torch.cuda; Stream = torch.cuda.Stream",
+        "import torch as T; Stream = T.cuda.Stream",
+        "import torch.cuda.streams as streams; Stream = streams.Stream",
+        "from torch.cuda.streams import Stream",
     ],
 )
 def test_imports_of_torch_cuda(program: str) -> None:
@@ -186,6 +330,27 @@ def test_a_missing_script_is_named(tmp_path: Path) -> None:
     result = run_ranks(tmp_path / "absent.py", 1, tmp_path, module="fm9g.runtime")
     assert result.returncode == 1
     assert f"error: {tmp_path / 'absent.py'}: no such script" in result.output
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"FM9G_BACKEND": "gpu"}, "FM9G_BACKEND='gpu': use one of native, portable, cpu (did you mean 'cpu'?)"),
+        ({"WORLD_SIZE": "²"}, "WORLD_SIZE='²' must be a whole number of at least 1"),
+        ({"FM9G_HEARTBEAT_SECONDS": "soon"}, "FM9G_HEARTBEAT_SECONDS='soon' must be a number of seconds above 0"),
+    ],
+)
+def test_a_wrong_variable_is_one_line(env: dict[str, str], says: str, tmp_path: Path) -> None:
+    result = run_ranks("import bmtrain", 1, tmp_path, env=env, module="fm9g.runtime")
+    assert result.returncode == 1
+    assert result.output.splitlines() == [f"error: {says}"]
+
+
+def test_a_syntax_error_is_shown_as_python_does(tmp_path: Path) -> None:
+    result = run_ranks("def f(:\n    pass\n", 1, tmp_path, module="fm9g.runtime")
+    assert result.returncode == 1
+    assert result.output.startswith(f'  File "{tmp_path / "program.py"}", line 1\n')
+    assert result.output.endswith("SyntaxError: invalid syntax\n")
 
 
 def test_a_programs_own_file_error_keeps_its_traceback(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""Which modules are rewritten for the CPU, wherever they lie, and what the others say when they ask for a GPU."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fm9g.runtime.devices import DEVICE_NAME
+from fm9g.runtime.imports import VARIABLE, retarget_program, uses_bmtrain
+
+ON_CUDA = "import torch\n\ndef make():\n    return torch.ones(2, device='cuda')\n"
+USES_BMTRAIN = "def later():\n    from bmtrain import nn\n    return nn\n"
+
+
+@pytest.fixture
+def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Import modules by name as a program in tmp_path/program would, from tmp_path/libraries besides."""
+    libraries = tmp_path / "libraries"
+    libraries.mkdir(exist_ok=True)
+    (tmp_path / "program").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "program"), *sys.path, str(libraries)])
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(torch.cuda, "_lazy_init", torch.cuda._lazy_init)
+    before = set(sys.modules)
+    uses_bmtrain.cache_clear()
+
+    def import_modules(*names: str) -> Any:
+        retarget_program(tmp_path / "program")
+        return [importlib.import_module(name) for name in names][-1] if names else None
+
+    yield import_modules
+    uses_bmtrain.cache_clear()
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def package(folder: Path, name: str, **modules: str) -> Path:
+    """A package with these modules besides an empty __init__."""
+    place = folder / name
+    place.mkdir(parents=True)
+    for module, text in {"__init__": "", **modules}.items():
+        (place / f"{module}.py").write_text(text, encoding="utf-8")
+    return place
+
+
+def assert_on_cpu(module: Any) -> None:
+    assert module.make().device.type == "cpu"
+
+
+def test_every_module_of_a_package_that_imports_bmtrain(tmp_path: Path, imported: Any) -> None:
+    package(tmp_path / "libraries", "lib_plain", first=ON_CUDA, last=USES_BMTRAIN)
+    assert_on_cpu(imported("lib_plain.first"))
+
+
+@pytest.mark.parametrize(
+    "line", ["import bmtrain as bmt", "import os, bmtrain", "    from bmtrain.nn import Linear", "import bmtrain.nn"]
+)
+def test_an_import_of_bmtrain_is_seen(line: str, tmp_path: Path, imported: Any) -> None:
+    (tmp_path / "libraries" / "lib_line.py").write_text(f"{ON_CUDA}if 0:\n    pass\n{line.strip()}\n", encoding="utf-8")
+    assert_on_cpu(imported("lib_line"))
+
+
+@pytest.mark.parametrize("line", ["# import bmtrain", "NAME = 'bmtrain'", "import bmtrainer_x", "import os  # bmtrain"])
+def test_another_mention_is_none(line: str, tmp_path: Path, imported: Any) -> None:
+    (tmp_path / "libraries" / "lib_mention.py").write_text(f"{line}\n", encoding="utf-8")
+    imported()
+    assert not uses_bmtrain("lib_mention")
+
+
+def test_a_package_that_is_a_link(tmp_path: Path, imported: Any) -> None:
+    place = package(tmp_path / "elsewhere", "lib_linked", layers=ON_CUDA)
+    (tmp_path / "program" / "lib_linked").symlink_to(place)
+    assert_on_cpu(imported("lib_linked.layers"))
+
+
+def test_a_namespace_package(tmp_path: Path, imported: Any) -> None:
+    place = package(tmp_path / "libraries", "lib_space", layers=ON_CUDA, last=USES_BMTRAIN)
+    (place / "__init__.py").unlink()
+    assert_on_cpu(imported("lib_space.layers"))
+
+
+def test_an_editable_installation_that_has_a_finder(tmp_path: Path, imported: Any) -> None:
+    place = package(tmp_path / "sources", "lib_editable", layers=ON_CUDA, last=USES_BMTRAIN)
+
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+            folders = [str(place)]
+            if name != "lib_editable":
+                return None
+            return importlib.util.spec_from_file_location(
+                name, place / "__init__.py", submodule_search_locations=folders
+            )
+
+    sys.meta_path.append(Finder())
+    assert_on_cpu(imported("lib_editable.layers"))
+
+
+def test_a_zip_file_that_was_named(tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "libraries.zip", "w") as archive:
+        archive.writestr("lib_zip/__init__.py", "")
+        archive.writestr("lib_zip/layers.py", ON_CUDA)
+    sys.path.append(str(tmp_path / "libraries.zip"))
+    monkeypatch.setenv(VARIABLE, "lib_zip")
+    assert_on_cpu(imported("lib_zip.layers"))
+
+
+def test_a_module_that_was_named_alone(tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(tmp_path / "libraries", "lib_named", first=ON_CUDA, second=ON_CUDA)
+    monkeypatch.setenv(VARIABLE, "other, lib_named.first")
+    assert_on_cpu(imported("lib_named.first"))
+    assert DEVICE_NAME not in vars(imported("lib_named.second"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to be given")
+def test_a_module_that_is_not_rewritten_says_how_to_name_it(
+    tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(tmp_path / "libraries", "lib_other", layers=ON_CUDA)
+    monkeypatch.setenv(VARIABLE, "mine")
+    with pytest.raises((AssertionError, RuntimeError)) as error:
+        imported("lib_other.layers").make()
+    place = f"{tmp_path / 'libraries' / 'lib_other' / 'layers.py'}, line 4"
+    assert f"the module lib_other.layers ({place}), which asks for one, is not rewritten" in str(error.value)
+    assert str(error.value).endswith("set FM9G_RETARGET=mine,lib_other")
+
+
+def test_large_packages_are_not_read(imported: Any) -> None:
+    imported()
+    assert DEVICE_NAME not in vars(importlib.import_module("torch.utils.checkpoint"))
+    assert not uses_bmtrain("json")
