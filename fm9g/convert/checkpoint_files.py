@@ -76,8 +76,10 @@ def _read_indexed(index: Path, read: Callable[[Path], Checkpoint]) -> Checkpoint
     for name in names:
         if Path(name).name != name:
             raise UserError(f"{index}: {name!r} is not the name of a file in the same folder")
-        if not (index.parent / name).is_file():
-            raise UserError(f"{index}: names {name}, which is not in the folder")
+        try:
+            require_file(index.parent / name)
+        except UserError as error:
+            raise UserError(f"{index}: names a shard that cannot be read: {shown(str(error), 300)}") from None
     tensors = _merge([index.parent / name for name in names], read)
     wrong = sorted(set(weight_map) ^ set(tensors))
     if wrong:

@@ -136,7 +136,12 @@ def _kept_apart(model: SentencePieceModel, mapped: list[dict[str, Any]]) -> list
 def _library(normalizer: dict[str, Any] | None, core: dict[str, Any]) -> tokenizers.Tokenizer:
     empty: dict[str, Any] = dict.fromkeys(("truncation", "padding", "pre_tokenizer", "post_processor", "decoder"))
     values = {**empty, "version": "1.0", "added_tokens": [], "normalizer": normalizer, "model": core}
-    return tokenizers.Tokenizer.from_str(json.dumps(values))
+    try:
+        return tokenizers.Tokenizer.from_str(json.dumps(values))
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust, which is no Exception
+            raise
+        raise UserError(f"the tokenizers library cannot read what is made of it: {error}") from None
 
 
 def _unigram(model: SentencePieceModel) -> dict[str, Any]:

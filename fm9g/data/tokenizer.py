@@ -22,7 +22,7 @@ import tokenizers
 
 from fm9g.data.special_tokens import Vocabulary, Written, rewrite
 from fm9g.errors import UserError
-from fm9g.files import read_json
+from fm9g.files import read_json, require_file
 
 # pieces of text (words, or Chinese clauses) whose tokens are remembered; none is ever replaced, and the library's own
 # 10,000 are soon full
@@ -178,20 +178,21 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     Raises UserError where there is no tokenizer, or where it has no EOS token.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"{path}: no such tokenizer (a sentencepiece .model file or a Hugging Face tokenizer folder)")
     if path.is_dir():
         return _load_folder(path)
+    require_file(path)
     if path.suffix == ".json":
         return HuggingFaceTokenizer(path)
     return SentencePieceTokenizer(path)
 
 
 def _load_folder(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").exists():
-        return HuggingFaceTokenizer(folder / "tokenizer.json")
-    if (folder / "tokenizer.model").exists():
-        return SentencePieceTokenizer(folder / "tokenizer.model")
+    if os.path.lexists(folder / "tokenizer.json"):
+        return HuggingFaceTokenizer(require_file(folder / "tokenizer.json"))
+    if os.path.lexists(folder / "tokenizer.model"):
+        return SentencePieceTokenizer(require_file(folder / "tokenizer.model"))
     raise UserError(
         f"{folder}: holds neither tokenizer.json nor tokenizer.model; with other vocabulary files, write a "
         "tokenizer.json: transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
