@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fm9g.data.formats import Format, Pair
-from fm9g.data.record import record_name
+from fm9g.data.record import field_names, record_name
+from fm9g.data.record_kinds import KINDS, RecordKind, recognise
 from fm9g.data.sources import check_fields, read_source
 from fm9g.errors import UserError
-from fm9g.files import atomic_file
+from fm9g.files import atomic_file, require_file
 
 
 @dataclass
@@ -51,6 +52,22 @@ def prepare_records(source: str | os.PathLike[str], output: str | os.PathLike[st
                 file.write(encode_pair(pair))
         _refuse_existing(output)  # it may have taken hours
     return report
+
+
+def kind_of_file(source: str | os.PathLike[str]) -> RecordKind:
+    """The kind of a file's records, told by the fields of the first; UserError, which lists the kinds, for another."""
+    if not Path(source).is_file():
+        require_file(source)  # a pipe cannot be read twice
+    fields = next((record for record in read_source(source, (), None) if record), {})
+    kind = recognise(fields)
+    if kind and kind.format:
+        return kind
+    known = "; ".join(f"{kind.format}: {', '.join(sorted(kind.fields))}" for kind in KINDS if kind.format)
+    found = f"{kind.name}, which no objective of this version learns from" if kind else "of no known format"
+    raise UserError(
+        f"{source}: its records are {found} (fields: {field_names(fields)}); choose one with --format and the "
+        f"--…-field flags ({known})"
+    )
 
 
 def encode_pair(pair: Pair) -> bytes:

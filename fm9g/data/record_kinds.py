@@ -12,23 +12,28 @@ _PREPARE = "python tools/prepare_data.py --format {} --path X --output Y.jsonl"
 @dataclass(frozen=True)
 class RecordKind:
     """Records that have all of `fields`. `format` is the one of tools/prepare_data.py that reads them, or "" where
-    nothing does yet; `options` are the flags that it needs for these fields."""
+    nothing does yet; `options` are those of its settings that tell the names of the fields."""
 
     name: str
     fields: frozenset[str]
     format: str
-    options: str = ""
+    options: tuple[tuple[str, str], ...] = ()
 
     @property
     def advice(self) -> str:
         """What to do with them, in a few words."""
         if not self.format:
             return f"they are {self.name}, which no objective of this version learns from"
-        return f"they are {self.name}: {_PREPARE.format(self.format)}{self.options} reads them"
+        flags = "".join(f" --{name.replace('_', '-')} {value}" for name, value in self.options)
+        return f"they are {self.name}: {_PREPARE.format(self.format)}{flags} reads them"
 
 
-def _kind(name: str, fields: str, format: str, options: str = "") -> RecordKind:
-    return RecordKind(name, frozenset(fields.split()), format, options)
+def _kind(name: str, fields: str, format: str, **options: str) -> RecordKind:
+    return RecordKind(name, frozenset(fields.split()), format, tuple(options.items()))
+
+
+def _answered(name: str, question: str, answer: str) -> RecordKind:
+    return _kind(name, f"{question} {answer}", "alpaca", question_field=question, answer_field=answer)
 
 
 # The first that fits counts, so what has more fields comes first.
@@ -36,17 +41,15 @@ KINDS = (
     _kind("preferences", "chosen rejected", ""),
     _kind("preferences", "response_chosen response_rejected", ""),
     _kind("conversations", "conversations", "sharegpt"),
-    _kind("conversations", "messages", "sharegpt", " --conversations-field messages"),
+    _kind("conversations", "messages", "sharegpt", conversations_field="messages"),
     _kind("instructions with answers", "instruction output", "alpaca"),
     _kind("questions with answers", "Question Response", "qa"),
-    _kind("questions with answers", "question answer", "alpaca", " --question-field question --answer-field answer"),
-    _kind(
-        "prompts with completions", "prompt completion", "alpaca", " --question-field prompt --answer-field completion"
-    ),
-    _kind("prompts with responses", "prompt response", "alpaca", " --question-field prompt --answer-field response"),
-    _kind("queries with responses", "query response", "alpaca", " --question-field query --answer-field response"),
+    _answered("questions with answers", "question", "answer"),
+    _answered("prompts with completions", "prompt", "completion"),
+    _answered("prompts with responses", "prompt", "response"),
+    _answered("queries with responses", "query", "response"),
     _kind("texts", "text", "text"),
-    _kind("texts", "content", "text", " --text-field content"),
+    _kind("texts", "content", "text", text_field="content"),
 )
 
 

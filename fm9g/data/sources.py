@@ -31,9 +31,9 @@ _BUFFER_BYTES = 1 << 20  # without it, and with pre_buffer, pyarrow reads a colu
 
 
 def read_source(
-    path: str | os.PathLike[str], required: Collection[str], optional: Collection[str] = ()
+    path: str | os.PathLike[str], required: Collection[str], optional: Collection[str] | None = ()
 ) -> Iterator[dict[str, Any]]:
-    """Yield the records of a file, from parquet with the `required` and `optional` fields alone.
+    """Yield the records of a file, from parquet with the `required` and `optional` (None: all) fields alone.
 
     UserError for a file that is not there or not what its suffix says, and for parquet and csv without a required
     field; JSON records may differ, so whoever uses them looks.
@@ -126,7 +126,9 @@ def _utf8_lines(file: BufferedReader, path: Path) -> Iterator[str]:
             ) from None
 
 
-def _parquet_records(path: Path, required: Collection[str], optional: Collection[str]) -> Iterator[dict[str, Any]]:
+def _parquet_records(
+    path: Path, required: Collection[str], optional: Collection[str] | None
+) -> Iterator[dict[str, Any]]:
     try:
         pyarrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
@@ -136,7 +138,7 @@ def _parquet_records(path: Path, required: Collection[str], optional: Collection
         with parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             names = file.schema_arrow.names
             _check_columns(path, names, required)
-            wanted = [name for name in names if name in required or name in optional]
+            wanted = [name for name in names if optional is None or name in required or name in optional]
             for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
