@@ -71,6 +71,11 @@ class _Tally:
             slots = np.searchsorted(_LENGTH_LIMITS, scan.long_units * self._tokens_per_unit, side="right")
             self._histogram += np.bincount(slots, minlength=len(_LENGTH_NAMES))
 
+    @property
+    def rejected(self) -> int:
+        """How many lines were left out."""
+        return self._counts["rejected_lines"]
+
     def meta(self, data_sample: Any) -> dict[str, Any]:
         """What meta.json says of the records."""
         return {
@@ -205,7 +210,9 @@ class IndexWriter:
     def finish(self) -> dict[str, Any]:
         """Write the index and meta.json; returns what the latter holds."""
         if self.records == 0:
-            raise UserError("nothing to index: the input is empty; a dataset needs at least one record")
+            rejected = self._tally.rejected
+            why = f"none of its {rejected} line(s) is a record" if rejected else "the input is empty"
+            raise UserError(f"nothing to index: {why}; a dataset needs at least one record")
         os.ftruncate(self._data.fileno(), self.nbytes)  # blocks after the last lines left out may stand behind it
         self._open.close()
         self._write_h5()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from fm9g.data.record_kinds import unread_kind
 from fm9g.data.text import read_records, record_texts
 from fm9g.data.tokenizer import without_surrogates
 from fm9g.errors import UserError
@@ -21,6 +23,7 @@ BOS, EOS = "<s>", "</s>"
 SMALLEST_VOCABULARY = 258  # 256 bytes, BOS, EOS
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 _TEXTS_AT_ONCE = 1000
+_LOOKED_AT = 1000  # records, for texts in other fields
 
 
 def train_tokenizer(sources: Sequence[str | os.PathLike[str]], vocab_size: int) -> tokenizers.Tokenizer:
@@ -68,14 +71,26 @@ def save_tokenizer(tokenizer: tokenizers.Tokenizer, folder: Path) -> None:
 
 
 class _Batches:
-    """Iterates over lists of texts, as the tokenizers library takes them fastest, and counts the texts."""
+    """Iterates over lists of texts, as the tokenizers library takes them fastest, and counts the texts.
+
+    Texts in other fields than these, of the first records, are warned of.
+    """
 
     def __init__(self, sources: Sequence[str | os.PathLike[str]]):
         self._sources = sources
         self.count = 0
 
+    def _records(self) -> Iterator[dict[str, Any]]:
+        said: set[str] = set()
+        for number, record in enumerate(read_records(self._sources)):
+            kind = unread_kind(record) if number < _LOOKED_AT else None
+            if kind and kind.advice not in said:
+                said.add(kind.advice)
+                print(f"warning: only input and output are read; {kind.advice}", file=sys.stderr)
+            yield record
+
     def __iter__(self) -> Iterator[list[str]]:
-        texts = map(without_surrogates, record_texts(read_records(self._sources)))
+        texts = map(without_surrogates, record_texts(self._records()))
         while batch := list(islice(texts, _TEXTS_AT_ONCE)):
             self.count += len(batch)
             yield batch

@@ -207,5 +207,10 @@ def test_train_tokenizer(run, tmp_path):
     }  # fmt: skip
     few = run("train_tokenizer.py", "--path", "a.jsonl", "--vocab-size", "5000", "--output", "u")
     assert b"warning" in few.stderr
+    write_jsonl(
+        tmp_path / "c.jsonl", [{"instruction": "do it", "input": "", "output": f"明月光 {i}"} for i in range(50)]
+    )
+    told = run("train_tokenizer.py", "--path", "c.jsonl", "--vocab-size", "280", "--output", "w").stderr
+    assert told.count(b"warning: only input and output are read; they are instructions with answers: python") == 1
     assert b"too small" in run("train_tokenizer.py", *arguments[:4], "9", "--output", "v", status=1).stderr
     assert not (tmp_path / "v").exists()
