@@ -79,7 +79,7 @@ def _read_indexed(index: Path, read: Callable[[Path], Checkpoint]) -> Checkpoint
         try:
             require_file(index.parent / name)
         except UserError as error:
-            raise UserError(f"{index}: names a shard that cannot be read: {shown(str(error), 300)}") from None
+            raise UserError(f"{index}: names {name[:100]}, which cannot be read: {str(error)[-300:]}") from None
     tensors = _merge([index.parent / name for name in names], read)
     wrong = sorted(set(weight_map) ^ set(tensors))
     if wrong:
