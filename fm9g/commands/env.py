@@ -61,7 +61,7 @@ def _backend() -> str:
         from fm9g.runtime.backend import choose
 
         chosen = choose()
-    except UserError as error:
+    except (UserError, ImportError) as error:
         return f"none: {without_folders(str(error))}"
     return f"{chosen.name} ({without_folders(chosen.reason)})"
 

@@ -1,11 +1,13 @@
 """Look into an indexed dataset: counts, lengths, single records, records that hold a text, real token counts.
 
+    %(prog)s data/pretrain_index
     %(prog)s data/pretrain_index --show 0 5 -1
     %(prog)s data/pretrain_index --search "some text" --limit 20
     %(prog)s data/pretrain_index --tokenizer tokenizer --sample 1000
 
-Records are numbered from 0: record i is line i + 1 of data.jsonl. In what is shown of a record, control characters are
-spelled as in Python (a newline is \\n, a backslash \\\\).
+Counts and lengths are printed where nothing else is asked for. Records are numbered from 0: record i is line i + 1 of
+data.jsonl. In what is shown of a record, control characters are spelled as in Python (a newline is \\n, a backslash
+\\\\).
 """
 
 import argparse
@@ -78,11 +80,10 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.tokenizer) if arguments.tokenizer else None
     dataset = IndexedDataset(arguments.folder)
     numbers = [resolve(dataset, number) for number in arguments.show]
-    _print(summary(dataset))
-    lengths = measure_lengths(dataset)
-    _print(length_lines(lengths, dataset.meta))
+    if not (numbers or tokenizer or arguments.search is not None):
+        _print(summary(dataset) + length_lines(measure_lengths(dataset), dataset.meta))
     if arguments.png:
-        plot_lengths(arguments.png, lengths, dataset.meta)
+        plot_lengths(arguments.png, measure_lengths(dataset), dataset.meta)
         print(f"{arguments.png}: written")
     for number in numbers:
         _print(record_lines(dataset, number, arguments.width or None))
