@@ -1,10 +1,15 @@
-"""Command lines in which `-` and `_` are the same in a flag's name."""
+"""Command lines: `-` and `_` are the same in a flag's name, `~` is the home folder, a word chooses a command."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fm9g.errors import UserError, closest
+from fm9g.files import user_path
 
 
 def _dashed(argument: str) -> str:
@@ -18,3 +23,34 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     """Parse `argv` (by default the process's), reading ``--a_b`` as ``--a-b``; declare flags with dashes."""
     arguments = sys.argv[1:] if argv is None else argv
     return parser.parse_args([_dashed(argument) for argument in arguments])
+
+
+def path_text(text: str) -> str:
+    """The type of a flag that is a path and is told as it was written, but for a leading ``~``."""
+    try:
+        return str(user_path(text)) if text.startswith("~") else text
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def path(text: str) -> Path:
+    """The type of a flag that is a path."""
+    return Path(path_text(text))
+
+
+def choose(name: str, usage: str, commands: Mapping[str, tuple[str, str]]) -> None:
+    """Run the command that the process's first word chooses of `commands`, {word: (module, its line of help)}.
+
+    Only that module is imported; its `main` finds itself called as `name word`. Without a word, list the commands.
+    """
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        lines = [f"  {word:{width}}  {meaning}" for word, (_, meaning) in commands.items()]
+        print("\n".join([usage, "", *lines, "", f"{name} {next(iter(commands))} --help says more of that one."]))
+        return
+    if words[0] not in commands:
+        hint = closest(words[0], commands)
+        raise UserError(f"{name}: no command {words[0]!r}{hint}; {name} --help lists them")
+    sys.argv = [f"{name} {words[0]}", *words[1:]]
+    importlib.import_module(commands[words[0]][0]).main()

@@ -1,40 +1,13 @@
-"""Convert a Hugging Face folder to a .pt file that FM9G trains from, with its model config beside it."""
+#!/usr/bin/env python
+"""Convert a Hugging Face folder to a .pt file of FM9G: `fm9g convert from-huggingface`."""
 
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without fm9g being installed
 
-from fm9g.commandline import parse_flags
-from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype
+from fm9g.commands.from_huggingface import main
 from fm9g.errors import run_command
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument(
-        "--huggingface-dir",
-        type=Path,
-        required=True,
-        help="folder with config.json and safetensors or pytorch_model*.bin files",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        required=True,
-        help="the .pt file to write; its config goes to a .json beside it",
-    )
-    parser.add_argument("--dtype", help=f"one of {', '.join(DTYPE_ARGUMENTS)} (default: the source's own)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the output files if they exist")
-    flags = parse_flags(parser)
-    dtype = parse_dtype(flags.dtype) if flags.dtype else None
-    config = huggingface_to_bmtrain(flags.huggingface_dir, flags.output, dtype, flags.overwrite)
-    print(f"{flags.output}: {config.num_parameters():,} parameters, {config.dtype}")
-
 
 if __name__ == "__main__":
     run_command(main)

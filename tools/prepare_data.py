@@ -1,79 +1,13 @@
 #!/usr/bin/env python
-"""Turn data for finetuning, or plain text, into jsonl with "input" and "output". It may be a JSON array, jsonl, csv
-(each also as .gz) or parquet, which the suffix says.
+"""Turn data for finetuning, or plain text, into jsonl: `fm9g prepare`."""
 
-    python prepare_data.py --path medical_o1_sft_Chinese.json --output DIR
-    python prepare_data.py --format alpaca --path alpaca.json --output alpaca.jsonl
-    python prepare_data.py --format sharegpt --path conversations.jsonl --output chat.jsonl
-    python prepare_data.py --format text --path pages.parquet --text-field content --output pages.jsonl
-
-qa        Question and Response; the output is a folder, for train.jsonl and test.jsonl. 5 % of the records, always
-          the same ones, go to the test file. Questions that are more than half Chinese are kept.
-alpaca    instruction, input, output: the input is the instruction and, on a line below, the input if there is one.
-sharegpt  conversations of {"from": "human" | "gpt" | "system", "value": …}: each answer becomes a record, whose input
-          is all that was said before it. Each turn is preceded by its tag:
-          system text <用户>question<AI>answer<用户>question<AI>   (without spaces)
-text      text: the input is empty.
-
-But for qa, the output is one file, and everything is kept that has a question and an answer.
-"""
-
-import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without fm9g being installed
 
-from fm9g.commandline import parse_flags
-from fm9g.data.formats import FORMATS
-from fm9g.data.prepare import prepare_records
-from fm9g.data.questions import prepare_questions
+from fm9g.commands.prepare import main
 from fm9g.errors import run_command
-
-QUESTIONS = {"question_field": "Question", "answer_field": "Response"}
-OPTIONS = {
-    "question_field": "becomes input (default: Question; alpaca: instruction)",
-    "answer_field": "becomes output (default: Response; alpaca: output)",
-    "context_field": "alpaca: the field that goes below the question, if it is there (default: input)",
-    "conversations_field": "sharegpt: the field that holds the turns (default: conversations)",
-    "text_field": "text: the field that holds the text (default: text)",
-    "user_tag": "stands before each question (default: <用户>; alpaca: nothing)",
-    "assistant_tag": "stands before each answer (default: <AI>; alpaca: nothing)",
-    "system_tag": "stands before the system text (default: nothing)",
-}
-
-
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-p", "--path", required=True, help="the file to read")
-    parser.add_argument(
-        "-o", "--output", required=True, help="the file to write, for qa the folder; nothing is overwritten"
-    )
-    parser.add_argument("-f", "--format", choices=["qa", *FORMATS], default="qa", help="default: %(default)s")
-    for name, meaning in OPTIONS.items():
-        parser.add_argument("--" + name.replace("_", "-"), help=meaning)
-    arguments = parse_flags(parser)
-    given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
-    form = FORMATS.get(arguments.format)
-    known = {field.name for field in dataclasses.fields(form)} if form else QUESTIONS.keys()
-    for name in given.keys() - known:
-        parser.error(f"--{name.replace('_', '-')} means nothing for --format {arguments.format}")
-    if form is None:
-        report_questions(arguments.path, arguments.output, **(QUESTIONS | given))
-    else:
-        print(f"{arguments.output}: {prepare_records(arguments.path, arguments.output, form(**given))}")
-
-
-def report_questions(path: str, output: str, question_field: str, answer_field: str) -> None:
-    """Prepare questions and answers, and say how many went where."""
-    counts = prepare_questions(path, output, question_field, answer_field)
-    print(
-        f"{output}: {counts.train} records in train.jsonl, {counts.test} in test.jsonl; "
-        f"left out: {counts.empty} with an empty question, {counts.not_chinese} not mostly Chinese"
-    )
-
 
 if __name__ == "__main__":
     run_command(main)

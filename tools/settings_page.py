@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 
-from fm9g.commandline import parse_flags
+from fm9g.commandline import parse_flags, path
 from fm9g.errors import UserError, run_command
 from fm9g.files import read_json, write_text
 from fm9g.training.arguments import FIELDS, describe_settings
@@ -103,7 +103,7 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--language", choices=list(PAGES), help="one page only")
-    parser.add_argument("--output", type=Path, help="the file to write, with --language (default: the page in docs/)")
+    parser.add_argument("--output", type=path, help="the file to write, with --language (default: the page in docs/)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
     arguments = parse_flags(parser)
     if arguments.check:

@@ -5,108 +5,18 @@ Settings and inputs are checked here too, so that a bad one is reported once and
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 APP = Path(__file__).resolve().parent
 sys.path.insert(0, str(APP.parents[1]))
 
-from fm9g.environment import whole_number
-from fm9g.errors import UserError, run_command
-from fm9g.training.arguments import Settings, help_text, read_settings
-from fm9g.training.inputs import open_inputs
-from fm9g.training.run_folder import RunFolder
-from fm9g.training.start import start_from
-
-if TYPE_CHECKING:  # torch is imported late here, after the settings have been checked
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-
-def rendezvous(nodes: int) -> list[str]:
-    """How the nodes' launchers find each other: by the environment, or on one node by themselves."""
-    if nodes == 1:
-        return ["--standalone"]
-    address = os.environ.get("MASTER_ENDPOINT") or os.environ.get("MASTER_ADDR", "")
-    port, node = whole_number("MASTER_PORT", 29500, least=1, most=65535), whole_number("RANK", -1)
-    if not address:
-        raise UserError(f"NNODES={nodes}: set MASTER_ENDPOINT to the address of the node with RANK=0")
-    if not 0 <= node < nodes:
-        raise UserError(f"NNODES={nodes}: set RANK to this node's number, 0 to {nodes - 1}")
-    if node == 0:
-        _check_port(port)
-    # static rendezvous: c10d would ignore the node's rank
-    return [f"--nnodes={nodes}", f"--node_rank={node}", f"--master_addr={address}", f"--master_port={port}"]
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise UserError(
-                f"MASTER_PORT={port} cannot be used: {error.strerror}; set another one on all nodes"
-            ) from None
-
-
-def check(settings: Settings) -> None:
-    """Refuse what every rank would refuse, but once."""
-    inputs = open_inputs(settings, APP)
-    folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
-    folder.check_writable()
-    start_from(inputs.settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
-
-
-def processes(settings: Settings) -> int:
-    """n_gpus, checked against the GPUs that are there; on a machine without any, that many CPU ranks."""
-    import torch
-
-    gpus = torch.cuda.device_count() if os.environ.get("FM9G_BACKEND") != "cpu" else 0
-    if gpus and settings.n_gpus > gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        seen = f"{gpus} GPU(s)" + (f" (CUDA_VISIBLE_DEVICES={visible})" if visible is not None else "")
-        raise UserError(f"n_gpus={settings.n_gpus} (GPUS_PER_NODE), but this node shows {seen}")
-    return settings.n_gpus
-
-
-def launch(arguments: list[str]) -> None:
-    """Run torchrun in this process; its report of a failure, a page long, becomes a line."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
-    try:
-        torchrun(arguments)
-    except ChildFailedError as failed:
-        _report(failed)
-    except SignalException as signalled:
-        sys.exit(128 + signalled.sigval)
-
-
-def _report(failed: ChildFailedError) -> NoReturn:
-    rank, failure = failed.get_first_failure()
-    status = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
-    print(f"the run failed: rank {rank} ended first, with {status}; what it said stands above", file=sys.stderr)
-    sys.exit(1)
+from fm9g.commands.train import start
+from fm9g.errors import run_command
 
 
 def main() -> None:
-    program, words = sys.argv[1], sys.argv[2:]
-    if "-h" in words or "--help" in words:
-        print(help_text())
-        return
-    settings = read_settings(words, os.environ.get("FM9G_ARGS_TABLE", ""))
-    if settings.dry_run:
-        os.execv(sys.executable, [sys.executable, program, *words])
-    check(settings)
-    os.environ["FM9G_LAUNCHER"] = str(os.getpid())
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
-    launch(
-        [*rendezvous(whole_number("NNODES", 1, least=1)), f"--nproc_per_node={processes(settings)}", program, *words]
-    )
+    start([sys.argv[1]], sys.argv[2:], APP)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,14 @@ def summary(dataset: IndexedDataset) -> list[str]:
     width = max(map(len, figures), default=0)
     if figures:
         lines.append("meta.json")
-    return lines + [f"  {printable(key):{width}}  {_value(value, _META_WIDTH)}" for key, value in figures.items()]
+    return lines + [f"  {printable(key):{width}}  {_figure(value)}" for key, value in figures.items()]
+
+
+def _figure(value: Any) -> str:
+    """A value of meta.json, a fraction rounded to four digits, or to a whole number where that has more."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return _value(value, _META_WIDTH)
 
 
 def length_lines(lengths: Lengths, meta: dict[str, Any]) -> list[str]:

@@ -15,13 +15,16 @@ from fm9g.errors import UserError
 from fm9g.files import atomic_file
 
 _WINDOW = 1 << 20  # bounds read at once
+# powers of two, below 1 KB with three steps between them: short texts differ by less than a factor of two
+_QUARTERS = [quarter << k for k in range(8) for quarter in range(4, 8)]
+EDGES = np.array([1, 2, 3, *_QUARTERS, *(1 << k for k in range(10, 63))], dtype=np.int64)
 _UNITS = ("", "K", "M", "G", "T", "P", "E")
 _MATPLOTLIB = 'pip install matplotlib (or, in the repository, pip install -e ".[plots]")'
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Bytes of records, newline included. `histogram[k]` counts those of 2^k to 2^(k+1) - 1 bytes."""
+    """Bytes of records, newline included. `histogram[k]` counts those of EDGES[k] to EDGES[k + 1] - 1 bytes."""
 
     records: int
     nbytes: int
@@ -38,18 +41,20 @@ class Lengths:
         """(label, count) from the shortest to the longest record's bin, empty ones between them included."""
         filled = np.flatnonzero(self.histogram)
         return [
-            (f"{_power(k)}-{_power(k + 1)}", int(self.histogram[k])) for k in range(int(filled[0]), int(filled[-1]) + 1)
+            (f"{_edge(k)}-{_edge(k + 1)}", int(self.histogram[k])) for k in range(int(filled[0]), int(filled[-1]) + 1)
         ]
 
 
-def _power(k: int) -> str:
-    """2^k as in "512" or "64K"."""
-    return f"{1 << k % 10}{_UNITS[k // 10]}"
+def _edge(k: int) -> str:
+    """EDGES[k] as in "640" or "64K"."""
+    edge = int(EDGES[k])
+    unit = (edge.bit_length() - 1) // 10
+    return f"{edge >> 10 * unit}{_UNITS[unit]}"
 
 
 def measure_lengths(dataset: IndexedDataset) -> Lengths:
     """Go through all bounds, in memory that does not depend on their number."""
-    histogram = np.zeros(64, dtype=np.int64)
+    histogram = np.zeros(len(EDGES), dtype=np.int64)
     shortest, longest, first = (dataset.nbytes + 1, 0), (0, 0), 0
     for lengths in _windows(dataset.path):
         low, high = int(lengths.argmin()), int(lengths.argmax())
@@ -60,8 +65,7 @@ def measure_lengths(dataset: IndexedDataset) -> Lengths:
         shortest = min(shortest, (int(lengths[low]), first + low))
         if lengths[high] > longest[0]:
             longest = int(lengths[high]), first + high
-        # frexp is exact, so that a length of 2^k does not fall into the bin below
-        histogram += np.bincount(np.frexp(lengths.astype(np.float64))[1] - 1, minlength=64)
+        histogram += np.bincount(np.searchsorted(EDGES, lengths, side="right") - 1, minlength=len(EDGES))
         first += len(lengths)
     return Lengths(len(dataset), dataset.nbytes, shortest, longest, histogram)
 

@@ -266,7 +266,13 @@ def config_paths(config: str) -> tuple[Path, Path]:
     if config.endswith(".json"):
         model = user_path(config)
         return model, model.parent.parent / "train_configs" / model.name
-    return REPOSITORY / "model_configs" / f"{config}.json", REPOSITORY / "train_configs" / f"{config}.json"
+    return _config_file("model_configs", config), _config_file("train_configs", config)
+
+
+def _config_file(folder: str, config: str) -> Path:
+    """The file in the current folder's `folder` if it is there, else the repository's."""
+    path = Path(folder, f"{config}.json")
+    return path if path.exists() else REPOSITORY / path
 
 
 def read_settings(words: list[str], table: str = "") -> Settings:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fm9g.commands import train
 from fm9g.errors import UserError
 from tests.support.ranks import free_port
 from tests.support.runs import (
@@ -18,7 +19,6 @@ from tests.support.runs import (
     descendants,
     finish,
     is_alive,
-    load_program,
     run_app,
     start_app,
     train_here,
@@ -100,14 +100,14 @@ def test_help_lists_the_settings_and_starts_nothing(tmp_path):
 
 @pytest.fixture
 def rendezvous(monkeypatch):
-    """launch.py's arguments for torchrun, in an environment."""
+    """The launcher's arguments for torchrun, in an environment."""
 
     def find(nodes, **environment):
         for name in ("MASTER_ENDPOINT", "MASTER_ADDR", "MASTER_PORT", "RANK"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        return load_program("launch").rendezvous(nodes)
+        return train.rendezvous(nodes)
 
     return find
 

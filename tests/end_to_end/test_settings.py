@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from fm9g.commands import train
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
 from fm9g.training import stream
@@ -223,11 +224,11 @@ def test_eps_overrides_the_model_config(plain, run):
 
 def launched(monkeypatch, place, tmp_path, **changes):
     """What launch.py gives to torchrun."""
-    launch, commands = load_program("launch"), []
+    commands = []
     monkeypatch.setattr(sys, "argv", ["launch.py", "program.py", *place.words(tmp_path, **changes)])
-    monkeypatch.setattr(launch, "launch", commands.append)
+    monkeypatch.setattr(train, "launch", commands.append)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    launch.main()
+    load_program("launch").main()
     return commands[0]
 
 

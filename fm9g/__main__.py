@@ -1,0 +1,36 @@
+"""The command `fm9g`, also as `python -m fm9g`."""
+
+from __future__ import annotations
+
+import sys
+
+from fm9g import __version__
+from fm9g.commandline import choose
+from fm9g.errors import run_command
+
+USAGE = """usage: fm9g VERB [--flag value ...]
+
+From text to a model: pretraining of decoder language models on BMTrain."""
+VERBS = {
+    "prepare": ("fm9g.commands.prepare", "turn data of other formats into jsonl with input and output"),
+    "index": ("fm9g.commands.index", "index jsonl files, so that training can read them"),
+    "check": ("fm9g.commands.check", "verify every byte of an indexed dataset"),
+    "inspect": ("fm9g.commands.inspect", "look into an indexed dataset: lengths, records, texts, tokens"),
+    "tokenizer": ("fm9g.commands.tokenizer", "train a tokenizer on jsonl files"),
+    "preview": ("fm9g.commands.preview", "show rows of a mixture as the model will see them"),
+    "train": ("fm9g.commands.train", "train on this node (--dry_run checks everything and starts nothing)"),
+    "convert": ("fm9g.commands.convert", "convert weights from and to Hugging Face"),
+    "env": ("fm9g.commands.env", "print versions and hardware, for a bug report"),
+}
+
+
+def main() -> None:
+    """Run the command line."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"fm9g {__version__}")
+    else:
+        run_command(lambda: choose("fm9g", USAGE, VERBS))
+
+
+if __name__ == "__main__":
+    main()

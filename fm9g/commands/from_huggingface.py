@@ -1,0 +1,31 @@
+"""Convert a Hugging Face folder to a .pt file that FM9G trains from, with its model config beside it."""
+
+from __future__ import annotations
+
+import argparse
+
+from fm9g.commandline import parse_flags, path
+from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
+from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--huggingface-dir",
+        type=path,
+        required=True,
+        help="folder with config.json and safetensors or pytorch_model*.bin files",
+    )
+    parser.add_argument(
+        "--output",
+        type=path,
+        required=True,
+        help="the .pt file to write; its config goes to a .json beside it",
+    )
+    parser.add_argument("--dtype", help=f"one of {', '.join(DTYPE_ARGUMENTS)} (default: the source's own)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the output files if they exist")
+    flags = parse_flags(parser)
+    dtype = parse_dtype(flags.dtype) if flags.dtype else None
+    config = huggingface_to_bmtrain(flags.huggingface_dir, flags.output, dtype, flags.overwrite)
+    print(f"{flags.output}: {config.num_parameters():,} parameters, {config.dtype}")

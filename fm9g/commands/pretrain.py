@@ -1,0 +1,36 @@
+"""Pretraining: the program that a launcher starts once for each rank."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from fm9g.errors import run_command
+from fm9g.training.arguments import REPOSITORY, help_text, read_settings
+from fm9g.training.inputs import open_inputs
+
+_REPOSITORY_APP = REPOSITORY / "apps" / "fm9g_7b"
+# beside it relative paths are also looked for, and in its data/ a run writes; an installed fm9g has none
+APP = _REPOSITORY_APP if _REPOSITORY_APP.is_dir() else Path.cwd()
+
+
+def main(app: Path = APP) -> None:
+    """Run the command line; `app` is the folder of the app."""
+    if "-h" in sys.argv or "--help" in sys.argv:
+        print(help_text())
+        return
+    settings = read_settings(sys.argv[1:], os.environ.get("FM9G_ARGS_TABLE", ""))
+    inputs = open_inputs(settings, app)
+    if settings.dry_run:
+        from fm9g.training.dry_run import report
+
+        print(report(inputs), flush=True)
+        return
+    from fm9g.training.trainer import run
+
+    run(inputs)
+
+
+if __name__ == "__main__":
+    run_command(main)
