@@ -62,6 +62,7 @@ class Run:
         found = self._open_folder()
         if found is not None:
             states = self._resume(self.folder.checkpoints / str(found))
+        log(f"opening {len(inputs.lines)} dataset(s), {sum(line.records for line in inputs.lines):,} records")
         self.plan = stream.make_plan(inputs)
         self.digest = stream.StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
         self.loader = stream.make_loader(inputs, self.plan, self.progress.step, states, self._generations)
