@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""The whole workflow in a few minutes, on text that is on any machine.
+"""The whole workflow in under five minutes on two cores, on text that is on any machine.
 
-Corpus, tokenizer, index, mixture, training with a kill and a resume on the way, conversion to Hugging Face, generated
-text.
+Corpus, tokenizer, index, mixture, training with a kill and an exact resume on the way, conversion to Hugging Face,
+generated text, and how well the model predicts text that it has not seen.
 
 Everything is written below .quickstart/<n>/, a new number each time. The commands it runs are the ones of the README.
 """
@@ -12,13 +12,17 @@ import ast
 import collections
 import contextlib
 import json
+import lzma
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import sysconfig
+import textwrap
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,14 +30,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 
-from fm9g.data.index import IndexedDataset
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError, run_command
 
-ITERATIONS, SAVED_AT, KILLED_AFTER = 300, 100, 120
-WEIGHTS = {"first": 0.7, "second": 0.3}
-CORPUS_BYTES = 6_000_000
-SAMPLED_RECORDS = 1500
+ITERATIONS, SAVED_AT, KILLED_AFTER = 1200, 400, 415
+WEIGHTS = {"first": 0.6, "second": 0.4}
+VOCABULARY, ROWS = 2048, 2  # ROWS in a step, shared by the processes
+CORPUS_BYTES, RECORD_BYTES = 4_000_000, 2000
+HELD_OUT_EVERY, HELD_OUT_BYTES = 25, 40_000  # records that are not trained on, of each dataset
+PROMPTS, SAMPLED_TOKENS = 3, 100  # of each dataset
 
 
 def new_folder() -> Path:
@@ -58,54 +63,80 @@ def tool(*words: str) -> None:
 
 
 def library_texts() -> tuple[Iterator[str], Iterator[str]]:
-    """Documentation strings and source code of Python's standard library."""
+    """Documentation strings of Python's standard library, and the source code of its functions."""
     files = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
     sources = [path for path in files if not {"site-packages", "test", "tests", "idlelib"} & set(path.parts)]
 
-    def code() -> Iterator[str]:
+    def nodes() -> Iterator[tuple[list[str], ast.AST]]:
         for path in sources:
-            with contextlib.suppress(UnicodeDecodeError):  # a few are in other encodings on purpose
-                yield path.read_text(encoding="utf-8")
+            with contextlib.suppress(UnicodeDecodeError, SyntaxError):  # a few are so on purpose
+                text = path.read_text(encoding="utf-8")
+                lines = text.splitlines()
+                yield from ((lines, node) for node in ast.walk(ast.parse(text)))
 
     def documentation() -> Iterator[str]:
-        for text in code():
-            with contextlib.suppress(SyntaxError):  # and a few are templates
-                for node in ast.walk(ast.parse(text)):
-                    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                        yield ast.get_docstring(node) or ""
+        for _, node in nodes():
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                yield ast.get_docstring(node) or ""
 
-    return documentation(), code()
+    def functions() -> Iterator[str]:
+        for lines, node in nodes():
+            if isinstance(node, ast.FunctionDef):
+                yield textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+
+    return documentation(), functions()
 
 
-def write_corpus(path: Path, texts: Iterator[str]) -> None:
-    """jsonl records {"input": "", "output": text} up to CORPUS_BYTES."""
-    written = 0
-    with path.open("w", encoding="utf-8") as file:
+def write_corpus(folder: Path, name: str, texts: Iterator[str]) -> None:
+    """<name>.jsonl with records {"input": "", "output": text}, and held_out_<name>.json, a list of other texts."""
+    held_out: list[str] = []
+    count = written = kept = 0
+    with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for text in texts:
-            if len(text) > 40 and written < CORPUS_BYTES:
+            if not 40 < len(text) < RECORD_BYTES or written > CORPUS_BYTES:
+                continue
+            count += 1
+            if count % HELD_OUT_EVERY == 0 and kept < HELD_OUT_BYTES:
+                held_out.append(text)
+                kept += len(text.encode())
+            else:
                 written += file.write(json.dumps({"input": "", "output": text}, ensure_ascii=False) + "\n")
-    if not written:
-        raise UserError(f"{path}: no text found for the corpus")
+    if len(held_out) < PROMPTS:
+        raise UserError(f"{folder / name}.jsonl: {count} texts are too few for a corpus")
+    (folder / f"held_out_{name}.json").write_text(json.dumps(held_out))
+
+
+def held_out(folder: Path, name: str) -> list[str]:
+    """Texts of a dataset that are not trained on."""
+    return json.loads((folder / f"held_out_{name}.json").read_text())
 
 
 def prepare_data(folder: Path, text: str | None) -> None:
     """Corpus, tokenizer, two indexed datasets and their mixture."""
-    documentation, code = library_texts()
+    documentation, functions = library_texts()
     if text:
         step(f"corpus: {text}, and the standard library's documentation")
         lines = [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
-        paragraphs = ("\n".join(lines[i : i + 8]) for i in range(0, len(lines), 8))
-        write_corpus(folder / "first.jsonl", paragraphs)
-        write_corpus(folder / "second.jsonl", documentation)
+        paragraphs = ("\n".join(lines[i : i + 4]) for i in range(0, len(lines), 4))
+        write_corpus(folder, "first", paragraphs)
+        write_corpus(folder, "second", documentation)
     else:
         step("corpus: documentation and source code of Python's standard library")
-        write_corpus(folder / "first.jsonl", documentation)
-        write_corpus(folder / "second.jsonl", code)
+        write_corpus(folder, "first", documentation)
+        write_corpus(folder, "second", functions)
     step("tokenizer: a byte-level BPE")
     corpora = [str(folder / f"{name}.jsonl") for name in WEIGHTS]
     tokenizer = str(folder / "tokenizer")
-    tool(str(ROOT / "tools/train_tokenizer.py"), "--path", *corpora, "--vocab_size", "4096", "--output", tokenizer)
-    step("index: two datasets, mixed 0.7 to 0.3")
+    tool(
+        str(ROOT / "tools/train_tokenizer.py"),
+        "--path",
+        *corpora,
+        "--vocab_size",
+        str(VOCABULARY),
+        "--output",
+        tokenizer,
+    )
+    step("index: two datasets, mixed 0.6 to 0.4")
     for name in WEIGHTS:
         source, output = str(folder / f"{name}.jsonl"), str(folder / name)
         tool(str(ROOT / "tools/convert_json2index.py"), "--path", source, "--language", "en", "--output", output)
@@ -113,15 +144,22 @@ def prepare_data(folder: Path, text: str | None) -> None:
     (folder / "mixture.json").write_text(json.dumps(mixture, indent=2) + "\n")
 
 
+def processes() -> int:
+    """One for each row of a step where there are as many cores: faster than one process with several threads."""
+    cores = len(os.sched_getaffinity(0))
+    return max(count for count in (1, ROWS) if count <= cores)
+
+
 def train_command(folder: Path) -> list[str]:
     """run_bmtrain.sh with the settings of this run."""
     settings = {
-        "config": "tiny",
+        "config": "quickstart",
         "model_unique": "quickstart",
         "tokenizer_path": folder / "tokenizer",
         "dataset_config": folder / "mixture.json",
         "output_dir": folder / "data",
-        "n_gpus": 1,
+        "n_gpus": processes(),
+        "batch_size": ROWS // processes(),
         "train_iters": ITERATIONS,
         "save_iters": SAVED_AT,
     }
@@ -155,37 +193,66 @@ def train_and_kill(folder: Path) -> None:
 
 
 def resume(folder: Path) -> None:
-    """Continue from the newest checkpoint to the end."""
+    """Continue from the newest checkpoint to the end, and compare the iterations that ran twice."""
     environment = {**os.environ, "PYTHON": sys.executable}
     subprocess.run([*train_command(folder), "--resume_ckpt", "latest"], env=environment, check=True)
+    lines = metrics(folder)
+    if [line["iteration"] for line in lines] != list(range(1, ITERATIONS + 1)):
+        raise UserError("metrics.jsonl does not hold every iteration once")
+    (killed,) = folder.glob("data/checkpoints/logs/quickstart/metrics.superseded-*.jsonl")
+    twice = [json.loads(line) for line in killed.read_text().splitlines()]
+    largest = max(abs(line["loss"] - lines[line["iteration"] - 1]["loss"]) for line in twice)
+    first, last = twice[0]["iteration"], twice[-1]["iteration"]
+    print(f"iterations {first} to {last} ran twice; the largest difference of their losses is {largest:g}", flush=True)
+    if largest > 1e-4:
+        raise UserError("the resumed run is not the run that was killed")
 
 
-def unigram_entropy(folder: Path) -> float:
-    """Nats per token of the mixture when every token is drawn by its frequency alone."""
+def bits_per_byte(nats: float, texts: list[str]) -> float:
+    """Nats over all texts, in bits for each of their UTF-8 bytes."""
+    return nats / math.log(2) / sum(len(text.encode()) for text in texts)
+
+
+def by_frequency(folder: Path, name: str) -> float:
+    """Bits per byte of the held-out texts when each token is predicted by its frequency in the corpus alone."""
     tokenizer = load_tokenizer(folder / "tokenizer")
-    mixed: collections.Counter[int] = collections.Counter()
-    for name, weight in WEIGHTS.items():
-        dataset = IndexedDataset(folder / name)
-        stride = max(1, len(dataset) // SAMPLED_RECORDS)
-        counts: collections.Counter[int] = collections.Counter()
-        for i in range(0, len(dataset), stride):
-            counts.update([*tokenizer.encode(dataset.record(i)["output"]), tokenizer.eos_id])
-        for token, count in counts.items():
-            mixed[token] += weight * count / counts.total()  # type: ignore[assignment]
-    return -sum(share * math.log(share) for share in mixed.values())
+    with (folder / f"{name}.jsonl").open(encoding="utf-8") as file:
+        corpus = [json.loads(line)["output"] for line in file][:: HELD_OUT_EVERY // 5]
+    counts = collections.Counter(range(VOCABULARY))  # none is impossible
+    for text in corpus:
+        counts.update([*tokenizer.encode(text), tokenizer.eos_id])
+    texts, total = held_out(folder, name), counts.total()
+    tokens = [token for text in texts for token in [*tokenizer.encode(text), tokenizer.eos_id]]
+    return bits_per_byte(sum(-math.log(counts[token] / total) for token in tokens), texts)
 
 
-def generate(model_folder: Path) -> None:
-    """Let transformers continue a few words with the converted model."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def by_model(model: Any, tokenizer: Any, texts: list[str]) -> float:
+    """Bits per byte of texts under a model of transformers; each text begins and ends as in training."""
+    import torch
 
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(model_folder)
-    for prompt in ("Return the", "This function"):
-        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    nats = 0.0
+    with torch.inference_mode():
+        for text in texts:
+            ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.eos_token_id]])[:, :1024]
+            nats += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
+    return bits_per_byte(nats, texts)
+
+
+def generate(model: Any, tokenizer: Any, texts: list[str]) -> None:
+    """Let transformers continue the beginnings of a few texts."""
+    import torch
+
+    for text in texts[:: len(texts) // PROMPTS][:PROMPTS]:
+        prompt = re.match(r"\s*(\S+\s+){0,3}\S{1,12}", text).group()[:32]  # type: ignore[union-attr]
+        inputs = tokenizer(prompt, return_tensors="pt")
         inputs.pop("token_type_ids", None)
-        output = model.generate(**inputs, max_new_tokens=32, do_sample=False, repetition_penalty=1.3)
-        print(f"  {tokenizer.decode(output[0], skip_special_tokens=True)!r}")
+        torch.manual_seed(0)
+        output = model.generate(
+            **inputs, max_new_tokens=SAMPLED_TOKENS, do_sample=True, temperature=0.7, top_k=40, top_p=0.9
+        )
+        continued = tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        lines = [line for line in f"[{prompt}]{continued}".splitlines() if line.strip()]
+        print(textwrap.indent("\n".join(lines), "    "), end="\n\n", flush=True)
 
 
 def main() -> None:
@@ -197,7 +264,7 @@ def main() -> None:
         raise UserError(f"{arguments.text}: no such file")
     folder, started = new_folder(), time.perf_counter()
     prepare_data(folder, arguments.text)
-    step(f"train: {ITERATIONS} iterations of the tiny model; it will be killed on the way")
+    step(f"train: {ITERATIONS} iterations of a small model; it will be killed on the way")
     print("$ " + " ".join(os.path.relpath(w) if w.startswith("/") else w for w in train_command(folder)), flush=True)
     train_and_kill(folder)
     step("resume the newest checkpoint")
@@ -206,31 +273,38 @@ def main() -> None:
     checkpoint = folder / f"data/checkpoints/quickstart/{ITERATIONS}/fm9g_live_checkpoint-{ITERATIONS}.pt"
     converted = folder / "huggingface"
     tool(
-        *(str(ROOT / "tools/bmtrain_2_hgface.py"), "--model-config", str(ROOT / "model_configs/tiny.json")),
+        *(str(ROOT / "tools/bmtrain_2_hgface.py"), "--model-config", str(ROOT / "model_configs/quickstart.json")),
         *("--tokenizer", str(folder / "tokenizer"), "--bmtrain-ckpt-path", str(checkpoint)),
         *("--huggingface-save-dir", str(converted)),
     )
-    step("text from transformers")
-    generate(converted)
-    conclude(folder, time.perf_counter() - started)
+    conclude(folder, converted, started)
 
 
-def conclude(folder: Path, seconds: float) -> None:
-    """Say what was reached; a UserError if training did not learn."""
-    lines = metrics(folder)
-    if [line["iteration"] for line in lines] != list(range(1, ITERATIONS + 1)):
-        raise UserError("metrics.jsonl does not hold every iteration once")
-    final = sum(line["loss"] for line in lines[-20:]) / 20
-    entropy = unigram_entropy(folder)
+def conclude(folder: Path, converted: Path, started: float) -> None:
+    """Show what the model writes, and how well it predicts; a UserError if training did not learn."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(converted), AutoTokenizer.from_pretrained(converted)
+    step("transformers continues texts that were not trained on; [the beginning] is theirs")
+    for name in WEIGHTS:
+        generate(model, tokenizer, held_out(folder, name))
     step("done")
-    print(f"loss {lines[0]['loss']:.3f} -> {final:.3f} nats per token, in {seconds:.0f} s")
-    print(f"unigram entropy of the corpus: {entropy:.3f} nats per token")
-    if final > entropy - 0.3:
-        raise UserError("the loss is not well below the unigram entropy: something is wrong with this installation")
-    print("the loss is well below it: the model uses context")
-    board = os.path.relpath(folder / "data/tensorboard")
+    lines = metrics(folder)
+    print(f"loss {lines[0]['loss']:.2f} -> {sum(line['loss'] for line in lines[-20:]) / 20:.2f} nats per token")
+    print("bits per byte of text that was not trained on:")
+    print(f"    {'':8}{'frequency':>12}{'zlib':>8}{'xz':>8}{'model':>8}")
+    for name in WEIGHTS:
+        texts = held_out(folder, name)
+        data = "\n".join(texts).encode()
+        frequency, mine = by_frequency(folder, name), by_model(model, tokenizer, texts)
+        packed = [8 * len(pack(data)) / len(data) for pack in (lambda d: zlib.compress(d, 9), lzma.compress)]
+        print(f"    {name:8}{frequency:12.2f}{packed[0]:8.2f}{packed[1]:8.2f}{mine:8.2f}", flush=True)
+        if mine > 0.9 * frequency:
+            raise UserError("the model is not well below the frequency of tokens: something is wrong here")
+    board, seconds = os.path.relpath(folder / "data/tensorboard"), time.perf_counter() - started
+    print(f"in {seconds:.0f} s, with {sum(os.times()[:4]):.0f} s of processor time")
     print(f"curves:  .venv/bin/tensorboard --logdir {board}")
-    print(f"model:   {os.path.relpath(folder / 'huggingface')}")
+    print(f"model:   {os.path.relpath(converted)}")
 
 
 if __name__ == "__main__":

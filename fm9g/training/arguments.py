@@ -95,7 +95,11 @@ class Settings:
     save: bool = _setting(True, "write checkpoints")
     save_iters: int = _setting(500, "iterations between checkpoints")
     async_save: bool = _setting(False, "write checkpoints in the background")
-    inspect_iters: int = _setting(100, "iterations between parameter and gradient summaries; 0: none")
+    log_iters: int = _setting(1, "iterations between the lines printed; metrics.jsonl and TensorBoard get each one")
+    inspect_iters: int = _setting(
+        100,
+        "iterations between parameter and gradient summaries (in TensorBoard) or only_run_dataloader reports; 0: none",
+    )
     tensorboard_all_tasks: bool = _setting(False, "write every task's loss and tokens to TensorBoard")
     exp_group: str = _setting("", "prefix of the TensorBoard folder")
     dry_run: bool = _setting(False, "check everything, report sizes and memory, and exit")
@@ -300,7 +304,7 @@ def _shown(path: Path) -> str:
 
 def check_settings(settings: Settings) -> None:
     """Refuse values that no run can have, before anything is loaded."""
-    for name in ("n_gpus", "max_length", "batch_size", "grad_accum", "train_iters", "save_iters"):
+    for name in ("n_gpus", "max_length", "batch_size", "grad_accum", "train_iters", "save_iters", "log_iters"):
         if getattr(settings, name) < 1:
             raise UserError(f"{name} must be at least 1, not {getattr(settings, name)}")
     for name in ("dataloader_num_workers", "dataloader_num_threads", "dataloader_prefetch", "inspect_iters"):

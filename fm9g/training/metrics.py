@@ -8,10 +8,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import combining, east_asian_width
 
 from tensorboardX import SummaryWriter
 
 from fm9g.files import write_text
+
+LINE_WIDTH = 120  # columns
 
 
 @dataclass
@@ -19,6 +22,7 @@ class Metrics:
     """One iteration. Losses are nats per valid token over the whole global batch; null where there was none.
 
     A figure that is not finite is written as null too.
+    `mfu` is None on a CPU, where no data sheet says what the peak is and a measured one is noise.
     """
 
     iteration: int
@@ -27,7 +31,7 @@ class Metrics:
     grad_norm: float | None
     tokens: int
     tokens_per_second: float
-    mfu: float
+    mfu: float | None
     step_seconds: float
     data_seconds: float
     memory_bytes: int
@@ -47,25 +51,39 @@ def readable_time(seconds: float) -> str:
 
 
 def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float) -> str:
-    """The line a person reads."""
-    loss = "no tokens" if metrics.loss is None else f"loss {metrics.loss:.4f}"
-    norm = "skipped (overflow)" if metrics.grad_norm is None else f"grad norm {metrics.grad_norm:.3f}"
+    """The line a person reads, at most LINE_WIDTH columns wide: what matters least comes last and gives way."""
+    loss, norm, waiting = metrics.loss, metrics.grad_norm, metrics.data_seconds / max(metrics.step_seconds, 1e-9)
     parts = [
         f"iter {metrics.iteration}/{train_iters}",
-        loss,
-        f"lr {metrics.lr:.3e}",
-        norm,
+        "no tokens" if loss is None else f"loss {loss:.4f}" if loss < 1e4 else f"loss {loss:.2e}",
+        f"lr {metrics.lr:.2e}",
+        "skipped (overflow)" if norm is None else f"grad norm {norm:.3f}" if norm < 1e3 else f"grad norm {norm:.2e}",
+        *([] if metrics.loss_scale == 1 else [f"scale {metrics.loss_scale:g}"]),
         f"{metrics.tokens_per_second:,.0f} tok/s",
-        f"mfu {metrics.mfu:.1%}",
-        f"mem {metrics.memory_bytes / 1e9:.2f} GB",
-        f"data {metrics.data_seconds / max(metrics.step_seconds, 1e-9):.0%}",
         f"eta {readable_time(eta_seconds)}",
+        *([] if metrics.mfu is None else [f"mfu {metrics.mfu:.0%}"]),
+        f"mem {metrics.memory_bytes / 1e9:.1f} GB",
+        *([f"data {waiting:.0%}"] if waiting >= 0.05 else []),  # the loader holds the run up
     ]
-    if len(metrics.task_tokens) > 1 and metrics.task_loss:
-        parts.append(", ".join(f"{task} {loss:.3f}" for task, loss in metrics.task_loss.items()))
-    if metrics.loss_scale != 1:
-        parts.insert(4, f"scale {metrics.loss_scale:g}")
-    return " | ".join(parts)
+    line, more = _as_many_as_fit(parts, " | ", LINE_WIDTH)
+    if more or len(metrics.task_tokens) == 1 or not metrics.task_loss:
+        return line
+    losses = [f"{task} {loss:.3f}" for task, loss in metrics.task_loss.items()]
+    listed, more = _as_many_as_fit(losses, ", ", LINE_WIDTH - columns(line) - len(" | , …"))
+    return f"{line} | {listed}{', …' if more else ''}" if listed else line
+
+
+def _as_many_as_fit(parts: list[str], separator: str, width: int) -> tuple[str, bool]:
+    """The first parts, joined, as far as they fit; and whether any was left out."""
+    count = len(parts)
+    while count and columns(separator.join(parts[:count])) > width:
+        count -= 1
+    return separator.join(parts[:count]), count < len(parts)
+
+
+def columns(text: str) -> int:
+    """How wide a terminal shows a text: Chinese characters take two columns, combining marks none."""
+    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
 
 
 def finite(value: Any) -> Any:

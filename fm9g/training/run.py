@@ -68,6 +68,7 @@ class Run:
         log("\n".join([f"starting from {self.start}", *settings_lines(self.settings)]))
         if found is not None:
             states = self._resume(self.folder.checkpoints / str(found))
+        log(f"opening {len(inputs.lines)} dataset(s), {sum(line.records for line in inputs.lines):,} records")
         self.plan = stream.make_plan(inputs)
         self.digest = stream.StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
         self.loader = stream.make_loader(inputs, self.plan, self.progress.step, states, self._generations)

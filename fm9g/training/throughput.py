@@ -27,7 +27,7 @@ PEAKS = {
     "A10": 125e12,
     "V100": 125e12,
 }
-_MEASURED_SIZE = 1024
+_MEASURED_SIZE = 8192
 
 
 def step_flops(config: ModelConfig, batch: StepBatch) -> float:
@@ -49,13 +49,18 @@ def step_flops(config: ModelConfig, batch: StepBatch) -> float:
     return 6.0 * parameters * sum(batch.tokens) + attention
 
 
-def peak_flops(dtype_name: str) -> float:
-    """The device's peak FLOP/s: the data sheet's for a known GPU and half types, else that of a measured product."""
-    if runtime.backend.on_cuda and dtype_name != "float32":
+def peak_flops(dtype_name: str) -> float | None:
+    """A GPU's peak FLOP/s: the data sheet's for a known one and half types, else that of a measured product.
+
+    None on a CPU, where a product measured beside whatever else runs there says nothing.
+    """
+    if not runtime.backend.on_cuda:
+        return None
+    if dtype_name != "float32":
         for known, peak in PEAKS.items():
             if known in runtime.device_name():
                 return peak
-    size = _MEASURED_SIZE * (8 if runtime.backend.on_cuda else 1)
+    size = _MEASURED_SIZE
     a = torch.ones(size, size, dtype=TORCH_DTYPES[dtype_name], device=runtime.device())
     fastest = float("inf")
     for _ in range(4):

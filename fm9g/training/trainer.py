@@ -30,6 +30,7 @@ class Training(Run):
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__(inputs)
+        log("building the model")
         self.model = Decoder(inputs.model_config, self.settings.flash, self.settings.use_checkpoint)
         bmt.init_parameters(self.model)
         torch.manual_seed(self.settings.seed + 1 + runtime.rank())  # ranks drop out different elements
@@ -64,6 +65,7 @@ class Training(Run):
             if settings.load_grad:
                 raise UserError("load_grad=1 needs a checkpoint: give resume_ckpt or pretrained_model")
             return
+        log(f"loading {weights}")
         skipped = checkpoint.load_weights(self.model, weights, settings.strict_state_dict)
         log(f"loaded weights from {weights}" + "".join(f"\n  skipped: {item}" for item in skipped))
         if settings.load_grad or (full and settings.load_grad is None):
@@ -84,14 +86,14 @@ class Training(Run):
     def train(self) -> None:
         """Run the iterations that are left, then save."""
         started, first = time.perf_counter(), self.progress.step
+        if first < self.settings.train_iters:
+            log(f"step {first + 1} of {self.settings.train_iters} begins")
         for batch, counts, waited in self.batches():
             metrics = self._iteration(batch, counts, waited)
             seconds = (time.perf_counter() - started) / (self.progress.step - first)
-            log(
-                readable_line(
-                    metrics, self.settings.train_iters, seconds * (self.settings.train_iters - metrics.iteration)
-                )
-            )
+            if metrics.iteration % self.settings.log_iters == 0 or metrics.iteration == self.settings.train_iters:
+                left = seconds * (self.settings.train_iters - metrics.iteration)
+                log(readable_line(metrics, self.settings.train_iters, left))
             if self._writer:
                 self._writer.write(metrics)
             self.save_if_due()
@@ -120,7 +122,7 @@ class Training(Run):
             grad_norm=norm,
             tokens=self.progress.tokens,
             tokens_per_second=counts.all_places / seconds,
-            mfu=counts.flops / seconds / (self._peak * runtime.world_size()),
+            mfu=counts.flops / seconds / (self._peak * runtime.world_size()) if self._peak else None,
             step_seconds=seconds,
             data_seconds=waited,
             memory_bytes=runtime.all_reduce(runtime.memory_bytes(), "max"),
@@ -165,7 +167,6 @@ class Training(Run):
 
     def _inspect(self, iteration: int) -> None:
         summary = bmt.inspect.inspect_model(self.model, "*")
-        log(f"parameters and gradients at iteration {iteration}:\n{bmt.inspect.format_summary(summary)}")
         if self._writer:
             self._writer.write_summary(summary, iteration)
 

@@ -280,21 +280,21 @@ def run_words_here(words: list[str], output: Path, name: str = "u") -> Ended:
 
     from fm9g import runtime
     from fm9g.errors import UserError
-    from fm9g.training import throughput, trainer
+    from fm9g.training import trainer
     from fm9g.training.arguments import read_settings
     from fm9g.training.inputs import open_inputs
 
     torch.set_num_threads(1)  # as ranks have; several threads on a busy machine wait for each other
     printed = io.StringIO()
-    initialize, measured = runtime.initialize, throughput._MEASURED_SIZE
-    runtime.initialize, throughput._MEASURED_SIZE = _seed, 64
+    initialize = runtime.initialize
+    runtime.initialize = _seed
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             trainer.run(open_inputs(read_settings(words), APP))
     except UserError as error:
         raise error.with_traceback(None) from None  # its frames would keep the run's lock
     finally:
-        runtime.initialize, throughput._MEASURED_SIZE = initialize, measured
+        runtime.initialize = initialize
     return Ended(output, name, printed.getvalue())
 
 

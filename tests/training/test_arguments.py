@@ -46,6 +46,7 @@ DEFAULTS = {
     "async_save": False,
     "train_iters": 10000,
     "stop_when_end": False,
+    "log_iters": 1,
     "inspect_iters": 100,
     "lr": 1e-2,
     "warmup_iters": 20,

@@ -4,8 +4,11 @@ import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fm9g.training.metrics import Metrics, MetricsWriter, drop_later_lines, readable_line, readable_time
+from fm9g.training.metrics import Metrics, MetricsWriter, columns, drop_later_lines, readable_line, readable_time
+from fm9g.training.throughput import peak_flops
 from tests.support.runs import Output
 
 KEYS = [
@@ -132,9 +135,44 @@ def test_the_summary_of_parameters_is_written(tmp_path):
 def test_the_line_for_people():
     line = readable_line(metrics(), 10, 3723)
     assert line == (
-        "iter 3/10 | loss 2.5000 | lr 1.000e-03 | grad norm 0.750 | 123,457 tok/s | mfu 41.0% | mem 2.00 GB | data 10% "
-        "| eta 1:02:03 | prose 2.250, 詩 2.750"
+        "iter 3/10 | loss 2.5000 | lr 1.00e-03 | grad norm 0.750 | 123,457 tok/s | eta 1:02:03 | mfu 41% | mem 2.0 GB "
+        "| data 10%"
     )
+    on_a_cpu = readable_line(metrics(mfu=None, data_seconds=0.02), 10, 3723)
+    assert on_a_cpu == line.replace("mfu 41% | ", "").replace("data 10%", "prose 2.250, …")
+    assert columns(on_a_cpu) <= 120
+
+
+WORDS = st.text("az 詩月\u0301·", min_size=1, max_size=40)
+LARGE = st.floats(0, 1e30, allow_nan=False)
+
+
+@given(
+    *(st.integers(1, 10**7), LARGE | st.none(), LARGE | st.none(), st.floats(0, 1e9), st.floats(0, 1e9)),
+    *(st.sampled_from([None, 0.4, 1.2]), st.sampled_from([1.0, 65536.0, 2.0**40]), st.dictionaries(WORDS, LARGE)),
+)
+def test_a_line_is_at_most_120_columns_wide(iteration, loss, norm, speed, eta, mfu, scale, tasks):
+    changes = {"loss": loss, "grad_norm": norm, "tokens_per_second": speed, "mfu": mfu, "loss_scale": scale}
+    line = readable_line(
+        metrics(iteration, **changes, memory_bytes=10**12, task_loss=tasks, task_tokens=dict.fromkeys(tasks, 1)),
+        10**7,
+        eta,
+    )
+    assert columns(line) <= 120
+    assert f"iter {iteration}/10000000" in line
+    assert "tok/s" in line or eta > 1e7
+
+
+def test_all_tasks_that_fit_are_listed():
+    tasks = {"a": 1.0, "b": 2.0}
+    assert readable_line(metrics(mfu=None, data_seconds=0, task_loss=tasks), 10, 0).endswith("| a 1.000, b 2.000")
+
+
+def test_a_cpu_has_no_mfu(tmp_path):
+    assert peak_flops("float32") is None
+    output = write(tmp_path, metrics(mfu=None))
+    assert output.metrics()[0]["mfu"] is None
+    assert "Speed/mfu" not in output.events()
 
 
 @pytest.mark.parametrize(
