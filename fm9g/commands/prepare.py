@@ -58,6 +58,8 @@ def main() -> None:
         parser.add_argument("--" + name.replace("_", "-"), help=meaning)
     arguments = parse_flags(parser)
     given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
+    if arguments.format is None and given and given.keys() <= QUESTIONS.keys():
+        arguments.format = "qa"  # as it was before formats were told
     if arguments.format is None:
         kind = kind_of_file(arguments.path)
         given, arguments.format = dict(kind.options) | given, kind.format

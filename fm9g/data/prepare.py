@@ -58,7 +58,9 @@ def kind_of_file(source: str | os.PathLike[str]) -> RecordKind:
     """The kind of a file's records, told by the fields of the first; UserError, which lists the kinds, for another."""
     if not Path(source).is_file():
         require_file(source)  # a pipe cannot be read twice
-    fields = next((record for record in read_source(source, (), None) if record), {})
+    fields = next((record for record in read_source(source, (), None) if record), None)
+    if fields is None:
+        raise UserError(f"{source}: holds no records")
     kind = recognise(fields)
     if kind and kind.format:
         return kind

@@ -51,7 +51,6 @@ def test_questions_and_answers_are_known(tmp_path):
             {"prompt": "q", "chosen": "a", "rejected": "b"},
             "preferences, which no objective of this version learns from",
         ),
-        ({}, "(fields: none)"),
     ],
 )
 def test_other_records_are_asked_about(tmp_path, record, says):
@@ -60,3 +59,9 @@ def test_other_records_are_asked_about(tmp_path, record, says):
         kind_of_file(tmp_path / "x.jsonl")
     assert says in str(error.value)
     assert "alpaca: instruction, output" in str(error.value)
+
+
+def test_a_file_without_records_has_no_kind(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(b"{}\n{}\n")
+    with pytest.raises(UserError, match="holds no records"):
+        kind_of_file(tmp_path / "x.jsonl")

@@ -163,6 +163,7 @@ def test_prepare_data(run, tmp_path, form):
     else:
         (tmp_path / "qa").write_text("\n " + json.dumps(records, indent=1))
     done = run("prepare_data.py", "--path", "qa", "--output", "out")
+    assert done.stderr == b"qa: questions with answers, as --format qa reads them\n"
     found = [read_jsonl(tmp_path / "out" / name) for name in ("train.jsonl", "test.jsonl")]
     assert found == plain_split(records)
     assert found[1]
@@ -177,7 +178,7 @@ def test_prepare_data_fields_and_faults(run, tmp_path):
     assert b"2 records in train.jsonl, 1 in test.jsonl" in done.stdout
     assert len(read_jsonl(tmp_path / "o/train.jsonl")) == 2
     faults = {
-        '{"Questions": "x", "Response": "y"}\n': "record 0 (the first is 0): no field 'Question' (did you",
+        '{"Questions": "x", "Response": "y"}\n': "of no known format (fields: 'Questions', 'Response')",
         '{"Question": 3, "Response": "y"}\n': "record 0 (the first is 0): 'Question' is not a string",
         '{"Question": "x", "Response": null}\n': "record 0 (the first is 0): 'Response' is not a string",
         '{"Question": "x", "Response": "y"}\n{\n': "line 2, byte 35: not valid JSON",
