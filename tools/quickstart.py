@@ -23,7 +23,7 @@ import sysconfig
 import textwrap
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,38 +62,34 @@ def tool(*words: str) -> None:
     subprocess.run([sys.executable, *words], check=True)
 
 
-def library_texts() -> tuple[Iterator[str], Iterator[str]]:
+def library_texts() -> tuple[list[str], list[str]]:
     """Documentation strings of Python's standard library, and the source code of its functions."""
     files = sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
-    sources = [path for path in files if not {"site-packages", "test", "tests", "idlelib"} & set(path.parts)]
-
-    def nodes() -> Iterator[tuple[list[str], ast.AST]]:
-        for path in sources:
-            with contextlib.suppress(UnicodeDecodeError, SyntaxError):  # a few are so on purpose
-                text = path.read_text(encoding="utf-8")
-                lines = text.splitlines()
-                yield from ((lines, node) for node in ast.walk(ast.parse(text)))
-
-    def documentation() -> Iterator[str]:
-        for _, node in nodes():
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                yield ast.get_docstring(node) or ""
-
-    def functions() -> Iterator[str]:
-        for lines, node in nodes():
-            if isinstance(node, ast.FunctionDef):
-                yield textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno]))
-
-    return documentation(), functions()
+    documentation: list[str] = []
+    functions: list[str] = []
+    for path in files:
+        if {"site-packages", "test", "tests", "idlelib"} & set(path.parts):
+            continue
+        with contextlib.suppress(UnicodeDecodeError, SyntaxError):  # a few are so on purpose
+            text = path.read_text(encoding="utf-8")
+            lines = text.splitlines()
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                    documentation.append(ast.get_docstring(node) or "")
+                if isinstance(node, ast.FunctionDef):
+                    functions.append(textwrap.dedent("\n".join(lines[node.lineno - 1 : node.end_lineno])))
+    return documentation, functions
 
 
-def write_corpus(folder: Path, name: str, texts: Iterator[str]) -> None:
+def write_corpus(folder: Path, name: str, texts: Iterable[str]) -> None:
     """<name>.jsonl with records {"input": "", "output": text}, and held_out_<name>.json, a list of other texts."""
     held_out: list[str] = []
     count = written = kept = 0
     with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
         for text in texts:
-            if not 40 < len(text) < RECORD_BYTES or written > CORPUS_BYTES:
+            if written > CORPUS_BYTES:
+                break
+            if not 40 < len(text) < RECORD_BYTES:
                 continue
             count += 1
             if count % HELD_OUT_EVERY == 0 and kept < HELD_OUT_BYTES:
