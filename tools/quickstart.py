@@ -15,7 +15,6 @@ import json
 import lzma
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -239,7 +238,7 @@ def generate(model: Any, tokenizer: Any, texts: list[str]) -> None:
     import torch
 
     for text in texts[:: len(texts) // PROMPTS][:PROMPTS]:
-        prompt = re.match(r"\s*(\S+\s+){0,3}\S{1,12}", text).group()[:32]  # type: ignore[union-attr]
+        prompt = " ".join(text.strip().splitlines()[0].split()[:4])[:40]
         inputs = tokenizer(prompt, return_tensors="pt")
         inputs.pop("token_type_ids", None)
         torch.manual_seed(0)
@@ -298,7 +297,7 @@ def conclude(folder: Path, converted: Path, started: float) -> None:
         if mine > 0.9 * frequency:
             raise UserError("the model is not well below the frequency of tokens: something is wrong here")
     board, seconds = os.path.relpath(folder / "data/tensorboard"), time.perf_counter() - started
-    print(f"in {seconds:.0f} s, with {sum(os.times()[:4]):.0f} s of processor time")
+    print(f"in {seconds:.0f} s")
     print(f"curves:  .venv/bin/tensorboard --logdir {board}")
     print(f"model:   {os.path.relpath(converted)}")
 
