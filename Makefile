@@ -19,13 +19,15 @@ $(STAMP): requirements.txt pyproject.toml tools/install_bmtrain.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python 3.10 to 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 …") if not (3, 10) <= v <= (3, 12) else None'
 	@echo "making the environment $(VENV) (once; a few minutes, most of it the download of PyTorch)"
 	@echo "1/4 $$($(PYTHON) --version)"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "2/4 the packages of requirements.txt: PyTorch, transformers and more; 1 to 5 minutes"
-	$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -r requirements.txt | sed -un 's/^\(Collecting\|Installing\) \(.\{1,80\}\).*/    \1 \2/p'; test $${PIPESTATUS[0]} = 0
+	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -r requirements.txt \
+		| sed -un '/\.metadata/d; s/^ *\(Downloading\|Using cached\|Processing\|Installing\) \(.\{1,80\}\).*/    \1 \2/p'; \
+		test $${PIPESTATUS[0]} = 0
 	@echo "3/4 BMTrain; seconds"
-	$(BIN)/python tools/install_bmtrain.py
+	@$(BIN)/python tools/install_bmtrain.py
 	@echo "4/4 FM9G itself; seconds"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "the environment is ready"
 

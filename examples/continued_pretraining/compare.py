@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-TEXTS = 40
+TEXTS = 20
 
 
 @torch.no_grad()

@@ -65,20 +65,21 @@ def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float) -> str
         f"mem {metrics.memory_bytes / 1e9:.1f} GB",
         *([f"data {waiting:.0%}"] if waiting >= 0.05 else []),  # the loader holds the run up
     ]
-    line, more = _as_many_as_fit(parts, " | ", LINE_WIDTH)
-    if more or len(metrics.task_tokens) == 1 or not metrics.task_loss:
-        return line
-    losses = [f"{task} {loss:.3f}" for task, loss in metrics.task_loss.items()]
-    listed, more = _as_many_as_fit(losses, ", ", LINE_WIDTH - columns(line) - len(" | , …"))
-    return f"{line} | {listed}{', …' if more else ''}" if listed else line
+    while columns(" | ".join(parts)) > LINE_WIDTH:
+        parts.pop()
+    if len(metrics.task_tokens) > 1:
+        losses = [f"{task} {loss:.3f}" for task, loss in metrics.task_loss.items()]
+        parts += _as_many_as_fit(losses, LINE_WIDTH - columns(" | ".join(parts)) - len(" | "))
+    return " | ".join(parts)
 
 
-def _as_many_as_fit(parts: list[str], separator: str, width: int) -> tuple[str, bool]:
-    """The first parts, joined, as far as they fit; and whether any was left out."""
-    count = len(parts)
-    while count and columns(separator.join(parts[:count])) > width:
-        count -= 1
-    return separator.join(parts[:count]), count < len(parts)
+def _as_many_as_fit(losses: list[str], width: int) -> list[str]:
+    """The first losses in one part of a line, with … where some had no room; [] where none has."""
+    for count in range(len(losses), 0, -1):
+        part = ", ".join(losses[:count] + ["…"] * (count < len(losses)))
+        if columns(part) <= width:
+            return [part]
+    return []
 
 
 def columns(text: str) -> int:

@@ -163,6 +163,14 @@ def test_a_line_is_at_most_120_columns_wide(iteration, loss, norm, speed, eta, m
     assert "tok/s" in line or eta > 1e7
 
 
+def test_the_last_task_needs_no_room_for_an_ellipsis():
+    alone = readable_line(metrics(mfu=None, data_seconds=0, task_loss={}), 10, 0)
+    for length, shown in ((0, True), (1, False)):
+        long = "b" * (120 - len(alone) - len(" | a 1.000,  2.000") + length)
+        line = readable_line(metrics(mfu=None, data_seconds=0, task_loss={"a": 1.0, long: 2.0}), 10, 0)
+        assert line.endswith(f"| a 1.000, {long} 2.000" if shown else "| a 1.000, …")
+
+
 def test_all_tasks_that_fit_are_listed():
     tasks = {"a": 1.0, "b": 2.0}
     assert readable_line(metrics(mfu=None, data_seconds=0, task_loss=tasks), 10, 0).endswith("| a 1.000, b 2.000")

@@ -1,0 +1,65 @@
+"""What `make quickstart` shows of a model, without the minutes of training."""
+
+import importlib.util
+import json
+import math
+
+import pytest
+
+from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
+from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
+from fm9g.training.arguments import config_paths, read_settings
+from tests.support.ranks import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+    spec = importlib.util.spec_from_file_location("quickstart", REPOSITORY / "tools/quickstart.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TEXTS = [f"text {i} says that {i} is less than {i + 1}" + " indeed" * (i % 5) for i in range(10_000, 10_100)]
+
+
+def test_held_out_texts_are_not_in_the_corpus(quickstart, tmp_path):
+    quickstart.write_corpus(tmp_path, "first", [*TEXTS, "short", "long " * 1000])
+    corpus = [json.loads(line)["output"] for line in (tmp_path / "first.jsonl").open()]
+    held_out = quickstart.held_out(tmp_path, "first")
+    assert held_out == TEXTS[24::25]
+    assert sorted(corpus + held_out) == sorted(TEXTS)
+
+
+def test_too_little_text_is_refused(quickstart, tmp_path):
+    with pytest.raises(UserError, match="40 texts are too few for a corpus"):
+        quickstart.write_corpus(tmp_path, "first", TEXTS[:40])
+
+
+def test_bits_per_byte(quickstart, tmp_path):
+    assert quickstart.bits_per_byte(math.log(2) * 12, ["ab", "詩x"]) == pytest.approx(2)
+    quickstart.write_corpus(tmp_path, "first", TEXTS)
+    (tmp_path / "tokenizer").mkdir()
+    save_tokenizer(train_tokenizer([tmp_path / "first.jsonl"], 300), tmp_path / "tokenizer")
+    assert 0.5 < quickstart.by_frequency(tmp_path, "first") < 8
+
+
+def test_its_settings_are_those_of_its_config(quickstart):
+    settings = read_settings([], "config=quickstart")
+    assert settings.train_iters == quickstart.ITERATIONS
+    assert settings.save_iters == quickstart.SAVED_AT < quickstart.KILLED_AFTER < 2 * quickstart.SAVED_AT
+    assert ModelConfig.from_json(config_paths("quickstart")[0]).vocab_size == quickstart.VOCABULARY
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "model_configs").glob("*.json")), ids=lambda path: path.stem)
+def test_every_config_has_train_settings_of_its_own(path):
+    settings = read_settings([], f"config={path.stem}")
+    assert {"lr", "warmup_iters", "max_length", "train_iters"} <= settings.given
+    assert settings.max_length <= ModelConfig.from_json(path).max_length
+
+
+def test_small_is_a_model_for_one_gpu():
+    config = ModelConfig.from_json(config_paths("small")[0])
+    assert 100e6 < config.num_parameters() < 200e6
+    assert 32_000 <= config.vocab_size <= 50_000
