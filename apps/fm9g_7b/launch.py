@@ -106,13 +106,12 @@ def main() -> None:
     settings = read_settings(words, os.environ.get("FM9G_ARGS_TABLE", ""))
     if settings.dry_run:
         os.execv(sys.executable, [sys.executable, program, *words])
-    print(f"checking what run {settings.model_unique!r} reads: {settings.dataset_config}", flush=True)
     check(settings)
-    count = processes(settings)
-    print(f"starting {count} process(es)", flush=True)
+    meeting, count = rendezvous(number("NNODES", 1)), processes(settings)
+    print(f"run {settings.model_unique!r}: settings and data are good; starting {count} process(es)", flush=True)
     os.environ["FM9G_LAUNCHER"] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
-    launch([*rendezvous(number("NNODES", 1)), f"--nproc_per_node={count}", program, *words])
+    launch([*meeting, f"--nproc_per_node={count}", program, *words])
 
 
 if __name__ == "__main__":
