@@ -103,7 +103,8 @@ def write_corpus(folder: Path, name: str, texts: Iterable[str]) -> None:
 
 def held_out(folder: Path, name: str) -> list[str]:
     """Texts of a dataset that are not trained on."""
-    return json.loads((folder / f"held_out_{name}.json").read_text())
+    texts: list[str] = json.loads((folder / f"held_out_{name}.json").read_text())
+    return texts
 
 
 def prepare_data(folder: Path, text: str | None) -> None:
@@ -292,8 +293,8 @@ def conclude(folder: Path, converted: Path, started: float) -> None:
         texts = held_out(folder, name)
         data = "\n".join(texts).encode()
         frequency, mine = by_frequency(folder, name), by_model(model, tokenizer, texts)
-        packed = [8 * len(pack(data)) / len(data) for pack in (lambda d: zlib.compress(d, 9), lzma.compress)]
-        print(f"    {name:8}{frequency:12.2f}{packed[0]:8.2f}{packed[1]:8.2f}{mine:8.2f}", flush=True)
+        zipped, xz = (8 * len(packed) / len(data) for packed in (zlib.compress(data, 9), lzma.compress(data)))
+        print(f"    {name:8}{frequency:12.2f}{zipped:8.2f}{xz:8.2f}{mine:8.2f}", flush=True)
         if mine > 0.9 * frequency:
             raise UserError("the model is not well below the frequency of tokens: something is wrong here")
     board, seconds = os.path.relpath(folder / "data/tensorboard"), time.perf_counter() - started
