@@ -248,11 +248,11 @@ def generate(model: Any, tokenizer: Any, texts: list[str]) -> None:
     """Let transformers continue the beginnings of a few texts."""
     import torch
 
+    torch.manual_seed(0)
     for text in texts[:: len(texts) // PROMPTS][:PROMPTS]:
         prompt = " ".join(text.strip().splitlines()[0].split()[:4])[:40]
         inputs = tokenizer(prompt, return_tensors="pt")
         inputs.pop("token_type_ids", None)
-        torch.manual_seed(0)
         output = model.generate(
             **inputs, max_new_tokens=SAMPLED_TOKENS, do_sample=True, temperature=0.7, top_k=40, top_p=0.9
         )
