@@ -22,7 +22,7 @@ import sysconfig
 import textwrap
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError, run_command
 
-ITERATIONS, SAVED_AT, KILLED_AFTER = 450, 150, 160
+ITERATIONS, SAVED_AT, KILLED_AFTER = 800, 200, 215
 WEIGHTS = {"first": 0.6, "second": 0.4}
 VOCABULARY, ROWS = 2048, 4  # ROWS in a step, shared by the processes
-CORPUS_BYTES, RECORD_BYTES = 4_000_000, 2000
-HELD_OUT_EVERY, HELD_OUT_BYTES = 25, 40_000  # records that are not trained on, of each dataset
+CORPUS_BYTES, LONGEST, PASSAGE = 4_000_000, 2000, 600
+HELD_OUT_EVERY, HELD_OUT_BYTES = 10, 40_000  # records that are not trained on, of each dataset
 PROMPTS, SAMPLED_TOKENS = 3, 100  # of each dataset
 
 
@@ -80,6 +80,18 @@ def library_texts() -> tuple[list[str], list[str]]:
     return documentation, functions
 
 
+def passages(text: str) -> Iterator[str]:
+    """A text in pieces of about PASSAGE characters, without blank lines; cut at the ends of lines where it can be."""
+    piece = ""
+    for line in filter(None, map(str.strip, text.splitlines())):
+        for start in range(0, len(line), PASSAGE):
+            piece += line[start : start + PASSAGE] + "\n"
+            if len(piece) >= PASSAGE:
+                yield piece.strip()
+                piece = ""
+    yield piece.strip()
+
+
 def write_corpus(folder: Path, name: str, texts: Iterable[str]) -> None:
     """<name>.jsonl with records {"input": "", "output": text}, and held_out_<name>.json, a list of other texts."""
     held_out: list[str] = []
@@ -88,7 +100,7 @@ def write_corpus(folder: Path, name: str, texts: Iterable[str]) -> None:
         for text in texts:
             if written > CORPUS_BYTES:
                 break
-            if not 40 < len(text) < RECORD_BYTES:
+            if not 40 < len(text) < LONGEST:
                 continue
             count += 1
             if count % HELD_OUT_EVERY == 0 and kept < HELD_OUT_BYTES:
@@ -97,13 +109,14 @@ def write_corpus(folder: Path, name: str, texts: Iterable[str]) -> None:
             else:
                 written += file.write(json.dumps({"input": "", "output": text}, ensure_ascii=False) + "\n")
     if len(held_out) < PROMPTS:
-        raise UserError(f"{folder / name}.jsonl: {count} texts are too few for a corpus")
+        raise UserError(f"{folder / name}.jsonl: {count} texts are too few for a corpus: give a longer TEXT")
     (folder / f"held_out_{name}.json").write_text(json.dumps(held_out))
 
 
 def held_out(folder: Path, name: str) -> list[str]:
     """Texts of a dataset that are not trained on."""
-    return json.loads((folder / f"held_out_{name}.json").read_text())
+    texts: list[str] = json.loads((folder / f"held_out_{name}.json").read_text())
+    return texts
 
 
 def prepare_data(folder: Path, text: str | None) -> None:
@@ -111,9 +124,7 @@ def prepare_data(folder: Path, text: str | None) -> None:
     documentation, functions = library_texts()
     if text:
         step(f"corpus: {text}, and the standard library's documentation")
-        lines = [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines() if line.strip()]
-        paragraphs = ("\n".join(lines[i : i + 4]) for i in range(0, len(lines), 4))
-        write_corpus(folder, "first", paragraphs)
+        write_corpus(folder, "first", passages(Path(text).read_text(encoding="utf-8")))
         write_corpus(folder, "second", documentation)
     else:
         step("corpus: documentation and source code of Python's standard library")
@@ -212,7 +223,7 @@ def by_frequency(folder: Path, name: str) -> float:
     """Bits per byte of the held-out texts when each token is predicted by its frequency in the corpus alone."""
     tokenizer = load_tokenizer(folder / "tokenizer")
     with (folder / f"{name}.jsonl").open(encoding="utf-8") as file:
-        corpus = [json.loads(line)["output"] for line in file][:: HELD_OUT_EVERY // 5]
+        corpus = [json.loads(line)["output"] for line in file][::5]
     counts = collections.Counter(range(VOCABULARY))  # none is impossible
     for text in corpus:
         counts.update([*tokenizer.encode(text), tokenizer.eos_id])
@@ -237,11 +248,11 @@ def generate(model: Any, tokenizer: Any, texts: list[str]) -> None:
     """Let transformers continue the beginnings of a few texts."""
     import torch
 
+    torch.manual_seed(0)
     for text in texts[:: len(texts) // PROMPTS][:PROMPTS]:
         prompt = " ".join(text.strip().splitlines()[0].split()[:4])[:40]
         inputs = tokenizer(prompt, return_tensors="pt")
         inputs.pop("token_type_ids", None)
-        torch.manual_seed(0)
         output = model.generate(
             **inputs, max_new_tokens=SAMPLED_TOKENS, do_sample=True, temperature=0.7, top_k=40, top_p=0.9
         )
@@ -292,8 +303,8 @@ def conclude(folder: Path, converted: Path, started: float) -> None:
         texts = held_out(folder, name)
         data = "\n".join(texts).encode()
         frequency, mine = by_frequency(folder, name), by_model(model, tokenizer, texts)
-        packed = [8 * len(pack(data)) / len(data) for pack in (lambda d: zlib.compress(d, 9), lzma.compress)]
-        print(f"    {name:8}{frequency:12.2f}{packed[0]:8.2f}{packed[1]:8.2f}{mine:8.2f}", flush=True)
+        zipped, xz = (8 * len(packed) / len(data) for packed in (zlib.compress(data, 9), lzma.compress(data)))
+        print(f"    {name:8}{frequency:12.2f}{zipped:8.2f}{xz:8.2f}{mine:8.2f}", flush=True)
         if mine > 0.9 * frequency:
             raise UserError("the model is not well below the frequency of tokens: something is wrong here")
     board, seconds = os.path.relpath(folder / "data/tensorboard"), time.perf_counter() - started

@@ -100,15 +100,14 @@ def start(program: list[str], words: list[str], app: Path) -> None:
     _check_config(settings)
     if settings.dry_run:
         os.execv(sys.executable, [sys.executable, *program, *words])
-    print(f"checking what run {settings.model_unique!r} reads: {settings.dataset_config}", flush=True)
     check(settings, app)
-    nodes, count = whole_number("NNODES", 1, least=1), processes(settings)
-    print(f"starting {count} process(es)", flush=True)
+    meeting, count = rendezvous(whole_number("NNODES", 1, least=1)), processes(settings)
+    print(f"run {settings.model_unique!r}: settings and data are good; starting {count} process(es)", flush=True)
     os.environ["FM9G_LAUNCHER"] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
     # with NCCL, a lost peer must end the process instead of hanging it
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    launch([*rendezvous(nodes), f"--nproc_per_node={count}", *program, *words])
+    launch([*meeting, f"--nproc_per_node={count}", *program, *words])
 
 
 def _check_config(settings: Settings) -> None:

@@ -31,6 +31,12 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, tokens: Mapping
             "before the end, and a run that is stopped is lost"
         )
     said += _about_tokenizer(inputs, start)
+    for line in inputs.lines:
+        unread = line.dataset.meta.get("unread_texts", []) if line.source.transforms is None else []
+        said += [
+            f"dataset {line.source.task_name!r}: texts in other fields than input and output are not read; {advice}"
+            for advice in unread
+        ]
     for source in inputs.sources:
         size = tokens.get(source.task_name, 0.0)
         epochs = settings.train_iters * tokens_per_step * source.share / size if size else 0.0

@@ -122,12 +122,10 @@ def _check_dataset(line: DocumentLine) -> None:
 
 
 def _check_texts(line: DocumentLine, name: str) -> None:
-    """Refuse records with nothing to learn, unless they may be skipped; say which texts nobody reads."""
+    """Refuse records with nothing to learn, unless they may be skipped."""
     meta = line.dataset.meta
     without = meta.get("records_without_text", 0)
     advice = "; ".join(meta.get("unread_texts", []))
-    if advice:
-        print(f"warning: {name}: texts in other fields than input and output are not read; {advice}", file=sys.stderr)
     if without == 0 or (line.source.skip_unlearned and without < line.records):
         return
     first = meta.get("first_record_without_text")

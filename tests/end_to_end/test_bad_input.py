@@ -126,7 +126,7 @@ def alone(own):
 def test_a_malformed_record_met_in_training_is_located(own, alone, tmp_path, workers):
     break_record(own.root / "prose", LATE)
     message = refused(own, tmp_path / "out", **alone, dataloader_num_workers=workers)
-    assert f"{own.root / 'prose/data.jsonl'}, line {LATE + 1}, byte " in message
+    assert f"{own.root / 'prose/data.jsonl'}, record {LATE} (line {LATE + 1}), byte " in message
     assert "its bytes have changed since it was indexed" in message
 
 
@@ -134,7 +134,7 @@ def test_a_malformed_record_of_an_index_without_checksums_is_located(own, alone,
     build(own.root / "prose.jsonl", own.root / "prose", "en", Options(overwrite=True, checksums=False))
     break_record(own.root / "prose", LATE)
     message = refused(own, tmp_path / "out", **alone)
-    assert f"{own.root / 'prose/data.jsonl'}, line {LATE + 1}, byte " in message
+    assert f"{own.root / 'prose/data.jsonl'}, record {LATE} (line {LATE + 1}), byte " in message
     assert "not valid JSON" in message
 
 
@@ -156,7 +156,8 @@ def test_records_without_text_are_refused_unless_a_transform_makes_some(own, tmp
     index(own.root / "fields", [{"text": record["output"]} for record in prose_records(30)])
     entry = {"path": "fields", "abs_weight": 1}
     message = refused(own, tmp_path / "out", dataset_config=own.write_mixture("m", [entry]))
-    assert "30 record(s) have no text in input or output, the first in line 1: give the dataset a transform" in message
+    assert '30 of 30 records have no text to learn in "output", the first is record 0 (line 1)' in message
+    assert "they are texts: python tools/prepare_data.py --format text --path X --output Y.jsonl reads them" in message
     (own.root / "t.py").write_text('def transform(data, n, r):\n    return {"input": "", "output": data["text"]}\n')
     train_here(own, tmp_path / "out", dataset_config=own.write_mixture("m", [{**entry, "transforms": "t.py"}]))
 
@@ -193,7 +194,9 @@ def transformed(own, alone):
 )
 def test_a_transform_that_fails_names_the_record(own, transformed, tmp_path, what, says):
     message = refused(own, tmp_path / "out", **transformed(what), dataloader_num_workers=2)
-    assert message.startswith(f"error: dataset 'prose', record {LATE + 1} of {own.root / 'prose'}: {says}")
+    assert message.startswith(
+        f"error: dataset 'prose', record {LATE} (line {LATE + 1}) of {own.root / 'prose'}: {says}"
+    )
 
 
 def test_a_transform_that_fails_on_one_of_two_ranks_ends_both_and_says_so_once(own, transformed, tmp_path):
@@ -206,7 +209,7 @@ def test_a_transform_that_fails_on_one_of_two_ranks_ends_both_and_says_so_once(o
     assert result.returncode != 0
     lines = [line for line in result.output.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, result.output
-    assert lines[0].startswith(f"error: dataset 'prose', record {LATE + 1} of ")
+    assert lines[0].startswith(f"error: dataset 'prose', record {LATE} (line {LATE + 1}) of ")
     wait_until(lambda: not any(map(is_alive, started)), "the end of both ranks", 60)
     output = Output(tmp_path / "out")
     done = len(output.metrics())
@@ -227,7 +230,7 @@ def test_a_transform_that_fails_on_one_of_two_ranks_ends_both_and_says_so_once(o
         ([{"path": "prose", "abs_weight": 0}], "the weights sum to zero"),
         ([{"path": "prose", "abs_wait": 1}], "unknown key 'abs_wait' (did you mean 'abs_weight'?)"),
         ([{"path": "prose", "abs_weight": 1}] * 2, "2 entries are named 'prose'"),
-        ([{"path": "nowhere", "abs_weight": 1}], "nowhere: no such folder (a dataset is a folder)"),
+        ([{"path": "nowhere", "abs_weight": 1}], "nowhere: no such folder (a dataset is a folder"),
         ([{"path": "prose", "abs_weight": 1, "transforms": "no.py"}], "no.py: no such transform file"),
         ([], "expected a list of datasets with at least one entry"),
     ],
@@ -342,5 +345,8 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_former_checkpoint(place, f
 
 def test_training_that_diverges_says_where_and_keeps_the_checkpoint(place, tmp_path):
     message = refused(place, tmp_path, lr=1e30, clip_grad=0, save_iters=1, warmup_iters=0, train_iters=50)
-    assert "training has diverged. The weights were not updated; resume the last checkpoint" in message
+    assert (
+        "training has diverged. The weights were not updated, and nothing is saved; resume the last checkpoint"
+        in message
+    )
     assert json.loads(message.split("iteration ")[1].split(":")[0]) == Output(tmp_path).latest() + 1

@@ -101,7 +101,7 @@ def test_a_damaged_record_is_skipped_alike_on_any_ranks_and_counted(place, own, 
     settings = {**settings, "train_iters": 40, "max_damaged_share": 0.01}
     alone = train_here(place, tmp_path / "1", **settings, grad_accum=4)
     assert "skips a damaged record" in alone.log
-    assert f"{folder}/data.jsonl, line 51, byte " in alone.log
+    assert f"{folder}/data.jsonl, record 50 (line 51), byte " in alone.log
     progress = alone.progress(40)
     assert progress["task_damaged"] == progress["task_skipped"]
     assert progress["task_damaged"]["mine"] >= 1
@@ -113,9 +113,7 @@ def test_a_damaged_record_is_skipped_alike_on_any_ranks_and_counted(place, own, 
 def test_more_damage_than_allowed_ends_the_run_and_says_where(place, own, single_rank, tmp_path):
     folder, settings = own
     damage(folder, 50)
-    says = (
-        r"dataset 'mine': 1 damaged record\(s\) so far \(.*line 51, byte \d+: its bytes have changed.*check_index\.py"
-    )
+    says = r"dataset 'mine': 1 damaged record\(s\) so far \(.*record 50 \(line 51\), byte \d+: its bytes have changed.*check_index\.py"
     with pytest.raises(UserError, match=says):
         train_here(place, tmp_path / "out", **settings, train_iters=100, max_damaged_share=0.001)
 

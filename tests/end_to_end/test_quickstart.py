@@ -28,13 +28,21 @@ def test_held_out_texts_are_not_in_the_corpus(quickstart, tmp_path):
     quickstart.write_corpus(tmp_path, "first", [*TEXTS, "short", "long " * 1000])
     corpus = [json.loads(line)["output"] for line in (tmp_path / "first.jsonl").open()]
     held_out = quickstart.held_out(tmp_path, "first")
-    assert held_out == TEXTS[24::25]
+    assert held_out == TEXTS[9::10]
     assert sorted(corpus + held_out) == sorted(TEXTS)
 
 
 def test_too_little_text_is_refused(quickstart, tmp_path):
-    with pytest.raises(UserError, match="40 texts are too few for a corpus"):
-        quickstart.write_corpus(tmp_path, "first", TEXTS[:40])
+    with pytest.raises(UserError, match="20 texts are too few for a corpus"):
+        quickstart.write_corpus(tmp_path, "first", TEXTS[:20])
+
+
+def test_a_text_is_cut_into_passages(quickstart):
+    lines = ["first", "", *(f"line {i} of a poem" for i in range(100)), "詩" * 1500, "last"]
+    pieces = list(quickstart.passages("\n".join(lines)))
+    assert "".join(pieces).replace("\n", "") == "".join(lines)
+    assert max(map(len, pieces)) <= 2 * quickstart.PASSAGE < quickstart.LONGEST
+    assert not any("\n\n" in piece for piece in pieces)
 
 
 def test_bits_per_byte(quickstart, tmp_path):
