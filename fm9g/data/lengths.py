@@ -54,7 +54,7 @@ def _edge(k: int) -> str:
 
 def measure_lengths(dataset: IndexedDataset) -> Lengths:
     """Go through all bounds, in memory that does not depend on their number."""
-    histogram = np.zeros(len(EDGES), dtype=np.int64)
+    histogram: np.ndarray = np.zeros(len(EDGES), dtype=np.int64)
     shortest, longest, first = (dataset.nbytes + 1, 0), (0, 0), 0
     for lengths in _windows(dataset.path):
         low, high = int(lengths.argmin()), int(lengths.argmax())
