@@ -10,7 +10,7 @@ from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.support.runs import index
-from tests.support.tokenizers import chat
+from tests.support.tiny_tokenizers import chat
 
 ROW = 24
 

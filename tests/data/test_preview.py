@@ -16,7 +16,7 @@ from fm9g.data.preview_text import Style, row_lines, total_lines
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.support.runs import Place, index
-from tests.support.tokenizers import chat
+from tests.support.tiny_tokenizers import chat
 
 ROW = 48
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import HuggingFaceTokenizer, load_tokenizer
 from fm9g.errors import UserError
-from tests.support.tokenizers import CONFIG, KINDS, MARKERS, bpe, chat, save, unigram, word_level
+from tests.support.tiny_tokenizers import CONFIG, KINDS, MARKERS, bpe, chat, save, unigram, word_level
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from fm9g.data.loader import Plan, StepStream
 from fm9g.data.mixture import read_mixture
 from fm9g.data.tokenizer import load_tokenizer
 from tests.support.runs import Place, command_here, index
-from tests.support.tokenizers import KINDS
+from tests.support.tiny_tokenizers import KINDS
 
 STRIKE = [{"input": "", "output": f"the <s>tiny</s> model {i}"} for i in range(20)]
 TRANSFORM = 'def transform(data, n, r):\n    return {"input": "<|im_end|>", "output": data["q"] + "</s>"}\n'

@@ -97,7 +97,7 @@ def test_questions_from_tables(run, tmp_path: Path, name: str) -> None:
     else:
         parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / name)
     (tmp_path / "qa.json").write_text(json.dumps(rows))
-    run("--path", name, "--output", "table")
+    run("--path", name, "--output", "table", "--format", "qa")
     run("--path", "qa.json", "--output", "json", "--format", "qa")
     for part in ("train.jsonl", "test.jsonl"):
         assert read(tmp_path / "table" / part) == read(tmp_path / "json" / part) != []
