@@ -117,6 +117,24 @@ class DocumentLine:
             tokenizer.encode("", self._written)  # has what it takes made here, before processes are forked
         self.spent = Spent()
 
+    def check_texts(self) -> None:
+        """Refuse a dataset whose records, as its builder counted them, have nothing to learn and may not be skipped."""
+        source, meta = self.source, self.dataset.meta
+        without = meta.get("records_without_text", 0)
+        allowed = source.skip_unlearned and without < self.records
+        if self._transform or not source.share or not without or allowed:
+            return
+        first, fields = meta.get("first_record_without_text"), next(iter(meta.get("fields_without_text", {})), "")
+        advice = "; ".join(meta.get("unread_texts", [])) or "give the dataset a transform"
+        raise UserError(
+            f"dataset {source.task_name!r} ({source.path}): {without:,} of {self.records:,} records have no text to "
+            'learn in "output"'
+            + (f", the first is {record_name(first - 1)}" if isinstance(first, int) else "")
+            + (f" (fields: {fields})" if fields else "")
+            + f": {advice}"
+            + ("" if without == self.records else ", or skip them with skip_unlearned: true in the mixture")
+        )
+
     def record(self, position: int) -> int:
         """The record at a position of the line."""
         return self._order.record(position)
@@ -176,7 +194,8 @@ class DocumentLine:
         if self._written is Written.ALL:
             ends = [text for text in found if self._has_ends(ids[part] for part in text.parts)]
             own = [text for text in ends if self._has_ends(self._tokenizer.encode_all(text.strings, Written.ALL))]
-            ids.update(self._ids(own, Written.INNER))
+            if own:
+                ids.update(self._ids(own, Written.INNER))
         return ids
 
     def _ids(self, texts: Iterable[Text], written: Written) -> Ids:

@@ -25,7 +25,7 @@ from fm9g.data.index import (
 )
 from fm9g.data.offsets_text import offsets_text
 from fm9g.data.record import record_name
-from fm9g.data.scan import ScanRules, scan_block
+from fm9g.data.scan import BlockScan, ScanRules, scan_block
 from fm9g.errors import UserError
 from fm9g.files import require_file
 from fm9g.progress import ProgressCallback, no_progress
@@ -68,11 +68,18 @@ class Report:
         if not self.rejected and scan.rejected:
             self.rejected = f"{record_name(first + scan.rejected[0].line)}: {scan.rejected[0].reason}"
         if not self.rejected and scan.blank:
-            self.rejected = "a blank line"
+            blank = next(number for number, line in enumerate(raw.split(b"\n")) if not line.strip())
+            self.rejected = f"{record_name(first + blank)}: the line is blank"
         if scan.texts.without and not self.without_text:
-            self.without_text = record_name(first + scan.texts.without[0])
+            self.without_text = record_name(first + _kept_lines(raw, scan)[scan.texts.without[0]])
         self.without_text_count += len(scan.texts.without)
         self.unread += scan.texts.unread
+
+
+def _kept_lines(raw: bytes, scan: BlockScan) -> list[int]:
+    """The numbers of the lines that are records: those by which a scan counts."""
+    rejected = {line.line for line in scan.rejected}
+    return [number for number, line in enumerate(raw.split(b"\n")) if line.strip() and number not in rejected]
 
 
 _RULES = ScanRules("en", checksums=False)

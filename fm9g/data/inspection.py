@@ -109,7 +109,7 @@ def token_lines(sample: TokenSample, meta: dict[str, Any]) -> list[str]:
     lines += [f"  {'warning: ' if warns else ''}{said}" for warns, said in sample.survey.lines()]
     if sample.without_text:
         lines.append(
-            f"  warning: {sample.without_text:,} of them have no text in input nor output and count as 0 tokens here"
+            f"  warning: {sample.without_text:,} of them have no text to learn in output, and count as 0 tokens"
         )
     return lines
 

@@ -81,6 +81,8 @@ class Preview:
         whole = Plan(plan.seed, plan.row_length, plan.batch_size * plan.ranks, plan.grad_accum)
         stream = StepStream(whole, sources, str(tokenizer_path), range(steps), {}, Ahead(0, 0))
         self._whole, self._loader, self._lines = whole, Loader(stream, 0, 1), stream.lines
+        for line in self._lines:
+            line.check_texts()
         self._lanes: dict[int, Lane] = {}
         count = len(sources)
         self.totals = Totals(tokens=[0] * count, documents=[0] * count, records=[set() for _ in sources])

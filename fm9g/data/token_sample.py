@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from fm9g.data.index import IndexedDataset
+from fm9g.data.record import NoText, plain_text
 from fm9g.data.survey import Survey
-from fm9g.data.text import record_texts
 from fm9g.data.tokenizer import Tokenizer
 from fm9g.errors import UserError
 from fm9g.progress import ProgressCallback, no_progress
@@ -35,7 +35,7 @@ class TokenSample:
     mean: float
     standard_error: float | None  # None where one record of several was counted: it does not tell how they differ
     bytes_per_token: float
-    without_text: int  # sampled records that have no text in input nor output: they count as 0 tokens
+    without_text: int  # sampled records that have nothing to learn: they count as 0 tokens
     survey: Survey  # what became of the sampled texts
 
     @property
@@ -56,7 +56,7 @@ def sample_tokens(
     tokens, nbytes, survey = [], [], Survey(tokenizer)
     extra = 1 if tokenizer.bos_id is None else 2  # EOS, and BOS where there is one
     for number, (start, end) in zip(numbers, spans, strict=True):
-        texts = list(record_texts([dataset.record(number)]))
+        texts = _texts(dataset, number)
         ids = tokenizer.encode_all(texts)
         for text, its_ids in zip(texts, ids, strict=True):
             survey.add(text, its_ids)
@@ -66,13 +66,21 @@ def sample_tokens(
         progress(done, total)
     if not any(tokens):
         raise UserError(
-            f"{dataset.path}: none of {len(numbers)} sampled records has text in input or output, so their tokens "
+            f"{dataset.path}: none of {len(numbers)} sampled records has text to learn in output, so their tokens "
             "depend on the transform of the mixture: tools/preview_mixture.py shows them"
         )
     counted = np.array(tokens)
     mean, error = estimate(counted, np.array(nbytes), len(dataset), dataset.nbytes)
     without_text = int((counted == 0).sum())
     return TokenSample(len(dataset), counted, mean, error, sum(nbytes) / sum(tokens), without_text, survey)
+
+
+def _texts(dataset: IndexedDataset, number: int) -> list[str]:
+    """The texts of a record, [] where it has nothing to learn: training skips it."""
+    try:
+        return [text for text in plain_text(dataset.record(number)) if text]
+    except NoText:
+        return []
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -137,7 +137,8 @@ def _sources(spec: importlib.machinery.ModuleSpec) -> Iterator[Path]:
         return
     for place in spec.submodule_search_locations:  # of a namespace package there are several
         for folder, _, files in os.walk(place):
-            yield from (Path(folder, name) for name in files if name.endswith(".py"))
+            paths = (Path(folder, name) for name in files if name.endswith(".py"))
+            yield from (path for path in paths if path.is_file())  # an editor's lock is a link to nothing
 
 
 def _explain_missing_cuda() -> None:

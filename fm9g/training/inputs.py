@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fm9g.data.document import DocumentLine
 from fm9g.data.mixture import INFORMATIVE, Source, read_mixture
-from fm9g.data.record import record_name
 from fm9g.data.tokenizer import Tokenizer, load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import user_path
@@ -108,8 +107,7 @@ def fit_length(settings: Settings, config: ModelConfig) -> Settings:
 def _check_dataset(line: DocumentLine) -> None:
     source, meta = line.source, line.dataset.meta
     name = f"dataset {source.task_name!r} ({source.path})"
-    if source.transforms is None:
-        _check_texts(line, name)
+    line.check_texts()
     actual = {
         "nlines": line.records,
         "ave_tokens_per_line": meta.get("avg_token_per_line"),
@@ -119,21 +117,3 @@ def _check_dataset(line: DocumentLine) -> None:
         declared, found = source.declared.get(key), actual[key]
         if declared is not None and found is not None and abs(declared - found) > 0.01 * found:
             print(f"warning: {name}: the mixture says {key} {declared:g}, its meta.json {found:g}", file=sys.stderr)
-
-
-def _check_texts(line: DocumentLine, name: str) -> None:
-    """Refuse records with nothing to learn, unless they may be skipped."""
-    meta = line.dataset.meta
-    without = meta.get("records_without_text", 0)
-    advice = "; ".join(meta.get("unread_texts", []))
-    if without == 0 or (line.source.skip_unlearned and without < line.records):
-        return
-    first = meta.get("first_record_without_text")
-    fields = next(iter(meta.get("fields_without_text", {})), "")
-    raise UserError(
-        f'{name}: {without:,} of {line.records:,} records have no text to learn in "output"'
-        + (f", the first is {record_name(first - 1)}" if isinstance(first, int) else "")
-        + (f" (fields: {fields})" if fields else "")
-        + f": {advice or 'give the dataset a transform'}"
-        + ("" if without == line.records else ", or skip them with skip_unlearned: true in the mixture")
-    )

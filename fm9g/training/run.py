@@ -176,10 +176,11 @@ class Run:
         reasons = {task: skip for task, skip in reversed(batch.skipped) if not skip.damaged}
         for task, (line, skipped) in enumerate(zip(self.loader.stream.lines, counts.skipped, strict=True)):
             name = line.source.task_name
-            if skipped > counts.damaged[task] and not self.progress.task_skipped.get(name, 0):
+            already = self.progress.task_skipped.get(name, 0) - self.progress.task_damaged.get(name, 0)
+            if skipped > counts.damaged[task] and not already:
                 first = reasons.get(task)
                 why = f", {record_name(first.record)}: {first.reason}" if first else ""
-                log(f"dataset {name!r}: records are left out{why} (metrics.jsonl counts them in task_skipped)")
+                log(f"dataset {name!r}: records are left out{why} (counted in state.json as task_skipped)")
 
     def _data_ended(self, step: int) -> None:
         message = f"the mixture is exhausted after {step} of {self.settings.train_iters} steps"

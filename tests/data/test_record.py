@@ -69,14 +69,14 @@ def test_what_is_counted_is_what_training_cannot_use(some, ascii_only, separator
 
 
 def test_check_finds_what_cannot_be_used(tmp_path):
-    lines = [dump({"output": "x"}), dump({"input": "q", "target": "t"}), b"[1]\n", dump({"output": None})]
+    lines = [dump({"output": "x"}), b"[1]\n", b"\n", dump({"input": "q", "target": "t"}), dump({"output": None})]
     (tmp_path / "x.jsonl").write_bytes(b"".join(lines))
     build(tmp_path / "x.jsonl", tmp_path / "set", "en", Options(validate=False))
     report = check(tmp_path / "set")
     assert report.damaged_count == 0
     assert report.unusable() == [
-        "1 line(s) are no records; the first: record 2 (line 3): not a JSON object but an array",
-        '2 record(s) have no text to learn in "output" (the first is record 1 (line 2)): without a transform they are '
+        "2 line(s) are no records; the first: record 1 (line 2): not a JSON object but an array",
+        '2 record(s) have no text to learn in "output" (the first is record 3 (line 4)): without a transform they are '
         "refused, or skipped with skip_unlearned",
     ]
 

@@ -73,9 +73,9 @@ def test_records_without_text(tmp_path, tokenizer):
         index(tmp_path / "mixed", [{"output": "a word"}, {"text": "b"}, {"output": 3}, {"input": "c"}])
     )
     sample = sample_tokens(mixed, tokenizer, 10)
-    assert sample.tokens[1:3].tolist() == [0, 0]
-    assert sample.without_text == 2
-    assert "2 of them have no text" in token_lines(sample, mixed.meta)[-1]
+    assert sample.tokens[1:].tolist() == [0, 0, 0]
+    assert sample.without_text == 3
+    assert "3 of them have no text" in token_lines(sample, mixed.meta)[-1]
     with pytest.raises(UserError, match="transform"):
         sample_tokens(IndexedDataset(index(tmp_path / "none", [{"text": "b"}])), tokenizer, 10)
     with pytest.raises(UserError, match="sample must be at least 1"):

@@ -71,6 +71,7 @@ class Reader:
     make: Callable[[Path], None]
     read: Callable[[Path, Path], object]
     damaged: tuple[str, ...] = ("*",)
+    cost: int = 1  # of an input: so many times fewer are tried
 
     def files(self, folder: Path) -> list[Path]:
         """Those files, in a folder of good ones."""
@@ -238,7 +239,7 @@ READERS = {
         lambda folder, output: prepare_questions(folder / "x.json", output / "out", "Question", "Response"),
     ),
     "text": Reader(_write("x.txt", lambda: "\n".join(TEXTS).encode()), _convert_text),
-    "sentencepiece": Reader(_make_sentencepiece, _use_tokenizer),
+    "sentencepiece": Reader(_make_sentencepiece, _use_tokenizer, cost=10),
     "tokenizer folder": Reader(_make_tokenizer, _use_tokenizer, ("*.json",)),
     "tokenizer training": Reader(
         _write("x.jsonl", lambda: _jsonl(RECORDS)),

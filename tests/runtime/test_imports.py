@@ -76,6 +76,12 @@ def test_another_mention_is_none(line: str, tmp_path: Path, imported: Any) -> No
     assert not uses_bmtrain("lib_mention")
 
 
+def test_a_link_to_nothing_is_passed_over(tmp_path: Path, imported: Any) -> None:
+    place = package(tmp_path / "libraries", "lib_locked", first=ON_CUDA, last=USES_BMTRAIN)
+    (place / ".#first.py").symlink_to("me@here.123")  # an editor's lock
+    assert_on_cpu(imported("lib_locked.first"))
+
+
 def test_a_package_that_is_a_link(tmp_path: Path, imported: Any) -> None:
     place = package(tmp_path / "elsewhere", "lib_linked", layers=ON_CUDA)
     (tmp_path / "program" / "lib_linked").symlink_to(place)
