@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError, run_command
 
-ITERATIONS, SAVED_AT, KILLED_AFTER = 800, 200, 215
+ITERATIONS, SAVED_AT, KILLED_AFTER = 480, 160, 175
 WEIGHTS = {"first": 0.6, "second": 0.4}
 VOCABULARY, ROWS = 2048, 4  # ROWS in a step, shared by the processes
 CORPUS_BYTES, LONGEST, PASSAGE = 4_000_000, 2000, 600

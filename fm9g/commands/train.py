@@ -121,6 +121,6 @@ def _check_config(settings: Settings) -> None:
 
 def main() -> None:
     """Run the command line: settings as those of run_bmtrain.sh, with GPUS_PER_NODE but without its table."""
-    if ranks := whole_number("GPUS_PER_NODE", 0):
-        os.environ.setdefault("FM9G_ARGS_TABLE", f"n_gpus={ranks}")
-    start(["-m", "fm9g.commands.pretrain"], sys.argv[1:], APP)
+    ranks = whole_number("GPUS_PER_NODE", 0)
+    words = [f"--n_gpus={ranks}", *sys.argv[1:]] if ranks else sys.argv[1:]  # of a repeated flag the last counts
+    start(["-m", "fm9g.commands.pretrain"], words, APP)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,15 +57,28 @@ def tokens_per_document(line: DocumentLine) -> float:
     return sample_line(line).mean
 
 
-def endings(lines: Sequence[DocumentLine], tokens_per_step: int, done: Sequence[int], first_step: int) -> list[Ending]:
+def _mean(line: DocumentLine, known: Mapping[str, float]) -> float:
+    name = line.source.task_name
+    return known[name] if name in known else tokens_per_document(line)
+
+
+def endings(
+    lines: Sequence[DocumentLine],
+    tokens_per_step: int,
+    done: Sequence[int],
+    first_step: int,
+    means: Mapping[str, float] | None = None,
+) -> list[Ending]:
     """The datasets that end, in that order, if the run never does; those that repeat for ever are left out.
 
     `done` says how many documents of each have been read before `first_step`. The rest share the part of a dataset
     that has ended. Steps are estimates: tokens are counted on a sample, and rows are taken to be full.
+    `means` are the tokens_per_document by task where they are known; others are counted.
     """
+    known = means or {}
     active = {i: line for i, line in enumerate(lines) if line.source.share > 0}
     left = {
-        i: max(0.0, line.end - done[i]) * tokens_per_document(line)
+        i: max(0.0, line.end - done[i]) * _mean(line, known)
         for i, line in active.items()
         if line.source.epochs is not None
     }

@@ -266,17 +266,16 @@ def read_train_config(path: Path) -> dict[str, Any]:
 
 
 def config_paths(config: str) -> tuple[Path, Path]:
-    """The model config and the train config (which may not exist) that `config` names."""
+    """The model config and the train config (which may not exist) that `config` names.
+
+    A name's are both the current folder's where the model config is there, else both the repository's.
+    """
     if config.endswith(".json"):
         model = user_path(config)
         return model, model.parent.parent / "train_configs" / model.name
-    return _config_file("model_configs", config), _config_file("train_configs", config)
-
-
-def _config_file(folder: str, config: str) -> Path:
-    """The file in the current folder's `folder` if it is there, else the repository's."""
-    path = Path(folder, f"{config}.json")
-    return path if path.exists() else REPOSITORY / path
+    name = f"{config}.json"
+    root = Path() if Path("model_configs", name).exists() else REPOSITORY
+    return root / "model_configs" / name, root / "train_configs" / name
 
 
 def read_settings(words: list[str], table: str = "") -> Settings:

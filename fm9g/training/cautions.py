@@ -32,7 +32,8 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, tokens: Mapping
         )
     said += _about_tokenizer(inputs, start)
     for line in inputs.lines:
-        unread = line.dataset.meta.get("unread_texts", []) if line.source.transforms is None else []
+        read_plainly = line.source.share > 0 and line.source.transforms is None
+        unread = line.dataset.meta.get("unread_texts", []) if read_plainly else []
         said += [
             f"dataset {line.source.task_name!r}: texts in other fields than input and output are not read; {advice}"
             for advice in unread

@@ -65,21 +65,22 @@ def report(inputs: Inputs) -> str:
         f"output       {folder.checkpoints}",
         f"data         {LANES_PER_ROW * rows} lanes",
     ]
-    tokens: dict[str, float] = {}
+    means: dict[str, float] = {}
     warnings: list[str] = []
     for line in inputs.lines:
         if line.source.share == 0:
             lines.append(f"  {line.source.task_name}: weight 0, not read")
             continue
         sample = sample_line(line)
-        tokens[line.source.task_name] = sample.mean * line.records
+        means[line.source.task_name] = sample.mean
         lines.append(_describe_dataset(line, sample, places, settings.train_iters))
         lines += _describe_special_tokens(line, sample)
         found_in = sample.survey(inputs.tokenizer)
         warnings += [f"dataset {line.source.task_name!r}: {said}" for said in found_in.warnings()]
-    found = endings(inputs.lines, places, [0] * len(inputs.lines), 0)
+    found = endings(inputs.lines, places, [0] * len(inputs.lines), 0, means)
     all_end = all(line.source.epochs is not None for line in inputs.lines if line.source.share > 0)
     lines += [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
+    tokens = {name: means[name] * line.records for line in inputs.lines if (name := line.source.task_name) in means}
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]

@@ -15,6 +15,7 @@ import pytest
 import fm9g.__main__ as command
 from fm9g.commands import convert, env, train
 from fm9g.errors import UserError
+from fm9g.training.arguments import COMMAND_LINE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
@@ -143,20 +144,29 @@ def test_the_home_folder_in_paths(fm9g, tmp_path, monkeypatch):
 
 
 def test_train_starts_the_ranks_of_an_installed_package(monkeypatch, tmp_path):
-    """Configs of the current folder come first; what is started is a module, so no repository is needed."""
+    """Configs of the current folder come first; what is started is a module, so no repository is needed.
+
+    GPUS_PER_NODE counts more than a table that is still exported, and the command line more than both.
+    """
     started = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "environ", {**os.environ, "GPUS_PER_NODE": "3"})
-    os.environ.pop("FM9G_ARGS_TABLE", None)
+    os.environ["FM9G_ARGS_TABLE"] = "n_gpus=5"
     monkeypatch.setattr(train, "check", lambda settings, app: started.append(settings))
     monkeypatch.setattr(train, "launch", started.append)
     monkeypatch.setattr(sys, "argv", ["fm9g train", "--config", "mine", "--lr", "1e-3"])
-    (tmp_path / "train_configs").mkdir()
-    (tmp_path / "train_configs/mine.json").write_text('{"batch_size": 7}')
+    for folder, text in (("model_configs", "{}"), ("train_configs", '{"batch_size": 7}')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.json").write_text(text)
     train.main()
     settings, arguments = started
     assert (settings.batch_size, settings.n_gpus) == (7, 3)
-    assert arguments[1:5] == ["--nproc_per_node=3", "-m", "fm9g.commands.pretrain", "--config"]
+    assert settings.source("n_gpus") == COMMAND_LINE
+    assert arguments[1:6] == ["--nproc_per_node=3", "-m", "fm9g.commands.pretrain", "--n_gpus=3", "--config"]
+    started.clear()
+    sys.argv += ["--n_gpus", "2"]
+    train.main()
+    assert (started[0].n_gpus, started[1][1]) == (2, "--nproc_per_node=2")
 
 
 def test_train_says_what_an_installed_package_lacks(monkeypatch, tmp_path):

@@ -67,6 +67,13 @@ def test_the_others_go_faster_after_one_has_ended():
     assert (second.task_name, second.step) == ("b", pytest.approx(20 + 20))  # 2,000 of its 3,000 tokens were left
 
 
+def test_what_is_known_is_not_counted_again():
+    known, counted = line("a", 0.5, 100, 1.0), line("b", 0.5, 100, 3.0)
+    known.encoded = None
+    found = endings([known, counted], 100, [0, 0], 0, {"a": 5.0})
+    assert [(ending.task_name, ending.tokens) for ending in found] == [("a", 500), ("b", 3000)]
+
+
 def test_what_is_said():
     found = endings([line("a", 0.5, 100, 1.0), line("b", 0.5, 100, 3.0)], 100, [0, 0], 0)
     assert describe(found, 15, True, False) == []

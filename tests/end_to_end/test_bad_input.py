@@ -162,6 +162,13 @@ def test_records_without_text_are_refused_unless_a_transform_makes_some(own, tmp
     train_here(own, tmp_path / "out", dataset_config=own.write_mixture("m", [{**entry, "transforms": "t.py"}]))
 
 
+def test_a_dataset_that_is_not_read_may_have_no_text(own, tmp_path):
+    index(own.root / "off", [{"text": record["output"]} for record in prose_records(30)])
+    entries = [{"path": "prose", "abs_weight": 1}, {"path": "off", "abs_weight": 0}]
+    run = train_here(own, tmp_path / "out", dataset_config=own.write_mixture("m", entries))
+    assert "other fields than input and output" not in run.log
+
+
 FAILS_LATE = """
 def transform(data, num_sample, r):
     if data["output"].startswith("{late} "):

@@ -1,12 +1,14 @@
 """Settings: where they come from, how users may write them, and which are refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from fm9g.errors import UserError
 from fm9g.training.arguments import (
     FIELDS,
+    REPOSITORY,
     Settings,
     config_paths,
     describe_settings,
@@ -149,6 +151,19 @@ def test_the_train_config_is_found_by_name_or_beside_the_model_config(tmp_path):
     assert [path.name for path in config_paths("tiny")] == ["tiny.json", "tiny.json"]
     assert [path.parent.name for path in config_paths("tiny")] == ["model_configs", "train_configs"]
     assert config_paths(str(tmp_path / "model_configs/a.json"))[1] == tmp_path / "train_configs/a.json"
+
+
+def test_both_configs_are_the_current_folders_where_the_model_config_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("model_configs", "train_configs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "train_configs/tiny.json").write_text('{"lr": 0.25}')
+    assert config_paths("tiny") == (REPOSITORY / "model_configs/tiny.json", REPOSITORY / "train_configs/tiny.json")
+    (tmp_path / "model_configs/tiny.json").write_text("{}")
+    assert config_paths("tiny") == (Path("model_configs/tiny.json"), Path("train_configs/tiny.json"))
+    assert read_settings(["--config", "tiny"]).lr == 0.25
+    (tmp_path / "train_configs/tiny.json").unlink()
+    assert read_settings(["--config", "tiny"]).sources.keys() == {"config"}
 
 
 def test_the_config_may_be_named_in_the_table():

@@ -7,7 +7,7 @@ import pytest
 
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
-from fm9g.training.arguments import COMMAND_LINE, Settings, read_settings
+from fm9g.training.arguments import COMMAND_LINE, REPOSITORY, Settings, read_settings
 from fm9g.training.inputs import fit_length
 from fm9g.training.start import Start, changed_settings, settings_lines, start_from
 
@@ -46,8 +46,10 @@ def test_a_warm_up_that_is_too_long_is_named_with_its_source():
 
 
 def test_the_train_configs_warm_up_fits_any_number_of_iterations():
-    for name in ("4b", "7b", "70b", "tiny"):
-        assert read("--train_iters", "30", config=name).iterations("warmup_iters") <= 30
+    names = [path.stem for path in (REPOSITORY / "train_configs").glob("*.json")]
+    assert {"4b", "7b", "70b", "quickstart", "small", "tiny"} <= set(names)
+    for name in names:
+        assert read("--train_iters", "30", config=name).iterations("warmup_iters") <= 30, name
     assert [read(config=name).iterations("warmup_iters") for name in ("4b", "7b", "70b")] == [200, 200, 1000]
 
 
