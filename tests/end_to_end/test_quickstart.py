@@ -63,7 +63,7 @@ def test_its_settings_are_those_of_its_config(quickstart):
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "model_configs").glob("*.json")), ids=lambda path: path.stem)
 def test_every_config_has_train_settings_of_its_own(path):
     settings = read_settings([], f"config={path.stem}")
-    assert {"lr", "warmup_iters", "max_length", "train_iters"} <= settings.sources
+    assert {"lr", "warmup_iters", "max_length", "train_iters"} <= settings.sources.keys()
     assert settings.max_length <= ModelConfig.from_json(path).max_length
 
 
