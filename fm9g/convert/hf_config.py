@@ -47,6 +47,14 @@ SPELLING = {
 }
 # Where our config takes 0 for "as usual", theirs does not.
 NEVER_ZERO = (*REQUIRED, "num_key_value_heads", "head_dim", "max_position_embeddings", "dim_model_base")
+# What no file has a key for is compared as it comes out, and told in words.
+WORDS = {
+    "rotary_base": "RoPE base",
+    "position_scale": "RoPE scaling factor",
+    "embedding_scale": "embedding scale (muP)",
+    "residual_scale": "residual scale (muP)",
+    "width_ratio": "width ratio (muP)",
+}
 MUP_KEYS = ("scale_emb", "scale_depth", "dim_model_base")
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 
@@ -177,7 +185,7 @@ def with_checkpoint_facts(values: dict[str, Any], config: ModelConfig, dtype: st
 
 
 def differences(first: ModelConfig, second: ModelConfig) -> list[str]:
-    """The names of what differs between two configs and changes what the same weights compute."""
+    """In words, what differs between two configs and changes what the same weights compute."""
     names = [
         "num_heads",
         "num_kv_heads",
@@ -192,7 +200,7 @@ def differences(first: ModelConfig, second: ModelConfig) -> list[str]:
         "width_ratio",
     ]
     return [
-        f"{name} {getattr(first, name)} and {getattr(second, name)}"
+        f"{WORDS.get(name, name)} {getattr(first, name)} and {getattr(second, name)}"
         for name in names
         if getattr(first, name) != getattr(second, name)
     ]

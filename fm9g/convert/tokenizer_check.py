@@ -12,10 +12,10 @@ from pathlib import Path
 import transformers
 
 from fm9g.convert.sentencepiece_proto import UNIGRAM, read_sentencepiece
-from fm9g.convert.tokenizer_files import FAST_CLASS
-from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer
+from fm9g.convert.tokenizer_files import FAST_CLASS, training_reads, write_settings
+from fm9g.convert.weights_tokenizer import tokenizer_of
+from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError
-from fm9g.files import read_json, write_json
 
 TEXTS = 1000
 _BATCH = 1000
@@ -84,32 +84,31 @@ _SPELLED = [
 def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
     """Make sure that `folder` holds the tokenizer that training reads from `tokenizer` (a reference may have none).
 
-    Where `checkpoint` is one of a run, whose state.json tells the fingerprint of its tokenizer, another is warned of.
+    Where it is known that the weights of `checkpoint` came with another tokenizer, a warning says so.
 
     Where the class that its tokenizer_config.json names builds another tokenizer from tokenizer.json (LlamaTokenizer
     does in transformers 5), the class that takes the file as it is replaces it.
     """
-    if tokenizer.is_dir() and not any((tokenizer / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+    if not training_reads(tokenizer):
         return
     trained = load_tokenizer(tokenizer)
-    _warn_of_another(trained, checkpoint.with_name("state.json"))
+    _warn_of_another(trained, checkpoint)
     try:
         check_same_ids(trained, folder)
     except UserError:
         config = folder / "tokenizer_config.json"
-        settings = read_json(config) if config.exists() else {}
+        settings = read_object(config)
         if settings.get("tokenizer_class") == FAST_CLASS:
             raise
-        write_json(config, {**settings, "tokenizer_class": FAST_CLASS})
+        write_settings(config, {**settings, "tokenizer_class": FAST_CLASS})
         check_same_ids(trained, folder)
 
 
-def _warn_of_another(trained: Tokenizer, state: Path) -> None:
-    saved = read_json(state) if state.exists() else {}
-    if saved.get("stream", {}).get("tokenizer", trained.fingerprint) != trained.fingerprint:
+def _warn_of_another(trained: Tokenizer, checkpoint: Path) -> None:
+    if tokenizer_of(checkpoint) not in (None, trained.fingerprint):
         print(
-            f"warning: {trained.path}: is not the tokenizer that {state} tells of, by its fingerprint: the run's was "
-            f"tokenizer_path {saved.get('settings', {}).get('tokenizer_path')}",
+            f"warning: {trained.path}: is not the tokenizer that the weights of {checkpoint} came with: to them, its "
+            "ids mean other text",
             file=sys.stderr,
         )
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from fm9g.convert.sentencepiece_json import tokenizer_json
-from fm9g.errors import UserError
-from fm9g.files import read_json, write_json
+from fm9g.data.special_tokens import Vocabulary
+from fm9g.data.tokenizer import Tokenizer, content_of, load_tokenizer, read_object
+from fm9g.errors import UserError, shown
+from fm9g.files import write_json
 
 TOKENIZER_FILES = (
     "tokenizer*.json",
@@ -26,6 +29,7 @@ REFERENCE_FILES = (*TOKENIZER_FILES, "generation_config.json")
 # Never copied: the reference's index, which would describe shards that are not there.
 WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 FAST_CLASS = "PreTrainedTokenizerFast"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token")
 
@@ -49,12 +53,16 @@ def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
 def install_tokenizer(tokenizer: Path, target: Path, vocab_size: int) -> dict[str, int | None]:
     """Put a tokenizer (a Hugging Face folder, or a sentencepiece .model file) into the folder `target`.
 
-    Returns bos_token_id and eos_token_id (None where unknown), and pad_token_id where there is one.
-    A tokenizer with ids beyond `vocab_size` is a UserError.
+    Returns bos_token_id and eos_token_id (None where unknown), and pad_token_id where there is one. What training reads
+    as BOS and EOS, the folder's tokenizer_config.json then names, too. A tokenizer with ids beyond `vocab_size` is a
+    UserError.
     """
     if tokenizer.name == "tokenizer.json":
         tokenizer = tokenizer.parent
+    trained = load_tokenizer(tokenizer) if training_reads(tokenizer) else None
     if tokenizer.is_dir():
+        for name in COMPANIONS:
+            read_object(tokenizer / name)  # an error names the file that is the user's, not its copy
         copy_files(tokenizer, target, TOKENIZER_FILES)
         if not any((target / name).exists() for name in VOCABULARIES):
             raise UserError(f"{tokenizer}: no tokenizer in it: none of {', '.join(VOCABULARIES)}")
@@ -65,10 +73,21 @@ def install_tokenizer(tokenizer: Path, target: Path, vocab_size: int) -> dict[st
     else:
         raise UserError(f"{tokenizer}: no such file or folder")
     ids = _vocabulary(target)
-    largest = max(ids.values(), default=-1)
+    special = _named_ids(target, ids)
+    if trained is not None:
+        special |= {"bos_token_id": trained.bos_id, "eos_token_id": trained.eos_id}
+        _name_ends(target, trained)
+    largest = max((id for id in (*ids.values(), *special.values()) if id is not None), default=-1)
     if largest >= vocab_size:
-        raise UserError(f"{tokenizer}: has token id {largest}, but the model's vocab_size is {vocab_size}")
-    return _special_ids(target, ids)
+        raise UserError(f"{tokenizer}: has token id {shown(largest)}, but the model's vocab_size is {vocab_size}")
+    return special
+
+
+def training_reads(tokenizer: Path) -> bool:
+    """Whether `tokenizer` is one for training: all but folders with other vocabulary files alone."""
+    if not tokenizer.is_dir():
+        return tokenizer.exists()
+    return any(os.path.lexists(tokenizer / name) for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def complete_tokenizer(folder: Path) -> None:
@@ -88,7 +107,7 @@ def write_sentencepiece_json(model: Path, folder: Path) -> None:
     bos = numbers["bos"] if numbers["bos"] >= 0 else None
     write_json(folder / "tokenizer.json", tokenizer_json(model, sorted(special), bos))
     config = folder / "tokenizer_config.json"
-    settings = read_json(config) if config.exists() else {}
+    settings = read_object(config)
     for key in ("add_bos_token", "add_eos_token", "add_prefix_space", "auto_map", "legacy", "sp_model_kwargs"):
         settings.pop(key, None)  # of the class that was
     for token, number in numbers.items():
@@ -99,7 +118,7 @@ def write_sentencepiece_json(model: Path, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,  # decoding would take spaces before commas out
         "model_input_names": ["input_ids", "attention_mask"],
     }
-    write_json(config, settings)
+    write_settings(config, settings)
 
 
 def _sentencepiece(model: Path) -> Any:
@@ -114,36 +133,48 @@ def _sentencepiece(model: Path) -> Any:
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
-    """Token -> id from the files that say it in plain JSON, or else from tokenizer.model."""
+    """Token -> id from the files that say it in plain JSON."""
     ids: dict[str, int] = {}
-    fast, slow = folder / "tokenizer.json", folder / "tokenizer.model"
-    if fast.exists():
-        contents = read_json(fast)
-        vocab = contents.get("model", {}).get("vocab", {})
-        # A unigram model lists [token, score] in the order of ids.
-        ids.update(vocab if isinstance(vocab, dict) else {entry[0]: number for number, entry in enumerate(vocab)})
-        ids.update({token["content"]: token["id"] for token in contents.get("added_tokens", [])})
-    elif slow.exists():
-        pieces = _sentencepiece(slow)
-        ids.update({pieces.id_to_piece(number): number for number in range(pieces.get_piece_size())})
-    elif (folder / "vocab.json").exists():
-        ids.update(read_json(folder / "vocab.json"))
-    if (folder / "added_tokens.json").exists():
-        ids.update(read_json(folder / "added_tokens.json"))
+    if (folder / "tokenizer.json").exists():
+        spellings = Vocabulary.of(read_object(folder / "tokenizer.json")).spellings
+        ids = {spelling: id for id, spelling in spellings.items()}
+    for name in ("added_tokens.json",) if ids else ("vocab.json", "added_tokens.json"):
+        entries = read_object(folder / name)
+        if not all(isinstance(id, int) for id in entries.values()):
+            raise UserError(f"{name}: must hold the id of each token, a whole number")
+        ids |= entries
     return ids
 
 
-def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int | None]:
-    settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).exists():
-            settings.update(read_json(folder / name))
-    for number, token in settings.get("added_tokens_decoder", {}).items():
-        ids.setdefault(token["content"], int(number))
+def _named_ids(folder: Path, ids: dict[str, int]) -> dict[str, int | None]:
+    """The ids of the tokens that the files of `folder` name as BOS, EOS and padding."""
+    settings = read_object(folder / "special_tokens_map.json") | read_object(folder / "tokenizer_config.json")
+    added = settings.get("added_tokens_decoder")
+    for number, token in added.items() if isinstance(added, dict) else ():
+        spelling = content_of(token)
+        if spelling is not None and number.isascii() and number.isdecimal():
+            ids.setdefault(spelling, int(number[:20]))
     special: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None}
     for key in SPECIAL_TOKENS:
-        token = settings.get(key)
-        text = token.get("content") if isinstance(token, dict) else token
-        if text in ids:
-            special[f"{key}_id"] = ids[text]
+        spelling = content_of(settings.get(key))
+        if spelling in ids:
+            special[f"{key}_id"] = ids[spelling]
     return special
+
+
+def _name_ends(folder: Path, trained: Tokenizer) -> None:
+    """Name BOS and EOS of training in tokenizer_config.json, where it does not: they may stand in another file."""
+    path = folder / "tokenizer_config.json"
+    settings = read_object(path)
+    ends = {"bos_token": trained.bos_id, "eos_token": trained.eos_id}
+    unnamed = {key: trained.special[id] for key, id in ends.items() if id in trained.special and not settings.get(key)}
+    if unnamed:
+        write_settings(path, settings | unnamed)
+
+
+def write_settings(path: Path, settings: dict[str, Any]) -> None:
+    """Write a tokenizer_config.json; one with half of a surrogate pair, which is no text, is a UserError."""
+    try:
+        write_json(path, settings)
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise UserError(f"{path.name}: cannot be written again: {error}") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from fm9g.data.loader import STREAM_RULES
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
@@ -24,11 +26,24 @@ def note_tokenizer(weights: Path, huggingface_dir: Path) -> None:
     write_json(note_path(weights), {"path": str(huggingface_dir), "fingerprint": tokenizer.fingerprint})
 
 
-def recorded_tokenizer(weights: Path) -> str | None:
-    """The fingerprint in the note beside `weights`, None where there is none."""
-    path = note_path(weights)
-    note = read_json(path) if path.is_file() else {}
-    if not isinstance(note, dict):
-        raise UserError(f"{path}: expected an object with the fingerprint of a tokenizer")
-    fingerprint: str | None = note.get("fingerprint")
-    return fingerprint
+def tokenizer_of(weights: Path) -> str | None:
+    """The fingerprint of the tokenizer that `weights` came with, None where it is not known.
+
+    The note beside them tells it, or else the state.json of the run that saved them. The fingerprints of runs under
+    other STREAM_RULES may be made in another way.
+    """
+    fingerprint = _object(note_path(weights)).get("fingerprint")
+    if not isinstance(fingerprint, str):
+        stream = _object(weights.with_name("state.json")).get("stream")
+        known = isinstance(stream, dict) and stream.get("rules") == STREAM_RULES
+        fingerprint = stream.get("tokenizer") if known else None
+    return fingerprint if isinstance(fingerprint, str) else None
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`, an empty one where it holds none: it may be anybody's."""
+    try:
+        value = read_json(path)
+    except (UserError, OSError):
+        return {}
+    return value if isinstance(value, dict) else {}

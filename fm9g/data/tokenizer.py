@@ -204,8 +204,8 @@ _CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 def _special_ids(folder: Path, ids: Mapping[str, int]) -> tuple[int | None, int | None]:
     """BOS and EOS ids. The first file that mentions BOS decides (null means none); the first that has EOS does."""
-    configs = [_read_config(folder / name) for name in _CONFIGS]
-    model_config = _read_config(folder / "config.json")
+    configs = [read_object(folder / name) for name in _CONFIGS]
+    model_config = read_object(folder / "config.json")
     names: dict[str, list[int | None]] = {"bos_token": [], "eos_token": []}
     for key, found in names.items():
         found += [_token_id(config[key], key, folder, ids) for config in configs if key in config]
@@ -219,7 +219,7 @@ def _named_ids(folder: Path, ids: Mapping[str, int]) -> tuple[set[int], set[str]
     """Ids that the files beside tokenizer.json name as special, and the added tokens that they mark as such."""
     contents: list[Any] = []
     marked: set[str] = set()
-    for config in (_read_config(folder / name) for name in _CONFIGS):
+    for config in (read_object(folder / name) for name in _CONFIGS):
         for key, value in config.items():
             if key.endswith("_token"):
                 contents.append(value)
@@ -229,19 +229,20 @@ def _named_ids(folder: Path, ids: Mapping[str, int]) -> tuple[set[int], set[str]
         for token in added.values() if isinstance(added, dict) else ():
             if isinstance(token, dict) and token.get("special") is True:
                 marked.add(str(token.get("content")))
-    ends = _read_config(folder / "config.json").get("eos_token_id")
-    named = {ids[text] for text in map(_content_of, contents) if text is not None and text in ids}
+    ends = read_object(folder / "config.json").get("eos_token_id")
+    named = {ids[text] for text in map(content_of, contents) if text is not None and text in ids}
     return named | {id for id in (ends if isinstance(ends, list) else []) if isinstance(id, int)}, marked
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in the file `path`, an empty one where there is no such file."""
     config = read_json(path) if path.exists() else {}
     if not isinstance(config, dict):
         raise UserError(f"{path}: must hold a JSON object")
     return config
 
 
-def _content_of(token: Any) -> str | None:
+def content_of(token: Any) -> str | None:
     """The spelling of a token given as "</s>", as {"content": "</s>", …}, or as null."""
     content = token.get("content") if isinstance(token, dict) else token
     return content if isinstance(content, str) else None
@@ -250,7 +251,7 @@ def _content_of(token: Any) -> str | None:
 def _token_id(entry: Any, key: str, folder: Path, ids: Mapping[str, int]) -> int | None:
     if entry is None:
         return None
-    content = _content_of(entry)
+    content = content_of(entry)
     if content is None or content not in ids:
         shown = entry.get("content") if isinstance(entry, dict) else entry
         raise UserError(f"{folder}: {key} is {shown!r}, which is not in tokenizer.json")

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fm9g.convert.weights_tokenizer import recorded_tokenizer
 from fm9g.errors import UserError
-from fm9g.files import read_json
 from fm9g.training.arguments import DEFAULT, FIELDS, Settings
 
 # told even where they have their default: they decide what is learned, and how fast
@@ -42,15 +40,13 @@ class Start:
 
     def tokenizer(self) -> str | None:
         """The fingerprint of the tokenizer that the weights came with, None where it is not known."""
-        if self.checkpoint is None and self.pretrained is None:
-            return None
-        if self.pretrained is not None and (found := recorded_tokenizer(self.pretrained)):
-            return found
-        folder = self.checkpoint or self.pretrained.parent  # type: ignore[union-attr]
-        saved: Any = read_json(folder / "state.json") if (folder / "state.json").is_file() else {}
-        stream = saved.get("stream") if isinstance(saved, dict) else None
-        fingerprint: str | None = stream.get("tokenizer") if isinstance(stream, dict) else None
-        return fingerprint
+        # both import torch, which the launcher does without
+        from fm9g.convert.weights_tokenizer import tokenizer_of
+        from fm9g.training.checkpoint import weights_name
+
+        if self.checkpoint is not None:
+            return tokenizer_of(self.checkpoint / weights_name(int(self.checkpoint.name)))
+        return None if self.pretrained is None else tokenizer_of(self.pretrained)
 
 
 def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start:

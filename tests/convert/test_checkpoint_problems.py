@@ -98,7 +98,7 @@ def test_the_same_checks_hold_for_a_pt_file(tmp_path: Path, llama: Path) -> None
 def test_a_config_beside_the_pt_file_that_contradicts_the_reference_is_refused(tmp_path: Path, own_llama: Path) -> None:
     huggingface_to_bmtrain(own_llama, tmp_path / "7b.pt")
     edit_json(tmp_path / "7b.json", base=500000.0)
-    with pytest.raises(UserError, match=r"describe different models: rotary_base 500000\.0 and 10000\.0"):
+    with pytest.raises(UserError, match=r"describe different models: RoPE base 500000\.0 and 10000\.0"):
         with_reference(own_llama, tmp_path / "7b.pt", tmp_path / "back")
 
 

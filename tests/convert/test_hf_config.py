@@ -230,4 +230,7 @@ def test_configs_that_compute_the_same_do_not_differ_and_others_do() -> None:
     raised = ModelConfig(96, 64, 4, 2, 80, **settings, orig_max_length=128)
     assert differences(ModelConfig(96, 64, 4, 2, 80, **settings), ModelConfig(96, 64, 4, 2, 80)) == []
     (difference,) = differences(raised, dataclasses.replace(raised, orig_max_length=256))
-    assert difference.startswith("rotary_base ")
+    assert difference.startswith("RoPE base ")
+    linear = ModelConfig(96, 64, 4, 2, 80, rope_scaling_type="linear", rope_scaling_factor=2.0)
+    (difference,) = differences(linear, ModelConfig(96, 64, 4, 2, 80))
+    assert difference.startswith("RoPE scaling factor ")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from fm9g.convert.bmtrain_to_huggingface import from_scratch, with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
+from fm9g.convert.tokenizer_files import install_tokenizer
 from fm9g.errors import UserError
 
 INDEX = "model.safetensors.index.json"
@@ -154,6 +155,69 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path, checkpoint: Pa
         with pytest.raises(UserError, match=words):
             from_scratch(checkpoint.with_suffix(".json"), path, checkpoint, tmp_path / "new")
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("tokenizer.json", [1], "not a tokenizer that the tokenizers library can read"),
+        ("tokenizer.json", {"model": 3}, "not a tokenizer that the tokenizers library can read"),
+        ("tokenizer_config.json", [1], "must hold a JSON object"),
+        ("special_tokens_map.json", [1], "must hold a JSON object"),
+        ("added_tokens.json", [1], "must hold a JSON object"),
+        ("added_tokens.json", {"<x>": "a"}, "must hold the id of each token, a whole number"),
+        ("tokenizer_config.json", {"eos_token": ["a"]}, r"eos_token is \['a'\], which is not in tokenizer.json"),
+    ],
+)
+def test_a_damaged_file_of_a_tokenizer_is_named(
+    tmp_path: Path, checkpoint: Path, tokenizer: Path, name: str, content: object, says: str
+) -> None:
+    (tokenizer / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=says) as refused:
+        from_scratch(checkpoint.with_suffix(".json"), tokenizer, checkpoint, tmp_path / "new")
+    assert "new" not in str(refused.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_config_beside_tokenizer_model_is_named(
+    tmp_path: Path, checkpoint: Path, sentencepiece_model: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    sentencepiece_model.rename(folder / "tokenizer.model")
+    (folder / "tokenizer_config.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"folder/tokenizer_config\.json: must hold a JSON object"):
+        from_scratch(checkpoint.with_suffix(".json"), folder, checkpoint, tmp_path / "new")
+
+
+def test_added_tokens_of_no_number_are_passed_over(tmp_path: Path, checkpoint: Path, tokenizer: Path) -> None:
+    edit_json(tokenizer / "tokenizer_config.json", added_tokens_decoder={"x": {"content": "<x>"}})
+    (tmp_path / "new").mkdir()
+    ids = install_tokenizer(tokenizer, tmp_path / "new", VOCAB_SIZE)
+    assert ids == {"bos_token_id": 5, "eos_token_id": 7}
+
+
+def test_ends_that_config_json_alone_tells_are_exported(tmp_path: Path, checkpoint: Path, tokenizer: Path) -> None:
+    (tokenizer / "special_tokens_map.json").unlink(missing_ok=True)
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"pad_token": "w0"}))
+    (tokenizer / "config.json").write_text(json.dumps({"bos_token_id": 5, "eos_token_id": [7]}))
+    from_scratch(checkpoint.with_suffix(".json"), tokenizer, checkpoint, tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (5, 7, 0)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
+    assert (loaded.bos_token, loaded.eos_token, loaded.pad_token) == ("<start>", "<end>", "w0")
+
+
+def test_a_folder_with_vocab_json_alone_is_installed(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    (source / "vocab.json").write_text('{"a": 0, "<end>": 1}')
+    (source / "added_tokens.json").write_text('{"<pad>": 2}')
+    (source / "tokenizer_config.json").write_text('{"eos_token": "<end>", "pad_token": {"content": "<pad>"}}')
+    assert install_tokenizer(source, target, 3) == {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 2}
+    with pytest.raises(UserError, match="has token id 2, but the model's vocab_size is 2"):
+        install_tokenizer(source, target, 2)
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path, checkpoint: Path, llama: Path) -> None:

@@ -23,6 +23,7 @@ from fm9g.convert.sentencepiece_charsmap import charsmap_normalizers
 from fm9g.convert.sentencepiece_proto import read_sentencepiece
 from fm9g.convert.tokenizer_check import check_same_ids, generated_texts, own_pieces
 from fm9g.convert.tokenizer_files import install_tokenizer
+from fm9g.data.loader import STREAM_RULES
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 
@@ -213,16 +214,25 @@ def test_tokenizer_json_counts_where_the_class_named_would_build_another(
         assert exported(text, add_special_tokens=False).input_ids == trained.encode(text)
 
 
-def test_a_run_that_had_another_tokenizer_is_told(
+def test_weights_that_came_with_another_tokenizer_are_told(
     tmp_path: Path, export: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = train(tmp_path / "sp.model", **BPE)
     step = tmp_path / "10"
     step.mkdir()
     huggingface_to_bmtrain(save(tiny_llama(vocab_size=1000), tmp_path / "llama"), step / "m.pt")
-    for fingerprint, warned in ((load_tokenizer(model).fingerprint, False), ("0" * 64, True)):
-        state = {"stream": {"tokenizer": fingerprint}, "settings": {"tokenizer_path": "where/it/was"}}
-        (step / "state.json").write_text(json.dumps(state))
+
+    def warned() -> bool:
         from_scratch(step / "m.json", model, step / "m.pt", tmp_path / "exported")
-        assert ("where/it/was" in capsys.readouterr().err) == warned
         shutil.rmtree(tmp_path / "exported")
+        return f"is not the tokenizer that the weights of {step / 'm.pt'} came with" in capsys.readouterr().err
+
+    right, wrong = load_tokenizer(model).fingerprint, "0" * 64
+    for fingerprint in (right, wrong):
+        state = {"stream": {"rules": STREAM_RULES, "tokenizer": fingerprint}}
+        (step / "state.json").write_text(json.dumps(state))
+        assert warned() == (fingerprint == wrong)
+    (step / "state.json").write_text("[]")
+    assert not warned()
+    (step / "m.tokenizer.json").write_text(json.dumps({"fingerprint": wrong}))
+    assert warned()

@@ -166,6 +166,18 @@ def _use_tokenizer(folder: Path, output: Path) -> None:
     install_tokenizer(path, output, 10**6)
 
 
+def _make_sentencepiece_folder(folder: Path) -> None:
+    _make_sentencepiece(folder)
+    (folder / "x.model").rename(folder / "tokenizer.model")
+    names = {"bos_token": "<s>", "eos_token": {"content": "</s>", "special": True}}
+    write_json(folder / "tokenizer_config.json", {**names, "tokenizer_class": "LlamaTokenizer", "legacy": True})
+    write_json(folder / "special_tokens_map.json", {**names, "pad_token": "<unk>"})
+
+
+def _export_tokenizer(folder: Path, output: Path) -> None:
+    install_tokenizer(folder, output, 70_000)
+
+
 # models
 
 
@@ -241,6 +253,8 @@ READERS = {
     "text": Reader(_write("x.txt", lambda: "\n".join(TEXTS).encode()), _convert_text),
     "sentencepiece": Reader(_make_sentencepiece, _use_tokenizer, cost=10),
     "tokenizer folder": Reader(_make_tokenizer, _use_tokenizer, ("*.json",)),
+    "exported tokenizer": Reader(_make_tokenizer, _export_tokenizer, ("*.json",)),
+    "exported tokenizer.model": Reader(_make_sentencepiece_folder, _export_tokenizer),
     "tokenizer training": Reader(
         _write("x.jsonl", lambda: _jsonl(RECORDS)),
         lambda folder, _: train_tokenizer([folder / "x.jsonl"], 280),
