@@ -19,7 +19,7 @@ python tools/convert_txt2jsonl.py <$out/train.txt >$out/train.jsonl
 fm9g index --path $out/train.jsonl --language en --output $out/index
 
 # smollm2.json came with smollm2.pt; train_configs/smollm2.json here is found by its name
-fm9g train --config $out/smollm2.json --model_unique smollm2 --pretrained_model $out/smollm2.pt \
+fm9g train --config $out/smollm2.json --model_unique smollm2 --pretrained_model $out/smollm2.pt --resume_ckpt latest \
   --tokenizer_path $out/hf --dataset_config $here/mixture.json --output_dir $out/run \
   --n_gpus 1 --train_iters 20 --save_iters 20 "$@"
 
