@@ -13,6 +13,7 @@ import torch
 
 from fm9g import runtime
 from fm9g.data.ahead import Ahead
+from fm9g.data.document import DocumentLine
 from fm9g.data.feed import NONE
 from fm9g.data.lane import Lane
 from fm9g.data.loader import LANES_PER_ROW, STREAM_RULES, Loader, Plan, StepStream
@@ -63,6 +64,7 @@ def describe_stream(inputs: Inputs, plan: Plan, generations: Generations) -> dic
             {
                 "name": line.source.task_name,
                 "share": line.source.share,
+                "epochs": line.source.epochs,
                 "special_tokens": line.source.special_tokens,
                 "fingerprint": line.dataset.fingerprint,
                 "generations": [
@@ -140,7 +142,7 @@ def load_states(folder: Path, inputs: Inputs, saved: dict[str, Any]) -> dict[int
     states = {
         int(lane): state for part in parts for lane, state in zip(part["lanes"], part["states"].numpy(), strict=True)
     }
-    return rearrange_states(states, saved["tasks"], [(s.task_name, s.share) for s in inputs.sources])
+    return rearrange_states(states, saved["tasks"], [_balanced(line) for line in inputs.lines])
 
 
 def extend_generations(inputs: Inputs, saved: dict[str, Any], states: dict[int, np.ndarray]) -> Generations:
@@ -168,15 +170,27 @@ def _last_begun(lane: int, state: np.ndarray, column: int, saved: dict[str, Any]
     return lane + last * LANES_PER_ROW * saved["rows_per_step"] if last >= 0 else -1
 
 
+Balanced = tuple[str, float, float | None, str]
+"""Of a dataset the name, the share, the epochs (None: for ever) and the fingerprint: what a balance depends on."""
+
+
+def _balanced(line: DocumentLine) -> Balanced:
+    return line.source.task_name, line.source.share, line.source.epochs, line.dataset.fingerprint
+
+
 def rearrange_states(
-    states: dict[int, np.ndarray], before: list[dict[str, Any]], now: list[tuple[str, float]]
+    states: dict[int, np.ndarray], before: list[dict[str, Any]], now: list[Balanced]
 ) -> dict[int, np.ndarray]:
-    """Keep each dataset's position under its name; the balance of tokens restarts when shares have changed."""
+    """Keep each dataset's position under its name; the balance of tokens restarts when what it depends on has changed.
+
+    A dataset that had ended and goes on has no claim to what the others read meanwhile.
+    """
     old = {task["name"]: index for index, task in enumerate(before)}
-    if [(task["name"], task["share"]) for task in before] == now:
+    was = [(task["name"], task["share"], task.get("epochs", "unknown"), task["fingerprint"]) for task in before]
+    if was == now:
         return states
-    same_shares = {task["name"]: task["share"] for task in before} == dict(now)
-    columns = [(new, old[name]) for new, (name, _) in enumerate(now) if name in old]
+    same_balance = set(was) == set(now)
+    columns = [(new, old[name]) for new, (name, *_) in enumerate(now) if name in old]
     rearranged = {}
     for lane, state in states.items():
         result = np.zeros(Lane.state_size(len(now)), dtype=np.int64)
@@ -185,8 +199,8 @@ def rearrange_states(
         old_base, old_tokens, old_next_token, old_taken = state[:-1].reshape(4, len(before))
         for new, column in columns:
             base[new], next_token[new], taken[new] = old_base[column], old_next_token[column], old_taken[column]
-            tokens[new] = old_tokens[column] if same_shares else 0
-        result[-1] = state[-1] if same_shares else 0
+            tokens[new] = old_tokens[column] if same_balance else 0
+        result[-1] = state[-1] if same_balance else 0
         rearranged[lane] = result
     return rearranged
 

@@ -119,11 +119,11 @@ def test_changed_weights_lose_and_repeat_nothing(place, datasets, monkeypatch, s
     run = Run(place, [replace(source, path=datasets[source.task_name]) for source in sources], seed)
     for steps, ranks in lives:
         run.live(steps, ranks)
-        before = [{"name": source.task_name, "share": source.share} for source in run.sources]
+        before = [{"name": s.task_name, "share": s.share, "epochs": s.epochs, "fingerprint": ""} for s in run.sources]
         shares = [data.draw(st.integers(1, 100)) for _ in sources]
         order = data.draw(st.permutations(range(len(sources))))
         run.sources = [replace(run.sources[old], share=shares[old] / sum(shares)) for old in order]
-        run.states = rearrange_states(run.states, before, [(s.task_name, s.share) for s in run.sources])
+        run.states = rearrange_states(run.states, before, [(s.task_name, s.share, s.epochs, "") for s in run.sources])
     while any(run.rows[-LANES_PER_ROW * ROWS :]):
         run.live(STEPS, 1)
     pieces, pairs = collections.defaultdict(list), {}
