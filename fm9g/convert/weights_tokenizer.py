@@ -35,8 +35,8 @@ def tokenizer_of(weights: Path) -> str | None:
     fingerprint = _object(note_path(weights)).get("fingerprint")
     if not isinstance(fingerprint, str):
         stream = _object(weights.with_name("state.json")).get("stream")
-        known = isinstance(stream, dict) and stream.get("rules") == STREAM_RULES
-        fingerprint = stream.get("tokenizer") if known else None
+        if isinstance(stream, dict) and stream.get("rules") == STREAM_RULES:
+            fingerprint = stream.get("tokenizer")
     return fingerprint if isinstance(fingerprint, str) else None
 
 
