@@ -12,6 +12,7 @@ USAGE = """usage: fm9g VERB [--flag value ...]
 
 From text to a model: pretraining of decoder language models on BMTrain."""
 VERBS = {
+    "text": ("fm9g.commands.text", "turn plain text, a document a line, into jsonl"),
     "prepare": ("fm9g.commands.prepare", "turn data of other formats into jsonl with input and output"),
     "index": ("fm9g.commands.index", "index jsonl files, so that training can read them"),
     "check": ("fm9g.commands.check", "verify every byte of an indexed dataset"),

@@ -11,6 +11,25 @@ from pathlib import Path
 from fm9g.errors import UserError, closest
 from fm9g.files import user_path
 
+# the repository's scripts by the verb of `fm9g` that runs the same; an installed fm9g has none of them
+_TOOLS = Path(__file__).resolve().parents[1] / "tools"
+_SCRIPTS = {
+    "text": "convert_txt2jsonl",
+    "prepare": "prepare_data",
+    "index": "convert_json2index",
+    "check": "check_index",
+    "tokenizer": "train_tokenizer",
+    "preview": "preview_mixture",
+    "inspect": "inspect_index",
+    "convert from-huggingface": "hgface_2_bmtrain",
+    "convert to-huggingface": "bmtrain_2_hgface",
+}
+
+
+def command(verb: str) -> str:
+    """How a person starts a command of FM9G here, for messages that say what to do."""
+    return f"python tools/{_SCRIPTS[verb]}.py" if _TOOLS.is_dir() else f"fm9g {verb}"
+
 
 def _dashed(argument: str) -> str:
     if not argument.startswith("--"):

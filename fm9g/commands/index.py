@@ -14,6 +14,7 @@ from fm9g.commandline import parse_flags, path_text
 from fm9g.data.build import Options, build
 from fm9g.data.parallel import keep_freed_memory
 from fm9g.data.record import record_name
+from fm9g.data.record_kinds import unread_texts
 from fm9g.progress import Progress
 
 
@@ -75,7 +76,7 @@ def _warn(meta: dict, output: str) -> None:
         if meta[key]:
             print(f"warning: {meta[key]:,} {note}", file=sys.stderr)
     for advice in meta["unread_texts"]:
-        print(f"warning: texts in other fields than input and output are not read; {advice}", file=sys.stderr)
+        print(f"warning: {unread_texts(advice)}", file=sys.stderr)
 
 
 def _first_without_text(meta: dict) -> str:

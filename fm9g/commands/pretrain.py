@@ -7,12 +7,8 @@ import sys
 from pathlib import Path
 
 from fm9g.errors import run_command
-from fm9g.training.arguments import REPOSITORY, help_text, read_settings
-from fm9g.training.inputs import open_inputs
-
-_REPOSITORY_APP = REPOSITORY / "apps" / "fm9g_7b"
-# beside it relative paths are also looked for, and in its data/ a run writes; an installed fm9g has none
-APP = _REPOSITORY_APP if _REPOSITORY_APP.is_dir() else Path.cwd()
+from fm9g.training.arguments import help_text, read_settings
+from fm9g.training.inputs import APP, open_inputs
 
 
 def main(app: Path = APP) -> None:

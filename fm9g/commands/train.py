@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fm9g.commands.pretrain import APP
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.training.arguments import REPOSITORY, Settings, config_paths, help_text, read_settings
-from fm9g.training.inputs import open_inputs
+from fm9g.training.inputs import APP, open_inputs
 from fm9g.training.run_folder import RunFolder
 from fm9g.training.start import start_from
 

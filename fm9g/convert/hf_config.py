@@ -6,6 +6,7 @@ How a config's RoPE is read and written is in fm9g/convert/hf_rope.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -129,6 +130,8 @@ def _mup(values: dict[str, Any], family: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: {', '.join(present)} given, but all of {', '.join(MUP_KEYS)} are needed")
     if family == "MiniCPMForCausalLM" and not present:
         raise UserError(f"{where}: a MiniCPMForCausalLM config needs {', '.join(MUP_KEYS)}")
+    if present and isinstance(depth := values["scale_depth"], int | float) and depth <= 0:
+        raise UserError(f"{where}: scale_depth must be above 0, not {depth}: it multiplies every residual branch")
     return {"scale": True, **{key: values[key] for key in MUP_KEYS}} if present else {}
 
 
@@ -166,7 +169,7 @@ def huggingface_config(
             raise UserError(f"{where}: MiniCPM has no head_dim: dim_head * num_heads must be dim_model")
         values |= {
             "scale_emb": config.embedding_scale,
-            "scale_depth": config.scale_depth,
+            "scale_depth": config.scale_depth if config.scale_depth > 0 else math.sqrt(config.num_layers),
             "dim_model_base": config.dim_model_base if config.scale else config.dim_model,
         }
     return with_checkpoint_facts(values, config, dtype)

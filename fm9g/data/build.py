@@ -21,6 +21,7 @@ from typing import Any
 
 import xxhash
 
+from fm9g.commandline import command
 from fm9g.data.file_kinds import misfit
 from fm9g.data.index import DATA, DIGEST, INDEX_H5, INDEX_TEXT, META, IndexedDataset
 from fm9g.data.index_writer import REJECTED, SOURCE_DIGEST, IndexWriter, write_at
@@ -101,7 +102,7 @@ def _append(
             if writer.records != len(old) or (stored and stored != writer.digest):
                 raise UserError(
                     f"{target}: {DATA} is not what was indexed, so nothing is appended to it "
-                    f"(python tools/check_index.py {target} says where it differs)"
+                    f"({command('check')} {target} says where it differs)"
                 )
             writer.begin_generation(generations)
             _add_files(writer, files, rules, options, progress)

@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
+from unicodedata import combining, east_asian_width
 
 from fm9g.errors import UserError
 
+LINE_WIDTH = 120  # columns
 BAR_WIDTH = 40
 COLOR_CHOICES = ("auto", "always", "never")
 _IDEOGRAPHIC_SPACE = "\u3000"
@@ -33,6 +35,23 @@ def _is_shown(char: str) -> bool:
     if char.isprintable():
         return char != "\\"
     return char == _IDEOGRAPHIC_SPACE or ord(char) in _RARE_IDEOGRAPHS
+
+
+def columns(text: str) -> int:
+    """How wide a terminal shows a text: Chinese characters take two columns, combining marks none."""
+    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
+
+
+def list_lines(head: str, items: Sequence[str], width: int = LINE_WIDTH) -> list[str]:
+    """``head: item, item, …`` in lines of at most `width` columns that end between items, unless one is wider."""
+    lines = [f"{head}:"]
+    for number, item in enumerate(items, start=1):
+        word = item if number == len(items) else f"{item},"
+        if columns(f"{lines[-1]} {word}") > width:
+            lines.append(f"  {word}")
+        else:
+            lines[-1] += f" {word}"
+    return lines
 
 
 @dataclass(frozen=True)

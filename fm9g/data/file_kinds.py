@@ -7,10 +7,11 @@ import os
 import shlex
 from pathlib import Path
 
+from fm9g.commandline import command
 from fm9g.files import require_file
 
-_PREPARE = "python tools/prepare_data.py --format alpaca|sharegpt|text --path {} --output NEW.jsonl"
-_TEXT = "python tools/convert_txt2jsonl.py < {} > NEW.jsonl"
+_PREPARE = command("prepare") + " --format alpaca|sharegpt|text --path {} --output NEW.jsonl"
+_TEXT = command("text") + " < {} > NEW.jsonl"
 _MARK = b"\xef\xbb\xbf"
 _BEGINNINGS = (  # of files that are no text, what they are, and what to do
     (b"PAR1", "a parquet file", _PREPARE),
@@ -59,7 +60,7 @@ def json_for_text(quoted: str, line: bytes) -> str:
     if text == b"{":
         return f"it looks like JSON over several lines: jq -c . {quoted} > NEW.jsonl"
     if text.startswith(b"{") and text.endswith(b"}") and b'"' in text:
-        return "it looks like jsonl, which tools/convert_json2index.py reads as it is"
+        return f"it looks like jsonl, which {command('index')} reads as it is"
     if text == b"[" or text.startswith((b"[{", b'["')):
         return f"it looks like a JSON array: {_PREPARE.format(quoted)}"
     return ""
@@ -88,9 +89,9 @@ def other_encoding(quoted: str, line: bytes) -> str:
 
 def no_text(quoted: str, line: bytes) -> str:
     """What a file is whose first line is not in UTF-8 nor in an encoding of Chinese alone, and what to do; or ""."""
-    for beginning, kind, command in _BEGINNINGS:
+    for beginning, kind, remedy in _BEGINNINGS:
         if line.startswith(beginning):
-            return f"it is {kind}: {command.format(quoted)}"
+            return f"it is {kind}: {remedy.format(quoted)}"
     return other_encoding(quoted, line) if json.detect_encoding(line) in _ENCODINGS else ""
 
 

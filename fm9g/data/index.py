@@ -29,6 +29,7 @@ import google_crc32c
 import h5py
 import numpy as np
 
+from fm9g.commandline import command
 from fm9g.data.reading import SteadyFile
 from fm9g.data.record import read_record, record_name
 from fm9g.errors import UserError
@@ -43,7 +44,7 @@ _NEWLINES = 4096  # in a fully checked dataset, how many bounds are compared wit
 _SAMPLES = 64
 _WINDOW = 1024  # bounds looked at in a sample
 _HELD_BYTES = 1 << 20  # of an index, at most: that of 87,000 records
-_REBUILD = "rebuild it with: python tools/convert_json2index.py --path X.jsonl --language zh|en|code --output DIR"
+_REBUILD = f"rebuild it with: {command('index')} --path X.jsonl --language zh|en|code --output DIR"
 
 
 class DamagedRecord(UserError):
@@ -224,7 +225,7 @@ def load_meta(folder: Path) -> dict[str, Any]:
     """Read meta.json; {} where there is none. UserError where the folder is no dataset at all."""
     if not folder.is_dir():
         found = "not a folder" if folder.exists() else "no such folder"
-        raise UserError(f"{folder}: {found} (a dataset is a folder, which tools/convert_json2index.py makes of jsonl)")
+        raise UserError(f"{folder}: {found} (a dataset is a folder, which {command('index')} makes of jsonl)")
     if not (folder / DATA).is_file():
         raise UserError(f"{folder}: not an indexed dataset, {DATA} is missing; {_REBUILD}")
     if not os.path.lexists(folder / META):
@@ -379,7 +380,7 @@ def _check_times(folder: Path, index_file: Path) -> None:
     if (folder / DATA).stat().st_mtime_ns > index_file.stat().st_mtime_ns:
         raise UserError(
             f"{folder}: {DATA} is newer than its index, so it may have changed since it was indexed; "
-            f"`python tools/check_index.py {folder}` verifies every byte, and refreshes the index's "
+            f"`{command('check')} {folder}` verifies every byte, and refreshes the index's "
             "time if the data is unchanged (cp -r changes times; cp -a and rsync -a keep them)"
         )
 

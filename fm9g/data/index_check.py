@@ -25,6 +25,7 @@ from fm9g.data.index import (
 )
 from fm9g.data.offsets_text import offsets_text
 from fm9g.data.record import record_name
+from fm9g.data.record_kinds import unread_texts
 from fm9g.data.scan import BlockScan, ScanRules, scan_block
 from fm9g.errors import UserError
 from fm9g.files import require_file
@@ -59,7 +60,7 @@ class Report:
                 f'{self.without_text_count:,} record(s) have no text to learn in "output" (the first is '
                 f"{self.without_text}): without a transform they are refused, or skipped with skip_unlearned"
             )
-        return found + [f"texts in other fields than input and output are not read; {advice}" for advice in self.unread]
+        return found + [unread_texts(advice) for advice in self.unread]
 
     def add_texts(self, raw: bytes, first: int) -> None:
         """Look at whole lines, of which the first is record `first`."""

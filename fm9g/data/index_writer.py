@@ -21,6 +21,7 @@ from fm9g.data.jsonl_files import Block
 from fm9g.data.offsets_text import offsets_text
 from fm9g.data.record import parse_record
 from fm9g.data.scan import SHORT_TOKENS, TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules
+from fm9g.data.scan_texts import MOST_FIELD_SETS
 from fm9g.errors import UserError
 from fm9g.files import write_json
 
@@ -29,7 +30,6 @@ SOURCE_DIGEST = f"source_{DIGEST}"  # in meta.json, of a generation
 _LENGTH_LIMITS = [SHORT_TOKENS, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
 _LENGTH_NAMES = ["less_4k", "4k-8k", "8k-16k", "16k-32k", "32k-64k", "64k-128k", "128k-256k", "more_256k"]
 _SAMPLE_CHARACTERS = 50
-_MOST_NAMED = 8  # sets of fields
 _ENTRIES_AT_ONCE = 1 << 20
 _SPOOL = "records.spool"
 _FLUSH_BYTES = 64 << 20
@@ -59,7 +59,7 @@ class _Tally:
             self._counts[key] += count
         for total, of_block in ((self._fields, texts.fields), (self._unread, texts.unread)):
             for name, count in of_block.items():
-                if name in total or len(total) < _MOST_NAMED:
+                if name in total or len(total) < MOST_FIELD_SETS:
                     total[name] += count
         if not len(scan.ends):
             return

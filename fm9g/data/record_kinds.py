@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_PREPARE = "python tools/prepare_data.py --format {} --path X --output Y.jsonl"
+from fm9g.commandline import command
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class RecordKind:
         if not self.format:
             return f"they are {self.name}, which no objective of this version learns from"
         flags = "".join(f" --{name.replace('_', '-')} {value}" for name, value in self.options)
-        return f"they are {self.name}: {_PREPARE.format(self.format)}{flags} reads them"
+        prepare = f"{command('prepare')} --format {self.format} --path X --output Y.jsonl{flags}"
+        return f"they are {self.name}: {prepare} reads them"
 
 
 def _kind(name: str, fields: str, format: str, **options: str) -> RecordKind:
@@ -56,6 +57,11 @@ KINDS = (
 def recognise(fields: Collection[str]) -> RecordKind | None:
     """The kind of records with these fields; None where they are none of the usual ones."""
     return next((kind for kind in KINDS if kind.fields <= set(fields)), None)
+
+
+def unread_texts(advice: str) -> str:
+    """What is said of texts outside of `input` and `output`, with the advice of their kind."""
+    return f"texts in other fields than input and output are not read; {advice}"
 
 
 def unread_kind(record: Mapping[str, Any]) -> RecordKind | None:

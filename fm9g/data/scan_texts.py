@@ -16,7 +16,7 @@ _TEXT_ONLY = b'{"input": "", "output": "'
 _SEEN = np.dtype("V32")  # that, and some of the text
 _WORDS = np.frombuffer(_TEXT_ONLY, "<u8", count=3).tolist()
 _NEWLINE, _QUOTE = b'\n"'
-_MOST_NAMED = 8  # sets of fields
+MOST_FIELD_SETS = 8  # that are named of records without text
 _LOOKED_AT = 4  # records of a block, for texts in other fields: those of a dataset are mostly alike
 
 
@@ -51,7 +51,7 @@ def scan_texts(block: bytes, ends: np.ndarray) -> TextScan:
         else:
             found.without.append(number)
             fields[tuple(record)] += 1
-    for names, count in fields.most_common(_MOST_NAMED):
+    for names, count in fields.most_common(MOST_FIELD_SETS):
         found.fields[field_names(names)] += count
     for number in range(0, len(ends), max(1, -(-len(ends) // _LOOKED_AT))):
         if kind := unread_kind(read_record(_line(block, ends, number))):

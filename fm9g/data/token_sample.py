@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fm9g.commandline import command
 from fm9g.data.index import IndexedDataset
 from fm9g.data.record import NoText, plain_text
 from fm9g.data.survey import Survey
@@ -67,7 +68,7 @@ def sample_tokens(
     if not any(tokens):
         raise UserError(
             f"{dataset.path}: none of {len(numbers)} sampled records has text to learn in output, so their tokens "
-            "depend on the transform of the mixture: tools/preview_mixture.py shows them"
+            f"depend on the transform of the mixture: {command('preview')} shows them"
         )
     counted = np.array(tokens)
     mean, error = estimate(counted, np.array(nbytes), len(dataset), dataset.nbytes)

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from fm9g.data.record_kinds import unread_kind
+from fm9g.data.record_kinds import unread_kind, unread_texts
 from fm9g.data.text import read_records, record_texts
 from fm9g.data.tokenizer import without_surrogates
 from fm9g.errors import UserError
@@ -86,7 +86,7 @@ class _Batches:
             kind = unread_kind(record) if number < _LOOKED_AT else None
             if kind and kind.advice not in said:
                 said.add(kind.advice)
-                print(f"warning: only input and output are read; {kind.advice}", file=sys.stderr)
+                print(f"warning: {unread_texts(kind.advice)}", file=sys.stderr)
             yield record
 
     def __iter__(self) -> Iterator[list[str]]:

@@ -39,7 +39,8 @@ class ModelConfig:
 
     With `scale` the model is muP (MiniCPM's, https://arxiv.org/abs/2404.06395, section 3): embeddings times
     scale_emb, residual branches times scale_depth / sqrt(num_layers), hidden states before the head
-    divided by dim_model / dim_model_base. Without it, and with scale_depth <= 0, it is a LLaMA.
+    divided by dim_model / dim_model_base. A scale_depth <= 0 leaves residual branches as they are; without
+    `scale` too it is a LLaMA.
     """
 
     vocab_size: int
@@ -136,7 +137,7 @@ class ModelConfig:
     @property
     def residual_scale(self) -> float:
         """What each residual branch is multiplied by."""
-        return self.scale_depth / math.sqrt(self.num_layers) if self.scale or self.scale_depth > 0 else 1.0
+        return self.scale_depth / math.sqrt(self.num_layers) if self.scale_depth > 0 else 1.0
 
     @property
     def embedding_scale(self) -> float:

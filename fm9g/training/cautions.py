@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fm9g.data.document import BYTES_PER_TOKEN
+from fm9g.data.record_kinds import unread_texts
 from fm9g.training.inputs import Inputs
 from fm9g.training.start import Start
 
@@ -34,10 +35,7 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, tokens: Mapping
     for line in inputs.lines:
         read_plainly = line.source.share > 0 and line.source.transforms is None
         unread = line.dataset.meta.get("unread_texts", []) if read_plainly else []
-        said += [
-            f"dataset {line.source.task_name!r}: texts in other fields than input and output are not read; {advice}"
-            for advice in unread
-        ]
+        said += [f"dataset {line.source.task_name!r}: {unread_texts(advice)}" for advice in unread]
     for source in inputs.sources:
         size = tokens.get(source.task_name, 0.0)
         epochs = settings.train_iters * tokens_per_step * source.share / size if size else 0.0

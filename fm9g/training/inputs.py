@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fm9g.commandline import command
 from fm9g.data.document import DocumentLine
 from fm9g.data.mixture import INFORMATIVE, Source, read_mixture
 from fm9g.data.tokenizer import Tokenizer, load_tokenizer
@@ -14,6 +15,10 @@ from fm9g.errors import UserError
 from fm9g.files import user_path
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import COMMAND_LINE, DEFAULT, REPOSITORY, TABLE, Settings, config_paths
+
+_REPOSITORY_APP = REPOSITORY / "apps" / "fm9g_7b"
+# beside it relative paths are also looked for, and in its data/ a run writes; an installed fm9g has none
+APP = _REPOSITORY_APP if _REPOSITORY_APP.is_dir() else Path.cwd()
 
 
 @dataclass
@@ -58,9 +63,7 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     settings = fit_length(settings, config)
     tokenizer_path = find(settings, app, settings.tokenizer_path)
     if not tokenizer_path.exists():
-        raise UserError(
-            f"tokenizer_path: {tokenizer_path}: no such file or folder (tools/train_tokenizer.py makes a tokenizer)"
-        )
+        raise UserError(f"tokenizer_path: {tokenizer_path}: no such file or folder ({command('tokenizer')} makes one)")
     tokenizer = load_tokenizer(tokenizer_path)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(

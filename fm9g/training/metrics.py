@@ -8,13 +8,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import combining, east_asian_width
 
 from tensorboardX import SummaryWriter
 
+from fm9g.data.display import LINE_WIDTH, columns
 from fm9g.files import write_text
-
-LINE_WIDTH = 120  # columns
 
 
 @dataclass
@@ -80,11 +78,6 @@ def _as_many_as_fit(losses: list[str], width: int) -> list[str]:
         if columns(part) <= width:
             return [part]
     return []
-
-
-def columns(text: str) -> int:
-    """How wide a terminal shows a text: Chinese characters take two columns, combining marks none."""
-    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
 
 
 def finite(value: Any) -> Any:

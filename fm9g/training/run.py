@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fm9g import runtime
+from fm9g.commandline import command
 from fm9g.data.document import DocumentLine
 from fm9g.data.forecast import describe, endings
 from fm9g.data.loader import StepBatch
@@ -165,7 +166,7 @@ class Run:
                 where = f" ({reasons[0]})" if reasons else ""
                 raise UserError(
                     f"dataset {name!r}: {total} damaged record(s) so far{where}, more than the share of "
-                    f"max_damaged_share={allowed:g}: restore the data (python tools/check_index.py {line.source.path} "
+                    f"max_damaged_share={allowed:g}: restore the data ({command('check')} {line.source.path} "
                     "finds every damaged record), then resume"
                 )
         for reason in reasons:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fm9g.data.display import LINE_WIDTH, list_lines
 from fm9g.errors import UserError
 from fm9g.training.arguments import DEFAULT, FIELDS, Settings
 
@@ -21,8 +20,7 @@ _LEARNED_WITH = (
     *("train_iters", "lr", "lr_scheduler", "warmup_iters", "drop_iters", "drop_begin", "drop_rate", "weight_decay"),
     *("betas", "clip_grad", "eps"),
 )
-_WIDTH = 120
-_HELD = "\N{NO-BREAK SPACE}"
+_INDENT = 2  # columns before each of these lines where they are printed
 
 
 @dataclass(frozen=True)
@@ -70,19 +68,15 @@ def settings_lines(settings: Settings) -> list[str]:
     for name in FIELDS:
         source = settings.source(name)
         if source != DEFAULT or name in _ALWAYS_TOLD:
-            pair = f"{name} {_shown(getattr(settings, name))}"
-            told.setdefault(source, []).append(pair.replace(" ", _HELD))  # a line ends between pairs
-    wrap = functools.partial(
-        textwrap.wrap, width=_WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )
+            told.setdefault(source, []).append(f"{name} {_told(getattr(settings, name))}")
     sources = sorted(told, key=lambda source: source == DEFAULT)
-    return [line.replace(_HELD, " ") for source in sources for line in wrap(f"{source}: {', '.join(told[source])}")]
+    return [line for source in sources for line in list_lines(source, told[source], LINE_WIDTH - _INDENT)]
 
 
 def changed_settings(saved: dict[str, Any], settings: Settings) -> list[str]:
     """What a resumed run learns with that is not what its checkpoint's run had, given that run's settings."""
     return [
-        f"{name} is {_shown(getattr(settings, name))} ({settings.source(name)}), it was {_shown(saved[name])}"
+        f"{name} is {_told(getattr(settings, name))} ({settings.source(name)}), it was {_told(saved[name])}"
         for name in _LEARNED_WITH
         if name in saved and _plain(saved[name]) != _plain(getattr(settings, name))
     ]
@@ -92,5 +86,5 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value  # JSON knows no tuples
 
 
-def _shown(value: Any) -> str:
+def _told(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 import fm9g.__main__ as command
+from fm9g import commandline
 from fm9g.commands import convert, env, train
 from fm9g.errors import UserError
 from fm9g.training.arguments import COMMAND_LINE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
+    "text": "convert_txt2jsonl",
     "index": "convert_json2index",
     "check": "check_index",
     "inspect": "inspect_index",
@@ -60,8 +62,16 @@ def test_without_a_verb_all_are_listed_with_a_line_each(fm9g, words):
     assert status == 0
     listed = {line.split()[0]: line for line in out.splitlines() if line.startswith("  ")}
     assert listed.keys() == command.VERBS.keys()
-    assert {"train", "index", "check", "inspect", "preview", "prepare", "tokenizer", "convert", "env"} == listed.keys()
+    assert listed.keys() == {word.split()[0] for word in SCRIPTS} | {"train", "env"}
     assert all(len(line) < 100 for line in listed.values())
+
+
+def test_messages_name_the_script_where_there_is_one_else_the_verb(monkeypatch, tmp_path):
+    for verb, script in SCRIPTS.items():
+        assert commandline.command(verb) == f"python tools/{script}.py"
+        assert (ROOT / "tools" / f"{script}.py").is_file()
+    monkeypatch.setattr(commandline, "_TOOLS", tmp_path / "none")
+    assert commandline.command("convert to-huggingface") == "fm9g convert to-huggingface"
 
 
 def test_an_unknown_verb_names_the_closest(fm9g):

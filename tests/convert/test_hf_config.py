@@ -156,6 +156,7 @@ def test_rope_is_read_in_both_spellings_and_written_in_both(
         ({"architectures": 5}, "architectures is 5"),
         ({**MINICPM, "dim_model_base": 0}, "dim_model_base must be positive, not 0"),
         ({**MINICPM, "scale_emb": float("inf")}, "scale_emb must be a finite number, not inf"),
+        ({"scale_emb": 12, "scale_depth": -1.0, "dim_model_base": 16}, "scale_depth must be above 0"),
         ({"scale_emb": 12}, "all of scale_emb, scale_depth, dim_model_base are needed"),
         ({"architectures": ["MiniCPMForCausalLM"]}, "needs scale_emb, scale_depth, dim_model_base"),
         ({"architectures": ["FM9GForCausalLM"], "scale_emb": 12}, "all of scale_emb, scale_depth, dim_model_base"),
@@ -192,6 +193,14 @@ def test_residual_scaling_without_mup_needs_minicpm_too() -> None:
     back = model_config_from_huggingface(huggingface_config(config, "F32", {}, "7b.json"), "config.json")
     for name in ("residual_scale", "embedding_scale", "width_ratio"):
         assert getattr(back, name) == getattr(config, name)
+
+
+@pytest.mark.parametrize("depth", [{}, {"scale_depth": 0.0}, {"scale_depth": 2.8}])
+def test_mup_without_a_depth_leaves_residual_branches_alone_in_both_formats(depth: dict[str, float]) -> None:
+    config = ModelConfig(96, 64, 4, 4, 80, scale=True, scale_emb=12.0, dim_model_base=16, **depth)
+    assert config.residual_scale == (1.4 if depth.get("scale_depth") else 1.0)
+    back = model_config_from_huggingface(huggingface_config(config, "F32", {}, "7b.json"), "config.json")
+    assert back.residual_scale == config.residual_scale
 
 
 def test_minicpm_cannot_say_a_head_dim_of_its_own() -> None:

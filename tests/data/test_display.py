@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from fm9g.data.display import Span, bars, cut_middle, printable, shorten, wants_color
+from fm9g.data.display import Span, bars, cut_middle, list_lines, printable, shorten, wants_color
 from fm9g.errors import UserError
 
 
@@ -61,3 +61,10 @@ def test_colours_only_where_they_are_wanted(monkeypatch):
     assert not wants_color("auto", Terminal())
     with pytest.raises(UserError, match="auto, always, never"):
         wants_color("blue", Terminal())
+
+
+def test_a_list_is_broken_between_its_items_by_the_columns_that_a_terminal_takes():
+    assert list_lines("file", ["a 1", "b 2"], width=12) == ["file: a 1,", "  b 2"]
+    assert list_lines("file", ["a 1", "b 2"], width=14) == ["file: a 1, b 2"]
+    assert list_lines("数据", ["名 一", "b 2"], width=14) == ["数据: 名 一,", "  b 2"]
+    assert list_lines("file", ["a word wider than the line"], width=12) == ["file:", "  a word wider than the line"]

@@ -212,6 +212,6 @@ def test_train_tokenizer(run, tmp_path):
         tmp_path / "c.jsonl", [{"instruction": "do it", "input": "", "output": f"明月光 {i}"} for i in range(50)]
     )
     told = run("train_tokenizer.py", "--path", "c.jsonl", "--vocab-size", "280", "--output", "w").stderr
-    assert told.count(b"warning: only input and output are read; they are instructions with answers: python") == 1
+    assert told.count(b"warning: texts in other fields than input and output are not read; they are instr") == 1
     assert b"too small" in run("train_tokenizer.py", *arguments[:4], "9", "--output", "v", status=1).stderr
     assert not (tmp_path / "v").exists()
