@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fm9g.convert.tokenizer_files import check_exportable
 from fm9g.data.document import DocumentLine
 from fm9g.data.forecast import LineSample, describe, endings, sample_line
 from fm9g.data.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
+from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import Settings
 from fm9g.training.cautions import cautions
@@ -66,7 +68,7 @@ def report(inputs: Inputs) -> str:
         f"data         {LANES_PER_ROW * rows} lanes",
     ]
     means: dict[str, float] = {}
-    warnings: list[str] = []
+    warnings = _unexportable(inputs)
     for line in inputs.lines:
         if line.source.share == 0:
             lines.append(f"  {line.source.task_name}: weight 0, not read")
@@ -88,6 +90,14 @@ def report(inputs: Inputs) -> str:
     lines += [f"  {said}" for said in settings_lines(settings)]
     lines += [f"warning: {said}" for said in [*cautions(inputs, start, places, tokens), *warnings]]
     return "\n".join([*lines, "dry run: everything checked, nothing started"])
+
+
+def _unexportable(inputs: Inputs) -> list[str]:
+    try:
+        check_exportable(inputs.tokenizer)
+    except UserError as error:
+        return [f"the trained model could not be converted to Hugging Face with its tokenizer: {error}"]
+    return []
 
 
 def _describe_optimisation(settings: Settings) -> str:

@@ -10,6 +10,7 @@ import sentencepiece
 from fm9g.convert.weights_tokenizer import note_tokenizer
 from fm9g.data.tokenizer import load_tokenizer
 from tests.support.runs import command_here, index, train_here
+from tests.support.tiny_tokenizers import sentence_pieces
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,14 @@ def test_text_that_does_not_survive_the_tokenizer_is_told(own, tmp_path):
     assert "of its tokens are unknown (UNK)" in unknown
     assert "20 of 20 texts do not survive the tokenizer" in lost
     assert "newline (20 of 20)" in lost
+
+
+def test_a_tokenizer_that_cannot_be_exported_is_told_before_a_run_and_not_after_it(own, tmp_path):
+    folder = sentence_pieces(tmp_path / "suffix", treat_whitespace_as_suffix=True)
+    config = own.write_model("as_suffix", vocab_size=load_tokenizer(folder).vocab_size)
+    report = dry_run(own, tmp_path / "out", tokenizer_path=folder, config=config, save_iters=2)
+    (said,) = (said for said in warnings(report) if "could not be converted to Hugging Face" in said)
+    assert said.endswith("it puts the space after a word (treat_whitespace_as_suffix)")
 
 
 def test_a_real_start_tells_it_too(own, weights, tmp_path):
