@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fm9g.convert.tokenizer_files import check_exportable
 from fm9g.data.document import DocumentLine
 from fm9g.data.forecast import LineSample, describe, endings, sample_line
@@ -67,29 +69,39 @@ def report(inputs: Inputs) -> str:
         f"output       {folder.checkpoints}",
         f"data         {LANES_PER_ROW * rows} lanes",
     ]
-    means: dict[str, float] = {}
-    warnings = _unexportable(inputs)
-    for line in inputs.lines:
-        if line.source.share == 0:
-            lines.append(f"  {line.source.task_name}: weight 0, not read")
-            continue
-        sample = sample_line(line)
-        means[line.source.task_name] = sample.mean
-        lines.append(_describe_dataset(line, sample, places, settings.train_iters))
-        lines += _describe_special_tokens(line, sample)
-        found_in = sample.survey(inputs.tokenizer)
-        warnings += [f"dataset {line.source.task_name!r}: {said}" for said in found_in.warnings()]
-    found = endings(inputs.lines, places, [0] * len(inputs.lines), 0, means)
-    all_end = all(line.source.epochs is not None for line in inputs.lines if line.source.share > 0)
-    lines += [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
-    tokens = {name: means[name] * line.records for line in inputs.lines if (name := line.source.task_name) in means}
+    samples = {line.source.task_name: sample_line(line) for line in _read(inputs)}
+    lines += _describe_data(inputs, samples, places)
+    tokens = {line.source.task_name: samples[line.source.task_name].mean * line.records for line in _read(inputs)}
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
     lines.append("settings")
     lines += [f"  {said}" for said in settings_lines(settings)]
-    lines += [f"warning: {said}" for said in [*cautions(inputs, start, places, tokens), *warnings]]
+    warnings = cautions(inputs, start, places, tokens) + _unexportable(inputs)
+    for name, sample in samples.items():
+        warnings += [f"dataset {name!r}: {said}" for said in sample.survey(inputs.tokenizer).warnings()]
+    lines += [f"warning: {said}" for said in warnings]
     return "\n".join([*lines, "dry run: everything checked, nothing started"])
+
+
+def _read(inputs: Inputs) -> list[DocumentLine]:
+    return [line for line in inputs.lines if line.source.share > 0]
+
+
+def _describe_data(inputs: Inputs, samples: Mapping[str, LineSample], places: int) -> list[str]:
+    """What a run reads of each dataset, and when they end; `places` are the tokens of a step."""
+    settings, lines = inputs.settings, []
+    for line in inputs.lines:
+        sample = samples.get(line.source.task_name)
+        if sample is None:
+            lines.append(f"  {line.source.task_name}: weight 0, not read")
+        else:
+            lines.append(_describe_dataset(line, sample, places, settings.train_iters))
+            lines += _describe_special_tokens(line, sample)
+    means = {name: sample.mean for name, sample in samples.items()}
+    found = endings(inputs.lines, places, [0] * len(inputs.lines), 0, means)
+    all_end = all(line.source.epochs is not None for line in _read(inputs))
+    return lines + [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
 
 
 def _unexportable(inputs: Inputs) -> list[str]:
