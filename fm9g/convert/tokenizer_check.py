@@ -13,7 +13,7 @@ import transformers
 
 from fm9g.convert.sentencepiece_proto import UNIGRAM, read_sentencepiece
 from fm9g.convert.tokenizer_files import FAST_CLASS, training_reads, write_settings
-from fm9g.convert.weights_tokenizer import tokenizer_of
+from fm9g.convert.weights_tokenizer import vocabulary_of
 from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError
 
@@ -105,7 +105,7 @@ def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
 
 
 def _warn_of_another(trained: Tokenizer, checkpoint: Path) -> None:
-    if tokenizer_of(checkpoint) not in (None, trained.fingerprint):
+    if vocabulary_of(checkpoint) not in (None, trained.vocabulary):
         print(
             f"warning: {trained.path}: is not the tokenizer that the weights of {checkpoint} came with: to them, its "
             "ids mean other text",

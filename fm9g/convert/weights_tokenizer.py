@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fm9g.data.loader import STREAM_RULES
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
@@ -17,27 +16,25 @@ def note_path(weights: Path) -> Path:
 
 
 def note_tokenizer(weights: Path, huggingface_dir: Path) -> None:
-    """Write the fingerprint of a model folder's tokenizer beside `weights`; nothing where training cannot read one."""
+    """Write the `Tokenizer.vocabulary` of a model folder beside `weights`; nothing where training cannot read one."""
     try:
         tokenizer = load_tokenizer(huggingface_dir)
     except UserError:  # weights are converted without a tokenizer, too
         note_path(weights).unlink(missing_ok=True)  # of weights that these replace
         return
-    write_json(note_path(weights), {"path": str(huggingface_dir), "fingerprint": tokenizer.fingerprint})
+    write_json(note_path(weights), {"path": str(huggingface_dir), "vocabulary": tokenizer.vocabulary})
 
 
-def tokenizer_of(weights: Path) -> str | None:
-    """The fingerprint of the tokenizer that `weights` came with, None where it is not known.
+def vocabulary_of(weights: Path) -> str | None:
+    """The `Tokenizer.vocabulary` of the tokenizer that `weights` came with, None where it is not known.
 
-    The note beside them tells it, or else the state.json of the run that saved them. The fingerprints of runs under
-    other STREAM_RULES may be made in another way.
+    The note beside them tells it, or else the state.json of the run that saved them.
     """
-    fingerprint = _object(note_path(weights)).get("fingerprint")
-    if not isinstance(fingerprint, str):
+    vocabulary = _object(note_path(weights)).get("vocabulary")
+    if not isinstance(vocabulary, str):
         stream = _object(weights.with_name("state.json")).get("stream")
-        if isinstance(stream, dict) and stream.get("rules") == STREAM_RULES:
-            fingerprint = stream.get("tokenizer")
-    return fingerprint if isinstance(fingerprint, str) else None
+        vocabulary = stream.get("vocabulary") if isinstance(stream, dict) else None
+    return vocabulary if isinstance(vocabulary, str) else None
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ _MOST_AT_ONCE = 8 << 20  # it takes several times as much memory, and keeps it
 _VALUE_END = re.compile(rb"\}[ \t\r]*,").match
 _DECODER = msgspec.json.Decoder(_Object)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_BEFORE_VALUE = np.isin(np.arange(256), list(b":[,\n\t "))  # what stands before a bracket that is not in a string
+_BEFORE_VALUE = np.isin(np.arange(256), list(b":[,\n\r\t "))  # what stands before a bracket that is not in a string
 _NEWLINE, _RETURN, _OPEN, _CLOSE, _SPACE, _BEGIN, _COMMA, _END = b"\n\r{} [,]"
 
 

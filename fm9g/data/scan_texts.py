@@ -63,12 +63,25 @@ def _line(block: bytes, ends: np.ndarray, number: int) -> bytes:
     return block[ends[number - 1] if number else 0 : ends[number]]
 
 
+def _lines(block: bytes, ends: np.ndarray, which: np.ndarray) -> bytes:
+    """The lines of a block for which the booleans `which` [n] are true."""
+    return block if np.all(which) else b"".join(_line(block, ends, n) for n in np.flatnonzero(which).tolist())
+
+
+def _repeats_a_key(text: bytes, lines: int) -> bool:
+    """Whether one of so many lines, each with one `input` and one `output`, may have another: the last counts."""
+    return any(text.count(key) > lines for key in (b'"input"', b'"output"'))
+
+
 def _candidates(block: bytes, ends: np.ndarray) -> list[int]:
     """The lines whose records may have nothing to learn, or texts that are no strings."""
-    others = np.flatnonzero(~_is_plain_text(block, ends))
+    plain = _is_plain_text(block, ends)
+    if np.any(plain) and _repeats_a_key(_lines(block, ends, plain), np.count_nonzero(plain)):
+        plain[:] = False
+    others = np.flatnonzero(~plain)
     if not len(others):
         return []
-    text = block if len(others) == len(ends) else b"".join(_line(block, ends, number) for number in others.tolist())
+    text = _lines(block, ends, ~plain)
     try:
         records = _DECODER.decode_lines(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # half a surrogate pair, say

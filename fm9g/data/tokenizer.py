@@ -38,6 +38,7 @@ class Tokenizer(ABC):
     unknown_id: int | None  # what text becomes that the vocabulary cannot spell, None where there is no such token
     special: dict[int, str]  # {id: spelling} of the tokens that no text gives unless it may write them
     vocab_size: int  # every id is below it
+    vocabulary: str  # sha256, hex, of what each id spells: the same for all forms of a tokenizer's file
     fingerprint: str  # sha256, hex, of all that changes ids or documents: the file, BOS and EOS, which ids are special
 
     def encode(self, text: str, written: Written = Written.NONE) -> list[int]:
@@ -88,6 +89,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.special = {id: processor.id_to_piece(id) for id in range(self.vocab_size) if processor.is_control(id)}
         # models of words or characters take a whole word for a control piece that is spelled alike
         self._confuses = any(id in processor.encode(piece) for id, piece in self.special.items())
+        self.vocabulary = _vocabulary({id: processor.id_to_piece(id) for id in range(self.vocab_size)})
         self.fingerprint = self._fingerprint(path.read_bytes())
 
     def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
@@ -143,7 +145,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self.unknown_id = vocabulary.unknown_id
         self.special = vocabulary.special((self.bos_id, eos_id), *_named_ids(path.parent, ids))
         self.vocab_size = max(vocabulary.spellings, default=-1) + 1
-        self.fingerprint = self._fingerprint(self._content)
+        self.vocabulary = _vocabulary(vocabulary.spellings)
+        matters = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
+        self.fingerprint = self._fingerprint(json.dumps(matters, sort_keys=True).encode())
         self._tokenizers = {Written.NONE: self._tokenizer(content, vocabulary, Written.NONE)}
 
     def _tokenizer(self, content: dict[str, Any], vocabulary: Vocabulary, written: Written) -> tokenizers.Tokenizer:
@@ -272,6 +276,10 @@ def without_surrogates(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+def _vocabulary(spellings: Mapping[int, str]) -> str:
+    return _sha256(json.dumps(sorted(spellings.items())).encode())
 
 
 def _sha256(content: bytes) -> str:

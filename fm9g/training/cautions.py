@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fm9g.convert.weights_tokenizer import vocabulary_of
 from fm9g.data.document import BYTES_PER_TOKEN
 from fm9g.data.record_kinds import unread_texts
+from fm9g.training.checkpoint import weights_name
 from fm9g.training.inputs import Inputs
 from fm9g.training.start import Start
 
@@ -57,10 +59,17 @@ def _about_tokenizer(inputs: Inputs, start: Start) -> list[str]:
             f"the tokenizer has {tokenizer.vocab_size:,} tokens and the model {model:,}: is it this model's "
             "tokenizer? The other rows of its embedding are never used"
         )
-    if start.tokenizer() not in (None, tokenizer.fingerprint):
+    if _vocabulary(start) not in (None, tokenizer.vocabulary):
         weights = start.checkpoint or start.pretrained
         said.append(
             f"{inputs.tokenizer_path} is not the tokenizer that the weights of {weights} came with: to them, its ids "
             "mean other text"
         )
     return said
+
+
+def _vocabulary(start: Start) -> str | None:
+    """What the ids spell of the tokenizer that a start's weights came with, None where it is not known."""
+    if start.checkpoint is not None:
+        return vocabulary_of(start.checkpoint / weights_name(int(start.checkpoint.name)))
+    return None if start.pretrained is None else vocabulary_of(start.pretrained)

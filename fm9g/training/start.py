@@ -36,16 +36,6 @@ class Start:
             return f"step 0 with the weights of {self.checkpoint}" if self.only_weights else f"{self.checkpoint}"
         return "step 0 with new weights" if self.pretrained is None else f"step 0 with the weights of {self.pretrained}"
 
-    def tokenizer(self) -> str | None:
-        """The fingerprint of the tokenizer that the weights came with, None where it is not known."""
-        # both import torch, which the launcher does without
-        from fm9g.convert.weights_tokenizer import tokenizer_of
-        from fm9g.training.checkpoint import weights_name
-
-        if self.checkpoint is not None:
-            return tokenizer_of(self.checkpoint / weights_name(int(self.checkpoint.name)))
-        return None if self.pretrained is None else tokenizer_of(self.pretrained)
-
 
 def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start:
     """The start of a run whose folder `checkpoints` has `step` to resume, or None.

@@ -60,6 +60,7 @@ def describe_stream(inputs: Inputs, plan: Plan, generations: Generations) -> dic
         "row_length": plan.row_length,
         "seed": plan.seed,
         "tokenizer": inputs.tokenizer.fingerprint,
+        "vocabulary": inputs.tokenizer.vocabulary,
         "tasks": [
             {
                 "name": line.source.task_name,

@@ -23,7 +23,6 @@ from fm9g.convert.sentencepiece_charsmap import charsmap_normalizers
 from fm9g.convert.sentencepiece_proto import read_sentencepiece
 from fm9g.convert.tokenizer_check import check_same_ids, generated_texts, own_pieces
 from fm9g.convert.tokenizer_files import install_tokenizer
-from fm9g.data.loader import STREAM_RULES
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 
@@ -227,12 +226,14 @@ def test_weights_that_came_with_another_tokenizer_are_told(
         shutil.rmtree(tmp_path / "exported")
         return f"is not the tokenizer that the weights of {step / 'm.pt'} came with" in capsys.readouterr().err
 
-    right, wrong = load_tokenizer(model).fingerprint, "0" * 64
-    for fingerprint in (right, wrong):
-        state = {"stream": {"rules": STREAM_RULES, "tokenizer": fingerprint}}
+    right, wrong = load_tokenizer(model).vocabulary, "0" * 64
+    for vocabulary in (right, wrong):
+        state = {"stream": {"vocabulary": vocabulary}}
         (step / "state.json").write_text(json.dumps(state))
-        assert warned() == (fingerprint == wrong)
+        assert warned() == (vocabulary == wrong)
     (step / "state.json").write_text("[]")
     assert not warned()
-    (step / "m.tokenizer.json").write_text(json.dumps({"fingerprint": wrong}))
+    from_scratch(step / "m.json", model, step / "m.pt", tmp_path / "folder")
+    assert load_tokenizer(tmp_path / "folder").vocabulary == right  # a file of another form, the same ids
+    (step / "m.tokenizer.json").write_text(json.dumps({"vocabulary": wrong}))
     assert warned()

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.weights_tokenizer import tokenizer_of
-from fm9g.data.loader import STREAM_RULES
+from fm9g.convert.weights_tokenizer import vocabulary_of
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
 from fm9g.errors import UserError
@@ -19,43 +18,36 @@ def test_converted_weights_know_the_folders_tokenizer(tmp_path: Path, own_llama:
     (tmp_path / "text.jsonl").write_text('{"output": "a few words"}\n')
     save_tokenizer(train_tokenizer([tmp_path / "text.jsonl"], 270), own_llama)
     huggingface_to_bmtrain(own_llama, tmp_path / "7b.pt")
-    assert tokenizer_of(tmp_path / "7b.pt") == load_tokenizer(own_llama).fingerprint
+    assert vocabulary_of(tmp_path / "7b.pt") == load_tokenizer(own_llama).vocabulary
     (tmp_path / "7b.pt").unlink()
     (tmp_path / "7b.json").unlink()
     with pytest.raises(UserError, match=r"7b\.tokenizer\.json: exists already"):
         huggingface_to_bmtrain(own_llama, tmp_path / "7b.pt")
     (own_llama / "tokenizer.json").unlink()
     huggingface_to_bmtrain(own_llama, tmp_path / "7b.pt", overwrite=True)
-    assert tokenizer_of(tmp_path / "7b.pt") is None
+    assert vocabulary_of(tmp_path / "7b.pt") is None
 
 
 def test_a_folder_without_a_tokenizer_leaves_no_note(tmp_path: Path, llama: Path) -> None:
     huggingface_to_bmtrain(llama, tmp_path / "7b.pt")
     assert sorted(path.name for path in tmp_path.glob("7b*")) == ["7b.json", "7b.pt"]
-    assert tokenizer_of(tmp_path / "7b.pt") is None
+    assert vocabulary_of(tmp_path / "7b.pt") is None
 
 
-def test_a_run_tells_the_tokenizer_of_its_weights_and_a_note_comes_first(tmp_path: Path) -> None:
-    stream = {"rules": STREAM_RULES, "tokenizer": "the run's"}
-    (tmp_path / "state.json").write_text(json.dumps({"stream": stream}))
-    assert tokenizer_of(tmp_path / "7b.pt") == "the run's"
-    (tmp_path / "7b.tokenizer.json").write_text('{"fingerprint": "the note\'s"}')
-    assert tokenizer_of(tmp_path / "7b.pt") == "the note's"
+def test_a_run_tells_the_vocabulary_of_its_weights_and_a_note_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(json.dumps({"stream": {"vocabulary": "the run's"}}))
+    assert vocabulary_of(tmp_path / "7b.pt") == "the run's"
+    (tmp_path / "7b.tokenizer.json").write_text('{"vocabulary": "the note\'s"}')
+    assert vocabulary_of(tmp_path / "7b.pt") == "the note's"
 
 
-@pytest.mark.parametrize("rules", [STREAM_RULES - 1, None])
-def test_runs_under_other_rules_had_other_fingerprints(tmp_path: Path, rules: int | None) -> None:
-    (tmp_path / "state.json").write_text(json.dumps({"stream": {"rules": rules, "tokenizer": "the run's"}}))
-    assert tokenizer_of(tmp_path / "7b.pt") is None
-
-
-@pytest.mark.parametrize("content", ["[]", "not JSON", '{"fingerprint": 3}', '{"stream": []}', "\xff"])
+@pytest.mark.parametrize("content", ["[]", "not JSON", '{"vocabulary": 3}', '{"stream": []}', "\xff"])
 @pytest.mark.parametrize("name", ["7b.tokenizer.json", "state.json"])
 def test_a_file_that_tells_nothing_is_passed_over(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_bytes(content.encode("latin-1"))
-    assert tokenizer_of(tmp_path / "7b.pt") is None
+    assert vocabulary_of(tmp_path / "7b.pt") is None
 
 
-def test_a_fingerprint_that_is_no_text_is_none(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_text(json.dumps({"stream": {"rules": STREAM_RULES, "tokenizer": ["a"]}}))
-    assert tokenizer_of(tmp_path / "7b.pt") is None
+def test_a_vocabulary_that_is_no_text_is_none(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(json.dumps({"stream": {"vocabulary": ["a"]}}))
+    assert vocabulary_of(tmp_path / "7b.pt") is None

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fm9g.data.build import Options, build
@@ -18,15 +18,16 @@ from tests.support.builds import dump
 RULES = ScanRules("en")
 
 
-def nested(levels):
-    """A record of so many levels, itself counted."""
-    return b'{"output": "x", "a": ' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+def nested(levels, space=b""):
+    """A record of so many levels, itself counted, with white space before each bracket."""
+    return b'{"output": "x", "a": ' + (space + b"[") * (levels - 1) + b"]" * (levels - 1) + b"}"
 
 
 @pytest.mark.parametrize("neighbours", [[], [dump({"output": "a [ { in a text"})] * 9], ids=["alone", "among others"])
+@pytest.mark.parametrize("space", [b"", b" ", b"\r", b"\t"])
 @pytest.mark.parametrize("levels", [1, 2, MAX_DEPTH, MAX_DEPTH + 1, 500, 1000, 1100, 50_000])
-def test_a_record_is_nested_so_deep_and_no_deeper(levels, neighbours):
-    line = nested(levels) if levels > 1 else b'{"output": "x"}'
+def test_a_record_is_nested_so_deep_and_no_deeper(levels, space, neighbours):
+    line = nested(levels, space) if levels > 1 else b'{"output": "x"}'
     scan = scan_block(b"".join([*neighbours, line + b"\n"]), RULES)
     assert [rejected.line for rejected in scan.rejected] == ([len(neighbours)] if levels > MAX_DEPTH else [])
     if levels > MAX_DEPTH:
@@ -44,15 +45,28 @@ def test_brackets_in_texts_are_no_levels():
 
 
 values = st.sampled_from(["", "text", "\n", 'a\\"b', "\ud800", None, 0, 1.5, True, [], ["a"], {}, {"output": "x"}])
-records = st.dictionaries(st.sampled_from(["input", "output", "text", "id"]), values)
+# pairs of key and value, of which a key may repeat; some begin as text that was converted does
+pairs = st.lists(st.tuples(st.sampled_from(["input", "output", "text", "id"]), values), max_size=4)
+plain = st.builds(lambda text, more: [("input", ""), ("output", text), *more], values, pairs)
+records = pairs | plain
 
 
-@given(st.lists(records, min_size=1, max_size=6), st.booleans(), st.sampled_from([None, (",", ":"), (" ,", " : ")]))
-def test_what_is_counted_is_what_training_cannot_use(some, ascii_only, separators):
-    lines = [
-        json.dumps(record, ensure_ascii=ascii_only, separators=separators).encode("utf-8", "surrogatepass") + b"\n"
-        for record in some
+def as_json(record, ascii_only, separators):
+    """The pairs as one line of JSON."""
+    comma, colon = separators
+    words = [
+        colon.join(json.dumps(part, ensure_ascii=ascii_only, separators=separators) for part in pair) for pair in record
     ]
+    return f"{{{comma.join(words)}}}\n".encode("utf-8", "surrogatepass")
+
+
+@given(
+    st.lists(records, min_size=1, max_size=6), st.booleans(), st.sampled_from([(", ", ": "), (",", ":"), (" ,", " : ")])
+)
+@example([[("input", ""), ("output", "a text of some length"), ("output", None)]], True, (", ", ": "))
+@example([[("input", ""), ("output", "a text of some length"), ("input", 3)], [("output", "b")]], True, (", ", ": "))
+def test_what_is_counted_is_what_training_cannot_use(some, ascii_only, separators):
+    lines = [as_json(record, ascii_only, separators) for record in some]
     scan = scan_block(b"".join(lines), RULES)
     wrong = {rejected.line for rejected in scan.rejected}
     kept = [line for number, line in enumerate(lines) if number not in wrong]

@@ -191,6 +191,17 @@ def test_fingerprint_tells_what_changes_documents(tmp_path, changes):
     assert load_tokenizer(folder).fingerprint == load_tokenizer(tmp_path / "c").fingerprint
 
 
+def test_the_form_of_a_file_changes_neither_fingerprint_nor_vocabulary(tmp_path):
+    folder = save(bpe(), tmp_path / "a")
+    tokenizer = load_tokenizer(folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    length = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    (folder / "tokenizer.json").write_text(json.dumps({**content, "truncation": length}, indent=3))  # of a last call
+    again = load_tokenizer(folder)
+    assert (again.fingerprint, again.vocabulary) == (tokenizer.fingerprint, tokenizer.vocabulary)
+    assert load_tokenizer(save(unigram(), tmp_path / "b")).vocabulary != tokenizer.vocabulary
+
+
 def test_sentencepiece_encodes_what_is_between_as_texts(folders):
     for kind in KINDS:
         if kind.startswith("sentencepiece"):

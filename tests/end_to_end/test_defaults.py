@@ -87,7 +87,11 @@ def test_another_tokenizer_than_the_weights_came_with_is_told(own, weights, tmp_
     other = tmp_path / "other"
     shutil.copytree(own.tokenizer, other)
     content = json.loads((other / "tokenizer.json").read_text())
-    (other / "tokenizer.json").write_text(json.dumps(content, indent=3))
+    (other / "tokenizer.json").write_text(json.dumps(content, indent=3))  # another file, the same tokenizer
+    assert warnings(dry_run(own, tmp_path, pretrained_model=weights, tokenizer_path=other, save_iters=2)) == []
+    vocab = content["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    (other / "tokenizer.json").write_text(json.dumps(content))
     options = {"tokenizer_path": other, "save_iters": 2}
     (said,) = warnings(dry_run(own, tmp_path, pretrained_model=weights, **options))
     assert f"{other} is not the tokenizer that the weights of {weights} came with" in said
@@ -99,7 +103,7 @@ def test_the_weights_of_a_checkpoint_know_their_tokenizer(own, single_rank, tmp_
     weights = run.checkpoints / "1/fm9g_live_checkpoint-1.pt"
     state = json.loads((weights.parent / "state.json").read_text())
     assert warnings(dry_run(own, tmp_path / "b", pretrained_model=weights, save_iters=2)) == []
-    state["stream"]["tokenizer"] = "another"
+    state["stream"]["vocabulary"] = "another"
     (weights.parent / "state.json").write_text(json.dumps(state))
     (said,) = warnings(dry_run(own, tmp_path / "b", pretrained_model=weights, save_iters=2))
     assert "is not the tokenizer that the weights" in said

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from fm9g.data.loader import STREAM_RULES
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import COMMAND_LINE, REPOSITORY, Settings, read_settings
@@ -106,19 +105,6 @@ def test_a_start_is_told_in_words(tmp_path):
     assert str(Start(pretrained=tmp_path / "w.pt")) == f"step 0 with the weights of {tmp_path}/w.pt"
     assert str(Start(checkpoint=tmp_path / "5", only_weights=True)) == f"step 0 with the weights of {tmp_path}/5"
     assert str(Start(checkpoint=tmp_path / "5")) == str(tmp_path / "5")
-
-
-@pytest.mark.parametrize(("rules", "known"), [(STREAM_RULES, "the run's"), (STREAM_RULES - 1, None)])
-def test_a_start_knows_the_tokenizer_of_its_weights(tmp_path, rules, known):
-    (tmp_path / "5").mkdir()
-    (tmp_path / "5/state.json").write_text(json.dumps({"stream": {"rules": rules, "tokenizer": "the run's"}}))
-    assert Start().tokenizer() is None
-    assert Start(checkpoint=tmp_path / "5").tokenizer() == known
-    assert Start(pretrained=tmp_path / "5/w.pt").tokenizer() == known
-    (tmp_path / "5/state.json").write_text("anything")  # of whoever put the weights there
-    assert Start(pretrained=tmp_path / "5/w.pt").tokenizer() is None
-    (tmp_path / "5/w.tokenizer.json").write_text('{"fingerprint": "the folder\'s"}')
-    assert Start(pretrained=tmp_path / "5/w.pt").tokenizer() == "the folder's"
 
 
 # where settings come from
