@@ -221,7 +221,8 @@ def _turns(found: Any, field: str) -> list[Turn]:
 def _turn(turn: Any) -> Turn:
     if not isinstance(turn, dict):
         raise UserError(f"not an object with 'from' and 'value' but {shown(turn)}")
-    speaker, text = ("role", "content") if "role" in turn and "from" not in turn else ("from", "value")
+    # a table of both spellings has null for those that a turn does not use
+    speaker, text = ("from", "value") if turn.get("role") is None or turn.get("from") else ("role", "content")
     name = _string(turn, speaker)
     if name not in ROLES:
         raise UserError(f"unknown role {name!r}{closest(name, ROLES)}; known: {', '.join(ROLES)}")

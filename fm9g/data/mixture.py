@@ -26,6 +26,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "ave_tokens_per_line": (int, float, type(None)),
     "total_tokens": (int, float, type(None)),
 }
+LARGEST = 1e15  # of all numbers: sums and products of some stay exact
 INFORMATIVE = ("nlines", "ave_tokens_per_line", "total_tokens")
 
 
@@ -76,20 +77,30 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, _KINDS[key]) or (isinstance(value, bool) and bool not in _KINDS[key]):
             wanted = " or ".join(kind.__name__ for kind in _KINDS[key])
             raise UserError(f"{where}: {key} must be {wanted}, not {shown(value)}")
+        if isinstance(value, str) and not _is_text(value):
+            raise UserError(f"{where}: {key} holds half a surrogate pair, which is no text: {shown(value)}")
+        if isinstance(value, int | float) and not 0 <= value <= LARGEST:
+            raise UserError(f"{where}: {key} must be a number from 0 to {LARGEST:g}, not {shown(value)}")
     for key in ("path", "abs_weight"):
         if key not in entry:
             raise UserError(f"{where}: {key} is missing")
     if not (entry.get("task_name") or entry.get("dataset_name")):
         raise UserError(f"{where}: task_name (or dataset_name) is missing")
-    if not 0 <= entry["abs_weight"] < float("inf"):
-        raise UserError(f"{where}: abs_weight must be finite and not negative, not {entry['abs_weight']}")
     rule = entry.get("oversize_rule", "segment")
     if rule not in OVERSIZE_RULES:
         raise UserError(f"{where}: oversize_rule {rule!r} is not one of {', '.join(OVERSIZE_RULES)}")
     epochs = entry.get("max_epochs")
-    if epochs is not None and epochs <= 0:
-        raise UserError(f"{where}: max_epochs must be positive, not {epochs}")
+    if epochs == 0:
+        raise UserError(f"{where}: max_epochs must be above 0, not {epochs}")
     return entry
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _source(entry: dict[str, Any], name: str, total: float, folder: Path) -> Source:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fm9g.data.formats import Format, Pair
 from fm9g.data.record import field_names, record_name
@@ -58,18 +59,26 @@ def kind_of_file(source: str | os.PathLike[str]) -> RecordKind:
     """The kind of a file's records, told by the fields of the first; UserError, which lists the kinds, for another."""
     if not Path(source).is_file():
         require_file(source)  # a pipe cannot be read twice
-    fields = next((record for record in read_source(source, (), None) if record), None)
-    if fields is None:
+    record = next((record for record in read_source(source, (), None) if record), None)
+    if record is None:
         raise UserError(f"{source}: holds no records")
-    kind = recognise(fields)
+    kind = _spelled(record)
     if kind and kind.format:
         return kind
     known = "; ".join(f"{kind.format}: {', '.join(sorted(kind.fields))}" for kind in KINDS if kind.format)
     found = f"{kind.name}, which no objective of this version learns from" if kind else "of no known format"
     raise UserError(
-        f"{source}: its records are {found} (fields: {field_names(fields)}); choose one with --format and the "
+        f"{source}: its records are {found} (fields: {field_names(record)}); choose one with --format and the "
         f"--…-field flags ({known})"
     )
+
+
+def _spelled(record: dict[str, Any]) -> RecordKind | None:
+    """The kind of a record; where it has the fields of several spellings of one kind, that whose fields are filled."""
+    kind = recognise(record)
+    filled = {name for name, value in record.items() if value is not None}
+    spellings = [other for other in KINDS if kind and other.name == kind.name and other.fields <= filled]
+    return spellings[0] if spellings else kind
 
 
 def encode_pair(pair: Pair) -> bytes:

@@ -86,6 +86,11 @@ def test_other_spellings_of_a_conversation() -> None:
     ]
     assert convert(ShareGPT("messages"), {"messages": turns})[0] == [("S<用户>q<AI>", "a")]
     assert convert(ShareGPT(), {"conversations": talk("h q", "g a"), "system": "S"})[0] == [("S<用户>q<AI>", "a")]
+    filled = [{"from": None, "value": None, **turn} for turn in turns[1:]]  # as rows of a table have it
+    filled.append({"from": "human", "value": "r", "role": None, "content": None})
+    filled.append({"from": "gpt", "value": "b", "role": None, "content": None})
+    pairs = [("<用户>q<AI>", "a"), ("<用户>q<AI>a<用户>r<AI>", "b")]
+    assert convert(ShareGPT("messages"), {"messages": filled})[0] == pairs
     assert convert(ShareGPT(), {"conversations": None, "system": None}) == ([], {"empty conversations": 1})
 
 

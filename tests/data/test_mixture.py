@@ -103,9 +103,9 @@ def test_informative_keys_are_kept(mixture):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"abs_weight": -1}, "abs_weight must be finite and not negative, not -1"),
-        ({"abs_weight": float("inf")}, "abs_weight must be finite"),
-        ({"abs_weight": float("nan")}, "abs_weight must be finite"),
+        ({"abs_weight": -1}, "abs_weight must be a number from 0 to 1e+15, not -1"),
+        ({"abs_weight": float("inf")}, "abs_weight must be a number from 0 to 1e+15"),
+        ({"abs_weight": float("nan")}, "abs_weight must be a number from 0 to 1e+15"),
         ({"abs_weight": "1"}, "abs_weight must be int or float, not '1'"),
         ({"abs_weight": True}, "abs_weight must be int or float, not True"),
         ({"abs_wieght": 1}, "unknown key 'abs_wieght' (did you mean 'abs_weight'?)"),
@@ -114,8 +114,12 @@ def test_informative_keys_are_kept(mixture):
         ({"allow_repeat": 1}, "allow_repeat must be bool, not 1"),
         ({"special_tokens": "true"}, "special_tokens must be bool, not 'true'"),
         ({"oversize_rule": "cut"}, "oversize_rule 'cut' is not one of segment, head, drop"),
-        ({"max_epochs": 0}, "max_epochs must be positive, not 0"),
-        ({"max_epochs": -1.5}, "max_epochs must be positive, not -1.5"),
+        ({"abs_weight": 10**400}, "abs_weight must be a number from 0 to 1e+15, not 1000"),
+        ({"max_epochs": float("inf")}, "max_epochs must be a number from 0 to 1e+15, not inf"),
+        ({"nlines": 10**400}, "nlines must be a number from 0 to 1e+15, not 1000"),
+        ({"task_name": "a\ud800"}, "task_name holds half a surrogate pair, which is no text: 'a\\ud800'"),
+        ({"max_epochs": 0}, "max_epochs must be above 0, not 0"),
+        ({"max_epochs": -1.5}, "max_epochs must be a number from 0 to 1e+15, not -1.5"),
     ],
 )
 def test_a_bad_value_is_named_with_file_and_entry(mixture, tmp_path, changes, says):

@@ -20,6 +20,7 @@ TALK = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
         ({"instruction": "q", "input": "", "output": "a"}, "alpaca"),
         ({"id": 1, "conversations": TALK}, "sharegpt"),
         ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}, "sharegpt"),
+        ({"conversations": None, "messages": TALK}, "sharegpt"),
         ({"prompt": "q", "completion": "a"}, "alpaca"),
         ({"text": "a", "url": "x"}, "text"),
         ({"content": "a"}, "text"),

@@ -20,6 +20,8 @@ from fm9g.convert.checkpoint_files import Checkpoint, map_tensors, read_huggingf
 from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
 from fm9g.convert.tokenizer_files import install_tokenizer
 from fm9g.data.build import Options, build
+from fm9g.data.document import DocumentLine
+from fm9g.data.forecast import describe, endings
 from fm9g.data.formats import FORMATS
 from fm9g.data.index import IndexedDataset
 from fm9g.data.index_check import check
@@ -228,6 +230,22 @@ MIXTURE = [
     {"path": "a", "abs_weight": 0.5, "task_name": "a", "transforms": "t.py", "max_epochs": 2, "nlines": 3},
     {"path": "b", "abs_weight": 1, "dataset_name": "b", "oversize_rule": "drop", "allow_repeat": False},
 ]
+
+
+def _make_mixture(folder: Path) -> None:
+    _make_tokenizer(folder)
+    for name in "ab":
+        build(folder / "x.jsonl", folder / name, "en")
+    (folder / "t.py").write_text("def transform(data, num_sample, rng):\n    return data\n")
+    write_json(folder / "x.json", MIXTURE)
+
+
+def _use_mixture(folder: Path, output: Path) -> None:
+    tokenizer = load_tokenizer(folder)
+    lines = [DocumentLine(source, tokenizer, 1, 64) for source in read_mixture(folder / "x.json")]
+    describe(endings(lines, 256, [0] * len(lines), 0), 100, False, False)
+
+
 TRAIN = {"pretrain": {"lr": 1e-3, "train_iters": 10, "betas": [0.9, 0.95], "save": True, "lr_scheduler": "Cosine"}}
 LINE = "--lr 1e-3 --train_iters=10 --betas 0.9,0.95 --save False --resume_ckpt latest --eps 1e-5 --n_gpus 2"
 
@@ -263,7 +281,7 @@ READERS = {
         _write("x.jsonl.gz", lambda: gzip.compress(_jsonl(RECORDS))),
         lambda folder, _: train_tokenizer([folder / "x.jsonl.gz"], 280),
     ),
-    "mixture": Reader(_as_json("x.json", MIXTURE), lambda folder, _: read_mixture(folder / "x.json")),
+    "mixture": Reader(_make_mixture, _use_mixture, ("x.json",), cost=5),
     "train config": Reader(_as_json("x.json", TRAIN), lambda folder, _: read_train_config(folder / "x.json")),
     "command line": Reader(
         _write("words", LINE.encode),
