@@ -28,7 +28,7 @@ _SCRIPTS = {
 
 def command(verb: str) -> str:
     """How a person starts a command of FM9G here, for messages that say what to do."""
-    return f"python tools/{_SCRIPTS[verb]}.py" if _TOOLS.is_dir() else f"fm9g {verb}"
+    return f"python tools/{_SCRIPTS[verb]}.py" if (_TOOLS / "convert_json2index.py").is_file() else f"fm9g {verb}"
 
 
 def _dashed(argument: str) -> str:

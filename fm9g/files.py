@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -50,6 +51,18 @@ def _why_not_there(path: Path, error: OSError | ValueError) -> str:
 def _beside(path: Path) -> Path:
     """A name in the same folder (so that a rename is atomic) that no other process will pick."""
     return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Lock an open file or folder for this process; False where another one holds it, None where nobody can tell: some
+    network file systems have no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
 
 
 def fsync_path(path: Path) -> None:

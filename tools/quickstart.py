@@ -15,6 +15,7 @@ import json
 import lzma
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 
+from fm9g.data.file_kinds import other_encoding
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError, run_command
 
@@ -113,6 +115,16 @@ def write_corpus(folder: Path, name: str, texts: Iterable[str]) -> None:
     (folder / f"held_out_{name}.json").write_text(json.dumps(held_out))
 
 
+def read_text(path: Path) -> str:
+    """The user's text; UserError where it is in another encoding than UTF-8."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        remedy = other_encoding(shlex.quote(str(path)), content[: 1 << 20])
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; {remedy}") from None
+
+
 def held_out(folder: Path, name: str) -> list[str]:
     """Texts of a dataset that are not trained on."""
     texts: list[str] = json.loads((folder / f"held_out_{name}.json").read_text())
@@ -124,7 +136,7 @@ def prepare_data(folder: Path, text: str | None) -> None:
     documentation, functions = library_texts()
     if text:
         step(f"corpus: {text}, and the standard library's documentation")
-        write_corpus(folder, "first", passages(Path(text).read_text(encoding="utf-8")))
+        write_corpus(folder, "first", passages(read_text(Path(text))))
         write_corpus(folder, "second", documentation)
     else:
         step("corpus: documentation and source code of Python's standard library")

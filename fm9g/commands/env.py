@@ -68,7 +68,8 @@ def _backend() -> str:
 
 def without_folders(text: str) -> str:
     """`text`, with each path in it cut to its last part: folders tell who the user is."""
-    return re.sub(r"(?<![\w.])/(?:[^\s/:'\"]+/)*", "…/", text)
+    text = text.replace(str(Path.home()), "~")
+    return re.sub(r"(?<![\w.])~?/(?:[^\s/:'\"]+/)*", "…/", text)
 
 
 def _cpu() -> str:

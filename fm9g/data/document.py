@@ -20,15 +20,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fm9g.commandline import command
 from fm9g.data.index import DamagedRecord, IndexedDataset
 from fm9g.data.mixture import Source
 from fm9g.data.order import Generation, RecordOrder
 from fm9g.data.record import NoText, plain_text, record_name
 from fm9g.data.special_tokens import Written
+from fm9g.data.token_sample import spread
 from fm9g.data.tokenizer import Tokenizer
 from fm9g.data.transform import Transform, all_strings, apply_transform, load_transform, quick_text
 from fm9g.errors import UserError
 
+_LOOKED_AT = 32  # records, where nobody has counted those without text
 BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
 
 
@@ -114,13 +117,19 @@ class DocumentLine:
         self._written = Written.NONE
         if source.special_tokens:
             self._written = Written.ALL if self._transform else Written.INNER
-            tokenizer.encode("", self._written)  # has what it takes made here, before processes are forked
+            for written in (self._written, Written.INNER):  # has what it takes made here, before processes are forked
+                tokenizer.encode("", written)
         self.spent = Spent()
 
     def check_texts(self) -> None:
-        """Refuse a dataset whose records, as its builder counted them, have nothing to learn and may not be skipped."""
+        """Refuse a dataset whose records have nothing to learn and may not be skipped.
+
+        Its builder has counted them; where it did not look (--no-validation, older ones), a few records are read here.
+        """
         source, meta = self.source, self.dataset.meta
-        without = meta.get("records_without_text", 0)
+        without = meta.get("records_without_text")
+        if without is None:
+            return self._check_some_texts()
         allowed = source.skip_unlearned and without < self.records
         if self._transform or not source.share or not without or allowed:
             return
@@ -134,6 +143,22 @@ class DocumentLine:
             + f": {advice}"
             + ("" if without == self.records else ", or skip them with skip_unlearned: true in the mixture")
         )
+
+    def _check_some_texts(self) -> None:
+        if self._transform or not self.source.share or self.source.skip_unlearned:
+            return
+        for number in spread(self.records, _LOOKED_AT):
+            try:
+                plain_text(self.dataset.record(number))
+            except DamagedRecord:
+                continue  # max_damaged_share is for those
+            except NoText as error:
+                where = f"dataset {self.source.task_name!r} ({self.source.path}): {record_name(number)}"
+                raise UserError(
+                    f"{where}: {error}; such records were not counted when it was built ({command('check')} "
+                    f"{self.source.path} does): give the dataset a transform, or skip them with skip_unlearned: true "
+                    "in the mixture"
+                ) from None
 
     def record(self, position: int) -> int:
         """The record at a position of the line."""

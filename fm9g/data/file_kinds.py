@@ -10,7 +10,7 @@ from pathlib import Path
 from fm9g.commandline import command
 from fm9g.files import require_file
 
-_PREPARE = command("prepare") + " --format alpaca|sharegpt|text --path {} --output NEW.jsonl"
+_PREPARE = command("prepare") + " --path {} --output NEW.jsonl"
 _TEXT = command("text") + " < {} > NEW.jsonl"
 _MARK = b"\xef\xbb\xbf"
 _BEGINNINGS = (  # of files that are no text, what they are, and what to do
@@ -75,7 +75,8 @@ def folder_misfit(files: list[Path]) -> str:
             line = file.readline(_LONGEST_LOOK)
         if path.suffix.lower() == ".json" and line.startswith(b"{") and line.rstrip().endswith(b"}"):
             return f"there is {path}: a file of one object a line can be given by its name"
-        return f"there is {path}: {misfit(path, line, 1)}"
+        kind = misfit(path, line, 1)
+        return f"there is {path}" + (f": {kind}" if kind else ", which can be given by its name")
     return ""
 
 

@@ -258,7 +258,7 @@ _META_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "nbytes": ("a count", _is_count),
     "length_distribute": ("counts by length", _is_counts),
     "avg_token_per_line": ("a number", lambda value: isinstance(value, int | float) and 0 <= value < 1e18),
-    "records_without_text": ("a count", _is_count),
+    "records_without_text": ("a count or null", lambda value: value is None or _is_count(value)),
     "fields_without_text": ("counts by fields", _is_counts),
     "unread_texts": ("a list of texts", lambda v: isinstance(v, list) and all(isinstance(item, str) for item in v)),
     "generations": ("what each build left", lambda v: isinstance(v, list) and all(map(_is_generation, v))),

@@ -30,6 +30,7 @@ SOURCE_DIGEST = f"source_{DIGEST}"  # in meta.json, of a generation
 _LENGTH_LIMITS = [SHORT_TOKENS, 8_000, 16_000, 32_000, 64_000, 128_000, 256_000]  # tokens, exclusive
 _LENGTH_NAMES = ["less_4k", "4k-8k", "8k-16k", "16k-32k", "32k-64k", "64k-128k", "128k-256k", "more_256k"]
 _SAMPLE_CHARACTERS = 50
+_LOOKED_INTO = ("records_without_text", "empty_records")  # counts that are not known of lines which nobody parsed
 _ENTRIES_AT_ONCE = 1 << 20
 _SPOOL = "records.spool"
 _FLUSH_BYTES = 64 << 20
@@ -39,8 +40,8 @@ _COPY_BYTES = 256 << 10  # stays in the processor's cache
 class _Tally:
     """The figures of meta.json, summed over blocks in file order."""
 
-    def __init__(self, language: str) -> None:
-        self._language = language
+    def __init__(self, language: str, validated: bool) -> None:
+        self._language, self._validated = language, validated
         self.nlines = self.nbytes = 0
         self._counts = dict.fromkeys(("records_without_text", "empty_records", "blank_lines", "rejected_lines"), 0)
         self._first_without_text: int | None = None
@@ -85,7 +86,7 @@ class _Tally:
             "length_distribute": dict(zip(_LENGTH_NAMES, self._histogram.tolist(), strict=True)),
             "avg_token_per_line": self._units * self._tokens_per_unit / self.nlines,
             "data_sample": data_sample,
-            **self._counts,
+            **(self._counts if self._validated else {**self._counts, **dict.fromkeys(_LOOKED_INTO)}),
             "first_record_without_text": self._first_without_text,
             "fields_without_text": dict(self._fields.most_common()),
             "unread_texts": list(self._unread),
@@ -103,7 +104,7 @@ class IndexWriter:
 
     def __init__(self, folder: Path, rules: ScanRules, digest: bool) -> None:
         self._folder, self._rules = folder, rules
-        self._tally, self._sample = _Tally(rules.language), None
+        self._tally, self._sample = _Tally(rules.language, rules.validate), None
         self._digest = xxhash.xxh3_128() if digest else None
         self._seen: Any = None  # of the files' text, once it differs from the data
         self._generations: list[dict[str, Any]] = []

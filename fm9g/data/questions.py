@@ -57,7 +57,11 @@ def prepare_questions(
     counts = Counts()
     train, test = (_chinese([records[i] for i in part], counts) for part in split(len(records)))
     if not train:
-        raise UserError(f"{source}: no question left: {counts.empty} empty, {counts.not_chinese} not mostly Chinese")
+        raise UserError(
+            f"{source}: no question left: {counts.empty} empty, {counts.not_chinese} not mostly Chinese; for "
+            f"other languages: --format alpaca --question-field {question_field} --answer-field {answer_field}, with a "
+            "file as the output"
+        )
     counts.train, counts.test = len(train), len(test)
     output.mkdir(parents=True, exist_ok=True)
     for path, pairs in zip(paths, (train, test), strict=True):

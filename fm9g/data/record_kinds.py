@@ -25,7 +25,8 @@ class RecordKind:
         if not self.format:
             return f"they are {self.name}, which no objective of this version learns from"
         flags = "".join(f" --{name.replace('_', '-')} {value}" for name, value in self.options)
-        prepare = f"{command('prepare')} --format {self.format} --path X --output Y.jsonl{flags}"
+        output = "DIR" if self.format == "qa" else "Y.jsonl"
+        prepare = f"{command('prepare')} --format {self.format} --path X --output {output}{flags}"
         return f"they are {self.name}: {prepare} reads them"
 
 

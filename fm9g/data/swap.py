@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fm9g.errors import UserError
-from fm9g.files import atomic_folder, fsync_path
+from fm9g.files import atomic_folder, fsync_path, try_lock
 
 _AT_FDCWD = -100  # linux/fcntl.h: relative paths start at the working directory
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -68,19 +67,9 @@ def _locked(folder: Path) -> Iterator[bool | None]:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield _lock(descriptor)
+        yield try_lock(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _lock(descriptor: int) -> bool | None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
 
 
 def _at_work(target: Path, locked: Path) -> UserError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from fm9g.errors import UserError
+from fm9g.files import try_lock
 
 
 def is_step(name: str) -> bool:
@@ -62,15 +63,18 @@ class RunFolder:
     def lock(self) -> IO[str]:
         """Become the run's one writer until the returned file is closed or the process ends."""
         file = open(self.checkpoints / ".lock", "a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        free = try_lock(file.fileno())
+        if free is False:
             file.seek(0)
             owner = file.read().strip() or "another process"
             file.close()
-            raise UserError(
-                f"{self.checkpoints} is being written by {owner}: end it, or use another model_unique"
-            ) from None
+            raise UserError(f"{self.checkpoints} is being written by {owner}: end it, or use another model_unique")
+        if free is None:
+            print(
+                f"note: the file system of {self.checkpoints} has no locks, so nothing would stop a second run of this "
+                "name: see to it that there is none",
+                file=sys.stderr,
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()

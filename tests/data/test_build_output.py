@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from fm9g import files
 from fm9g.data import build as build_module
 from fm9g.data import swap
 from fm9g.data.build import Options, build
@@ -240,7 +241,7 @@ def test_where_folders_cannot_be_locked_leftovers_stay(tmp_path, source, capsys,
     def no_locks(descriptor, operation):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    monkeypatch.setattr(swap.fcntl, "flock", no_locks)
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
     (tmp_path / f"{AT}.partial").mkdir()
     build(source, tmp_path / "set", "zh")
     build(source, tmp_path / "set", "en", OVERWRITE)

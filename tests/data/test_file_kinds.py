@@ -2,7 +2,10 @@
 
 import gzip
 import io
+import re
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,10 @@ from fm9g.data.formats import Text
 from fm9g.data.prepare import prepare_records
 from fm9g.data.text import convert_text, read_records
 from fm9g.errors import UserError
+from tests.support.ranks import REPOSITORY
 
 RECORD = '{"input": "", "output": "月 moon"}\n'
-PREPARE = "python tools/prepare_data.py --format alpaca|sharegpt|text --path {} --output NEW.jsonl"
+PREPARE = "python tools/prepare_data.py --path {} --output NEW.jsonl"
 ODD_FILES = {  # name: content, and the command that the message names
     "array.json": (b'[\n {"input": "", "output": "a"}\n]', PREPARE),
     "in one line.json": (b'[{"input": "", "output": "a"}]', "jq -c '.[]' {} > NEW.jsonl"),
@@ -29,7 +33,7 @@ ODD_FILES = {  # name: content, and the command that the message names
     "joined.jsonl": (RECORD.encode() + b"\xef\xbb\xbf" + RECORD.encode(), r"sed 's/^\xEF\xBB\xBF//' {} > NEW.jsonl"),
     "a.txt": (b"One line.\nAnother.\n", "python tools/convert_txt2jsonl.py < {} > NEW.jsonl"),
     "text.jsonl": ("一行。\n".encode(), "python tools/convert_txt2jsonl.py < {} > NEW.jsonl"),
-    "a.csv": (b"text,id\nx,1\n", PREPARE),
+    "a.csv": (b"text,id\n\xe6\x9c\x88 moon,1\n", PREPARE),
     "a.tsv": (b"text\tid\nx\t1\n", "save it as csv"),
     "a.parquet": (b"PAR1\x15\x04", PREPARE),
     "a.xlsx": (b"PK\x03\x04\x14\x00", "save the workbook as csv"),
@@ -63,6 +67,19 @@ def test_every_reader_names_the_command_for_a_file_that_it_cannot_read(tmp_path,
     assert sorted(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "text.jsonl", "a.csv"])
+def test_a_command_of_ours_that_a_message_names_can_be_pasted(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(ODD_FILES[name][0])
+    with pytest.raises(UserError) as error:
+        build(path, tmp_path / "set", "zh")
+    command = re.search(r"python tools/.*NEW\.jsonl", str(error.value))
+    assert command is not None
+    words = command[0].replace("python ", f"{shlex.quote(sys.executable)} ").replace("NEW", f"{tmp_path}/n")
+    subprocess.run(["bash", "-c", words], check=True, timeout=60, cwd=REPOSITORY)
+    assert build(tmp_path / "n.jsonl", tmp_path / "set", "zh")
+
+
 @pytest.mark.parametrize("name", ["mark.jsonl", "le.jsonl", "be.jsonl", "32.jsonl", "gbk.jsonl", "joined.jsonl"])
 def test_the_command_that_a_message_names_makes_what_can_be_indexed(tmp_path, name):
     content, command = ODD_FILES[name]
@@ -89,6 +106,7 @@ def test_an_object_that_is_not_json_is_not_taken_for_another_form():
         ("a.csv", b"a,b\n", PREPARE),
         ("a.txt", b"One line.\n", "python tools/convert_txt2jsonl.py < {} > NEW.jsonl"),
         ("a.json", RECORD.encode(), "{}: a file of one object a line can be given by its name"),
+        ("a.json", b"", "there is {}, which can be given by its name"),
         ("a.md", b"# Title\n", None),
     ],
 )

@@ -24,6 +24,7 @@ from tests.support.runs import (
     start_app,
     train_here,
     wait_until,
+    write_jsonl,
 )
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -160,6 +161,24 @@ def test_records_without_text_are_refused_unless_a_transform_makes_some(own, tmp
     assert "they are texts: python tools/prepare_data.py --format text --path X --output Y.jsonl reads them" in message
     (own.root / "t.py").write_text('def transform(data, n, r):\n    return {"input": "", "output": data["text"]}\n')
     train_here(own, tmp_path / "out", dataset_config=own.write_mixture("m", [{**entry, "transforms": "t.py"}]))
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["by a builder of before", "without validation"])
+def test_records_without_text_that_nobody_counted_are_looked_for(own, tmp_path, counted):
+    records = [{"input": "only asked"} if i % 2 else {"output": f"{i} and said"} for i in range(40)]
+    source = write_jsonl(tmp_path / "half.jsonl", records)
+    build(source, tmp_path / "half", "en", Options(validate=counted))
+    meta = json.loads((tmp_path / "half/meta.json").read_text())
+    if counted:
+        del meta["records_without_text"]
+        (tmp_path / "half/meta.json").write_text(json.dumps(meta))
+    else:
+        assert meta["records_without_text"] is None
+    entry = {"path": str(tmp_path / "half"), "abs_weight": 1}
+    message = refused(own, tmp_path / "out", dataset_config=own.write_mixture("half", [entry]))
+    assert "record 1 (line 2): no text to learn in \"output\" (its fields: 'input'); such records were not" in message
+    skipping = own.write_mixture("skips", [{**entry, "skip_unlearned": True}])
+    assert len(train_here(own, tmp_path / "out", dataset_config=skipping, train_iters=2).losses()) == 2
 
 
 def test_a_dataset_that_is_not_read_may_have_no_text(own, tmp_path):

@@ -37,6 +37,12 @@ def test_too_little_text_is_refused(quickstart, tmp_path):
         quickstart.write_corpus(tmp_path, "first", TEXTS[:20])
 
 
+def test_a_text_in_another_encoding_is_refused_with_what_to_do(quickstart, tmp_path):
+    (tmp_path / "x.txt").write_bytes("明月光".encode("gb18030"))
+    with pytest.raises(UserError, match=r"x\.txt: not UTF-8 at byte 0; for Chinese text in GBK: iconv -f GB18030"):
+        quickstart.read_text(tmp_path / "x.txt")
+
+
 def test_a_text_is_cut_into_passages(quickstart):
     lines = ["first", "", *(f"line {i} of a poem" for i in range(100)), "詩" * 1500, "last"]
     pieces = list(quickstart.passages("\n".join(lines)))

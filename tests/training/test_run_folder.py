@@ -1,9 +1,12 @@
 """A run's folder: one writer, no mixing of runs, the step to resume."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
+from fm9g import files
 from fm9g.errors import UserError
 from fm9g.training.run_folder import RunFolder
 
@@ -50,6 +53,15 @@ def test_only_one_writer_at_a_time(folder):
 def test_a_lock_that_a_dead_process_left_does_not_hold(folder):
     (folder.checkpoints / ".lock").write_text("process 1 on elsewhere\n")
     folder.lock().close()
+
+
+def test_a_file_system_without_locks_is_told_and_used(folder, monkeypatch, capsys):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    folder.lock().close()
+    assert f"the file system of {folder.checkpoints} has no locks" in capsys.readouterr().err
 
 
 def test_runs_of_other_names_do_not_lock_each_other(folder, tmp_path):
