@@ -52,11 +52,13 @@ class Document:
 
 @dataclass(frozen=True)
 class Skip:
-    """A record that gives no document, and why. `damaged` says that its bytes are not what they were."""
+    """A record that gives no document, and why. `damaged`: its bytes are not what they were; `long`: a row is too short
+    for it."""
 
     record: int
     reason: str
     damaged: bool = False
+    long: bool = False
 
 
 class Text(NamedTuple):
@@ -255,8 +257,13 @@ class DocumentLine:
         may_cut = not prompt and self.source.oversize_rule == "segment"
         if len(tokens) - 1 > self._row_length and not may_cut:
             if self.source.oversize_rule == "drop":
-                return Skip(record, f"{len(tokens) - 1} tokens exceed max_length {self._row_length}")
+                return Skip(record, f"{len(tokens) - 1} tokens exceed max_length {self._row_length}", long=True)
             tokens = tokens[: self._row_length + 1]
+            if len(head) >= len(tokens):
+                reason = (
+                    f"its input of {len(head)} tokens leaves no room for an output in max_length {self._row_length}"
+                )
+                return Skip(record, reason, long=True)
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
             return Skip(record, "it has no tokens")
         return Document(record, _as_array(tokens), max(1, len(head)), may_cut)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from fm9g.data.token_sample import estimate, spread
 from fm9g.data.tokenizer import Tokenizer
 
 SAMPLED_DOCUMENTS = 200
+LONG = 0.01  # of the records, too long for a row: from here on it is a warning
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class LineSample:
 
     texts: list[Text | Skip]
     ids: Ids
+    documents: list[Document | Skip]
     mean: float  # places of a row that a record takes, estimated from the ratio to its bytes
     standard_error: float | None  # of the mean; None where one record of several was counted
 
@@ -31,16 +34,47 @@ class LineSample:
             found.add(part[1], self.ids[part])
         return found
 
+    @property
+    def lost(self) -> int:
+        """Documents that are too long for a row and give nothing."""
+        return sum(isinstance(document, Skip) and document.long for document in self.documents)
 
-def sample_line(line: DocumentLine) -> LineSample:
-    """Tokenize up to SAMPLED_DOCUMENTS documents as training does, transform included."""
-    texts = line.texts(spread(line.records, SAMPLED_DOCUMENTS))
+    @property
+    def cut(self) -> int:
+        """Documents that lose the end of their output at the end of a row."""
+        return sum(
+            isinstance(document, Document) and not document.may_cut and self._tokens(text) > document.pairs
+            for text, document in zip(self.texts, self.documents, strict=True)
+        )
+
+    def _tokens(self, text: Text | Skip) -> int:
+        return 0 if isinstance(text, Skip) else sum(len(self.ids[part]) for part in text.parts)
+
+    def warnings(self, tokenizer: Tokenizer, row_length: int) -> list[str]:
+        """What of the texts does not reach the model, in words."""
+        said, count = self.survey(tokenizer).warnings(), len(self.documents)
+        for number, fate in (
+            (self.lost, "longer than max_length {} and give nothing"),
+            (self.cut, "longer than max_length {} and lose the end of their output"),
+        ):
+            if number >= LONG * count:
+                said.append(f"{number:,} of {count:,} sampled records are {fate.format(row_length)}")
+        return said
+
+
+def sample_line(line: DocumentLine, count: int = SAMPLED_DOCUMENTS) -> LineSample:
+    """Tokenize up to `count` documents as training does, transform included."""
+    texts = line.texts(spread(line.records, count))
     ids = line.encoded(texts)
     documents = line.documents(texts, ids)
     places = np.array([document.pairs if isinstance(document, Document) else 0 for document in documents])
     spans = [line.dataset.span(document.record) for document in documents]
     nbytes = np.array([end - start for start, end in spans])
-    return LineSample(texts, ids, *estimate(places, nbytes, line.records, line.dataset.nbytes))
+    found = LineSample(texts, ids, documents, *estimate(places, nbytes, line.records, line.dataset.nbytes))
+    if found.lost or found.cut:  # then places do not go with bytes
+        mean = estimate(places, np.ones_like(nbytes), line.records, line.records)
+        found = dataclasses.replace(found, mean=mean[0], standard_error=mean[1])
+    return found
 
 
 @dataclass(frozen=True)

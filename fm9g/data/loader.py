@@ -33,7 +33,7 @@ from fm9g.data.order import Generation
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 
-STREAM_RULES = 3
+STREAM_RULES = 4
 """Raise it with any change of what the rows of a stream are: the order of records, whose turn it is, how they are
 packed. A checkpoint made under other rules is refused, where it would lose and repeat records."""
 LANES_PER_ROW = 16

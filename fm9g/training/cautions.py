@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fm9g.convert.weights_tokenizer import vocabulary_of
-from fm9g.data.document import BYTES_PER_TOKEN
+from fm9g.data.document import DocumentLine
+from fm9g.data.forecast import LineSample
 from fm9g.data.record_kinds import unread_texts
 from fm9g.training.checkpoint import weights_name
 from fm9g.training.inputs import Inputs
@@ -15,13 +16,8 @@ MANY_EPOCHS = 100  # of a dataset, in one run
 SMALL_VOCABULARY = 0.5  # of the model's
 
 
-def rough_tokens(inputs: Inputs) -> dict[str, float]:
-    """{task: tokens of an epoch}, from the bytes alone: for telling thousands of epochs from a few."""
-    return {line.source.task_name: line.dataset.nbytes / BYTES_PER_TOKEN for line in inputs.lines}
-
-
-def cautions(inputs: Inputs, start: Start, tokens_per_step: int, tokens: Mapping[str, float]) -> list[str]:
-    """Warnings about a run, given the tokens of an epoch of each of its datasets; [] where nothing looks wrong."""
+def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Mapping[str, LineSample]) -> list[str]:
+    """Warnings about a run, given samples of the datasets that it reads, by name; [] where nothing looks wrong."""
     settings = inputs.settings
     said = []
     if "lr" not in settings.sources and not settings.only_run_dataloader:
@@ -38,16 +34,24 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, tokens: Mapping
         read_plainly = line.source.share > 0 and line.source.transforms is None
         unread = line.dataset.meta.get("unread_texts", []) if read_plainly else []
         said += [f"dataset {line.source.task_name!r}: {unread_texts(advice)}" for advice in unread]
-    for source in inputs.sources:
-        size = tokens.get(source.task_name, 0.0)
-        epochs = settings.train_iters * tokens_per_step * source.share / size if size else 0.0
-        if source.epochs is not None:
-            epochs = min(epochs, source.epochs)
-        if epochs >= MANY_EPOCHS:
-            said.append(
-                f"dataset {source.task_name!r} is read about {epochs:,.0f} times in {settings.train_iters:,} "
-                "iterations: it is small for its weight, and will be learned by heart"
-            )
+        if sample := samples.get(line.source.task_name):
+            said += _about_data(inputs, line, sample, tokens_per_step)
+    return said
+
+
+def _about_data(inputs: Inputs, line: DocumentLine, sample: LineSample, tokens_per_step: int) -> list[str]:
+    settings, source, size = inputs.settings, line.source, sample.mean * line.records
+    said = [
+        f"dataset {source.task_name!r}: {found}" for found in sample.warnings(inputs.tokenizer, settings.max_length)
+    ]
+    epochs = settings.train_iters * tokens_per_step * source.share / size if size else 0.0
+    if source.epochs is not None:
+        epochs = min(epochs, source.epochs)
+    if epochs >= MANY_EPOCHS:
+        said.append(
+            f"dataset {source.task_name!r} is read about {epochs:,.0f} times in {settings.train_iters:,} "
+            "iterations: it is small for its weight, and will be learned by heart"
+        )
     return said
 
 

@@ -71,15 +71,12 @@ def report(inputs: Inputs) -> str:
     ]
     samples = {line.source.task_name: sample_line(line) for line in _read(inputs)}
     lines += _describe_data(inputs, samples, places)
-    tokens = {line.source.task_name: samples[line.source.task_name].mean * line.records for line in _read(inputs)}
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
     lines.append("settings")
     lines += [f"  {said}" for said in settings_lines(settings)]
-    warnings = cautions(inputs, start, places, tokens) + _unexportable(inputs)
-    for name, sample in samples.items():
-        warnings += [f"dataset {name!r}: {said}" for said in sample.survey(inputs.tokenizer).warnings()]
+    warnings = cautions(inputs, start, places, samples) + _unexportable(inputs)
     lines += [f"warning: {said}" for said in warnings]
     return "\n".join([*lines, "dry run: everything checked, nothing started"])
 

@@ -14,7 +14,7 @@ from typing import Any
 from fm9g import runtime
 from fm9g.commandline import command
 from fm9g.data.document import DocumentLine
-from fm9g.data.forecast import describe, endings
+from fm9g.data.forecast import describe, endings, sample_line
 from fm9g.data.loader import StepBatch
 from fm9g.data.record import record_name
 from fm9g.errors import UserError
@@ -22,12 +22,14 @@ from fm9g.files import read_json
 from fm9g.model.decoder import Decoder
 from fm9g.training import checkpoint, stream
 from fm9g.training.arguments import FIELDS
-from fm9g.training.cautions import cautions, rough_tokens
+from fm9g.training.cautions import cautions
 from fm9g.training.inputs import Inputs
 from fm9g.training.objective import StepCounts, count_step
 from fm9g.training.run_folder import RunFolder
 from fm9g.training.start import changed_settings, settings_lines, start_from
 from fm9g.training.throughput import step_flops
+
+_SAMPLED_AT_START = 64  # documents of each dataset, by rank 0: a fraction of a second
 
 
 def log(message: str) -> None:
@@ -123,9 +125,12 @@ class Run:
             return
         lines, settings = self.loader.stream.lines, self.settings
         tokens = self.plan.rows_per_step * self.plan.row_length
-        for said in cautions(self.inputs, self.start, tokens, rough_tokens(self.inputs)):
+        read = [line for line in self.inputs.lines if line.source.share > 0]
+        samples = {line.source.task_name: sample_line(line, _SAMPLED_AT_START) for line in read}
+        for said in cautions(self.inputs, self.start, tokens, samples):
             log(f"warning: {said}")
-        found = endings(lines, tokens, [self._records_done(line) for line in lines], self.progress.step)
+        means = {name: sample.mean for name, sample in samples.items()}
+        found = endings(lines, tokens, [self._records_done(line) for line in lines], self.progress.step, means)
         all_end = all(line.source.epochs is not None for line in lines if line.source.share > 0)
         for said in describe(found, settings.train_iters, all_end, settings.stop_when_end):
             log(said)

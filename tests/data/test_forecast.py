@@ -46,9 +46,29 @@ def test_the_estimate_goes_by_bytes_where_few_records_are_long(tmp_path, place):
     assert sample.standard_error > 0
 
 
-def opened(folder, tokenizer):
-    source = Source("set", folder, 1.0, None, True, "segment", None, {})
-    return DocumentLine(source, tokenizer, 1, 1 << 20)
+def opened(folder, tokenizer, row_length=1 << 20, rule="segment"):
+    source = Source("set", folder, 1.0, None, True, rule, None, {})
+    return DocumentLine(source, tokenizer, 1, row_length)
+
+
+@pytest.mark.parametrize(("rule", "lost", "cut"), [("segment", 5, 7), ("head", 5, 7), ("drop", 12, 0)])
+def test_what_is_too_long_for_a_row_is_told(tmp_path, place, rule, lost, cut):
+    long = "the model reads " * 30
+    records = [{"input": long, "output": "words"}] * 5 + [{"input": "the", "output": long}] * 7
+    records += [{"input": "the", "output": "words"}] * 48
+    tokenizer = load_tokenizer(place.tokenizer)
+    sample = sample_line(opened(index(tmp_path / "set", records), tokenizer, 32, rule))
+    assert (sample.lost, sample.cut) == (lost, cut)
+    assert sample.mean == np.mean(
+        [document.pairs for document in sample.documents if isinstance(document, Document)] + [0] * lost
+    )
+    said = sample.warnings(tokenizer, 32)
+    assert f"{lost} of 60 sampled records are longer than max_length 32 and give nothing" in said
+    assert (f"{cut} of 60 sampled records are longer than max_length 32 and lose the end of their output" in said) == (
+        cut > 0
+    )
+    whole = sample_line(opened(tmp_path / "set", tokenizer, 1 << 10, rule))
+    assert (whole.lost, whole.cut, whole.warnings(tokenizer, 1 << 10)) == (0, 0, [])
 
 
 def test_a_dataset_ends_when_its_tokens_are_read():
