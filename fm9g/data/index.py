@@ -44,7 +44,7 @@ _NEWLINES = 4096  # in a fully checked dataset, how many bounds are compared wit
 _SAMPLES = 64
 _WINDOW = 1024  # bounds looked at in a sample
 _HELD_BYTES = 1 << 20  # of an index, at most: that of 87,000 records
-_REBUILD = f"rebuild it with: {command('index')} --path X.jsonl --language zh|en|code --output DIR"
+REBUILD = f"rebuild it with: {command('index')} --path X.jsonl --language zh|en|code --output DIR"
 
 
 class DamagedRecord(UserError):
@@ -158,7 +158,7 @@ class IndexedDataset:
             self._refuse_index(f"it says that record {i} ends at byte {end} of {DATA}, where no line ends")
 
     def _refuse_index(self, reason: str) -> NoReturn:
-        raise UserError(f"{self.path}: the index is damaged or belongs to another file: {reason}; {_REBUILD}")
+        raise UserError(f"{self.path}: the index is damaged or belongs to another file: {reason}; {REBUILD}")
 
 
 def _stored_digest(entry: dict[str, Any]) -> str:
@@ -227,15 +227,15 @@ def load_meta(folder: Path) -> dict[str, Any]:
         found = "not a folder" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {found} (a dataset is a folder, which {command('index')} makes of jsonl)")
     if not (folder / DATA).is_file():
-        raise UserError(f"{folder}: not an indexed dataset, {DATA} is missing; {_REBUILD}")
+        raise UserError(f"{folder}: not an indexed dataset, {DATA} is missing; {REBUILD}")
     if not os.path.lexists(folder / META):
         return {}
     meta = read_json(folder / META)
     if not isinstance(meta, dict):
-        raise UserError(f"{folder / META}: must hold a JSON object; {_REBUILD}")
+        raise UserError(f"{folder / META}: must hold a JSON object; {REBUILD}")
     for key, (wanted, fits) in _META_KINDS.items():
         if key in meta and not fits(meta[key]):
-            raise UserError(f"{folder / META}: {key} must be {wanted}, not {json.dumps(meta[key])[:80]}; {_REBUILD}")
+            raise UserError(f"{folder / META}: {key} must be {wanted}, not {json.dumps(meta[key])[:80]}; {REBUILD}")
     return meta
 
 
@@ -274,7 +274,7 @@ def load_ends(folder: Path) -> tuple[np.ndarray, Path, bool]:
         path = require_file(folder / INDEX_TEXT)
         ends, zero = _without_zero(_load_text(path))
     else:
-        raise UserError(f"{folder}: not an indexed dataset, {INDEX_H5} and {INDEX_TEXT} are both missing; {_REBUILD}")
+        raise UserError(f"{folder}: not an indexed dataset, {INDEX_H5} and {INDEX_TEXT} are both missing; {REBUILD}")
     return ends, path, zero
 
 
@@ -302,18 +302,18 @@ def check_totals(folder: Path, meta: dict[str, Any], ends: np.ndarray, nbytes: i
     if meta.get("nlines", len(ends)) != len(ends):
         raise UserError(
             f"{folder}: the index has {len(ends)} records but {META} says nlines {meta['nlines']}: "
-            f"it is cut short, or one of them belongs to another file; {_REBUILD}"
+            f"it is cut short, or one of them belongs to another file; {REBUILD}"
         )
     last = int(_peek(ends, len(ends) - 1, 1)[0])
     if last != nbytes:
         raise UserError(
             f"{folder}: {DATA} has {nbytes} bytes but the index ends at byte {last}: one of them is cut "
-            f"short or belongs to another file; {_REBUILD}"
+            f"short or belongs to another file; {REBUILD}"
         )
     if meta.get("nbytes", nbytes) != nbytes:
         raise UserError(
             f"{folder}: {DATA} has {nbytes} bytes but {META} says nbytes {meta['nbytes']}: "
-            f"it belongs to another file; {_REBUILD}"
+            f"it belongs to another file; {REBUILD}"
         )
 
 
@@ -328,7 +328,7 @@ def load_records(folder: Path, count: int) -> np.ndarray | None:
         dataset = file[RECORDS]
         if not isinstance(dataset, h5py.Dataset) or dataset.dtype != RECORD or dataset.shape != (count,):
             raise UserError(
-                f'{path}: its dataset "{RECORDS}" does not hold the checksums of {count} records; {_REBUILD}'
+                f'{path}: its dataset "{RECORDS}" does not hold the checksums of {count} records; {REBUILD}'
             )
         return _mapped(path, file, dataset)
 
@@ -341,7 +341,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     except UserError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:  # of h5py, and numpy for absurd sizes
-        raise UserError(f"{path}: cannot be read, it is cut short or damaged ({error}); {_REBUILD}") from None
+        raise UserError(f"{path}: cannot be read, it is cut short or damaged ({error}); {REBUILD}") from None
 
 
 def _load_h5(path: Path) -> tuple[np.ndarray, bool]:
@@ -353,7 +353,7 @@ def _column(path: Path, file: h5py.File, name: str) -> np.ndarray:
     """A column of integers."""
     dataset = file.get(name)
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or dataset.dtype.kind not in "iu":
-        raise UserError(f'{path}: has no one-dimensional integer dataset "{name}"; {_REBUILD}')
+        raise UserError(f'{path}: has no one-dimensional integer dataset "{name}"; {REBUILD}')
     return _mapped(path, file, dataset)
 
 
@@ -362,7 +362,7 @@ def _mapped(path: Path, file: h5py.File, dataset: h5py.Dataset) -> np.ndarray:
     offset = dataset.id.get_offset()  # None where it is chunked, compressed, or has no storage yet
     if offset is None or file.userblock_size or not len(dataset):
         if len(dataset) > 1 + (path.parent / DATA).stat().st_size:  # before it is read: memory may not do for it
-            raise UserError(f"{path}: has {len(dataset)} bounds, which is more than {DATA} has bytes; {_REBUILD}")
+            raise UserError(f"{path}: has {len(dataset)} bounds, which is more than {DATA} has bytes; {REBUILD}")
         return dataset[:]
     return np.memmap(path, dataset.dtype, mode="r", offset=offset, shape=(len(dataset),))
 
@@ -373,7 +373,7 @@ def _load_text(path: Path) -> np.ndarray:
             warnings.simplefilter("error", DeprecationWarning)  # numpy's word for text that is not a number
             return np.fromfile(path, dtype=np.int64, sep=" ")  # a space matches any white space
     except (ValueError, DeprecationWarning):
-        raise UserError(f"{path}: must hold one byte offset a line; {_REBUILD}") from None
+        raise UserError(f"{path}: must hold one byte offset a line; {REBUILD}") from None
 
 
 def _check_times(folder: Path, index_file: Path) -> None:

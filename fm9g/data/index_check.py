@@ -18,6 +18,7 @@ from fm9g.data.index import (
     INDEX_H5,
     INDEX_TEXT,
     META,
+    REBUILD,
     check_totals,
     load_ends,
     load_meta,
@@ -97,12 +98,18 @@ def check(folder: str | os.PathLike[str], progress: ProgressCallback = no_progre
     records = load_records(folder, len(ends))
     report = Report(records is not None, isinstance(meta.get(DIGEST), str))
     with open(folder / DATA, "rb", buffering=0) as stream:
-        check_totals(folder, meta, ends, os.fstat(stream.fileno()).st_size)
+        nbytes = os.fstat(stream.fileno()).st_size
+        check_totals(folder, meta, ends, nbytes)
         digest = xxhash.xxh3_128()
         done = record = 0
         while record < len(ends):
             stop = max(record + 1, int(np.searchsorted(ends, done + _BYTES_AT_ONCE, side="right")))
             part = ends[record:stop].astype(np.int64) - done
+            if not 0 <= part[-1] <= nbytes - done:
+                raise UserError(
+                    f"{index_file}: {record_name(stop - 1)} ends at byte {done + int(part[-1])}, which is not between "
+                    f"byte {done} and the end of {DATA} at {nbytes}: the index is damaged; {REBUILD}"
+                )
             raw = os.pread(stream.fileno(), int(part[-1]), done)
             while len(raw) < part[-1] and (
                 more := os.pread(stream.fileno(), int(part[-1]) - len(raw), done + len(raw))

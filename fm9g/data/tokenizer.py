@@ -121,7 +121,9 @@ class HuggingFaceTokenizer(Tokenizer):
         self.path = path.absolute()
         try:
             tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers library raises this very class
+        except BaseException as error:  # the library raises Exception itself, and PanicException of Rust, which is none
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
             raise UserError(f"{path}: not a tokenizer that the tokenizers library can read ({error})") from None
         # a row's texts are too few to share out, and threads do not survive a fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
