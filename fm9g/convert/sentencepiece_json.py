@@ -43,6 +43,7 @@ from fm9g.errors import UserError
 
 SPACE = "▁"
 _UNKNOWN_PENALTY = 10.0  # of sentencepiece and of the tokenizers library
+_COMPOSING = ("", "\u0301", "\u0323", "\u3099")  # marks that join the letters before them
 _PLACEHOLDERS = 0xF0000  # private characters that stand for user-defined pieces while the text is normalized
 
 
@@ -120,7 +121,8 @@ def _normalizers(model: SentencePieceModel) -> list[dict[str, Any]]:
 
 
 def _kept_apart(model: SentencePieceModel, mapped: list[dict[str, Any]]) -> list[str]:
-    """The user-defined pieces, longest first, that normalization would change, which sentencepiece does not."""
+    """The user-defined pieces, longest first, that normalization would change or join with a mark after them;
+    sentencepiece finds them before it normalizes."""
     normalizer = _library(
         {"type": "Sequence", "normalizers": mapped}, {"type": "BPE", "vocab": {}, "merges": []}
     ).normalizer
@@ -128,7 +130,8 @@ def _kept_apart(model: SentencePieceModel, mapped: list[dict[str, Any]]) -> list
     for text in model.texts(USER_DEFINED):
         if model.remove_extra_whitespaces and text.strip(" ") != text:
             raise UserError(f"its user-defined piece {text!r} has spaces, of which its normalizer removes some")
-        if normalizer.normalize_str(text) != text or (model.remove_extra_whitespaces and "  " in text):
+        touched = any(normalizer.normalize_str(text + mark) != text + mark for mark in _COMPOSING)
+        if touched or (model.remove_extra_whitespaces and "  " in text):
             changed.append(text)
     return sorted(changed, key=len, reverse=True)
 
@@ -148,10 +151,11 @@ def _unigram(model: SentencePieceModel) -> dict[str, Any]:
     normal = [piece.score for piece in model.pieces if piece.kind == NORMAL]
     if not normal:
         raise UserError("there is no piece in it")
-    worst, best = min(normal), max(normal)
+    # sentencepiece looks for the best score from the smallest positive float32 on, so that it is seldom a piece's
+    worst, best = min(normal), max(2.0**-126, *normal)
     scores: list[float | None] = []
     for piece in model.pieces:
-        user_defined = _float32(len(piece.text.encode()) * best) - 0.1
+        user_defined = _float32(len(piece.text.encode()) * best - 0.1)
         found = {NORMAL: piece.score, USER_DEFINED: user_defined}
         scores.append(found.get(piece.kind))
     lengths = [len(piece.text) for piece in model.pieces]

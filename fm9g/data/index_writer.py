@@ -79,6 +79,9 @@ class _Tally:
 
     def meta(self, data_sample: Any) -> dict[str, Any]:
         """What meta.json says of the records."""
+        counts: dict[str, int | None] = dict(self._counts)
+        if not self._validated:
+            counts |= dict.fromkeys(_LOOKED_INTO)
         return {
             "language": self._language,
             "nlines": self.nlines,
@@ -86,7 +89,7 @@ class _Tally:
             "length_distribute": dict(zip(_LENGTH_NAMES, self._histogram.tolist(), strict=True)),
             "avg_token_per_line": self._units * self._tokens_per_unit / self.nlines,
             "data_sample": data_sample,
-            **(self._counts if self._validated else {**self._counts, **dict.fromkeys(_LOOKED_INTO)}),
+            **counts,
             "first_record_without_text": self._first_without_text,
             "fields_without_text": dict(self._fields.most_common()),
             "unread_texts": list(self._unread),

@@ -122,7 +122,7 @@ class HuggingFaceTokenizer(Tokenizer):
         try:
             tokenizers.Tokenizer.from_file(str(path))
         except BaseException as error:  # the library raises Exception itself, and PanicException of Rust, which is none
-            if isinstance(error, KeyboardInterrupt | SystemExit):
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             raise UserError(f"{path}: not a tokenizer that the tokenizers library can read ({error})") from None
         # a row's texts are too few to share out, and threads do not survive a fork

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
 import shutil
@@ -43,6 +44,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "unigram, bytes": {"byte_fallback": True},
     "bpe, bytes": {**BPE, "byte_fallback": True},
     "unigram, user-defined": {"user_defined_symbols": MARKS},
+    "unigram, user-defined words": {"user_defined_symbols": ["the", "th", "t", "do", "不", "qu"]},
     "bpe, user-defined": {**BPE, "user_defined_symbols": MARKS},
     "bpe, user-defined, bytes": {**BPE, "user_defined_symbols": MARKS, "byte_fallback": True},
     "no bos": {"bos_id": -1},
@@ -105,6 +107,8 @@ def test_ids_are_those_of_the_sentencepiece_model(tmp_path: Path, export: Callab
     folder = export(model, tmp_path / "exported")
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
     texts = [*generated_texts(), *own_pieces(load_tokenizer(model)), *SENTENCES]
+    words = ["the", "thes", "there", "do", "does", "quote", "tithe", "bathe", "不觉不"]
+    texts += ["".join(some) for some in itertools.product(words, ["", " ", "s"], words)]
     assert len(texts) > 1100
     bos = [pieces.bos_id()] if pieces.bos_id() >= 0 else []
     plain = loaded(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
