@@ -11,8 +11,7 @@ from pathlib import Path
 from fm9g.errors import UserError, closest
 from fm9g.files import user_path
 
-# the repository's scripts by the verb of `fm9g` that runs the same; an installed fm9g has none of them
-_TOOLS = Path(__file__).resolve().parents[1] / "tools"
+# the repository's scripts by the verb of `fm9g` that runs the same
 _SCRIPTS = {
     "text": "convert_txt2jsonl",
     "prepare": "prepare_data",
@@ -27,8 +26,11 @@ _SCRIPTS = {
 
 
 def command(verb: str) -> str:
-    """How a person starts a command of FM9G here, for messages that say what to do."""
-    return f"python tools/{_SCRIPTS[verb]}.py" if (_TOOLS / "convert_json2index.py").is_file() else f"fm9g {verb}"
+    """How a person starts another command of FM9G as they started this one, for messages that say what to do."""
+    started = Path(sys.argv[0])
+    script = f"{_SCRIPTS[verb]}.py"
+    folder = started.parent if started.stem in _SCRIPTS.values() else Path("tools")
+    return f"python {folder / script}" if (folder / script).is_file() else f"fm9g {verb}"
 
 
 def _dashed(argument: str) -> str:

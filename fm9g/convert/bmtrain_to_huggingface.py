@@ -106,9 +106,10 @@ def _write(
     pairs = match(config, read_pt(checkpoint), "ours", str(checkpoint))
     tensors = {parameter.huggingface: as_dtype(parameter.ours, tensor, dtype) for parameter, tensor in pairs}
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()
-    with Progress(str(target), total) as progress, new_folder(target, overwrite) as folder:
+    with new_folder(target, overwrite) as folder:
         values = companions(folder, main_dtype(list(tensors.values())))
         write_json(folder / "config.json", values)
         check_export(tokenizer, folder, checkpoint)
-        write_safetensors(folder, noting(tensors, found), max_bytes, progress)
+        with Progress(str(target), total) as progress:
+            write_safetensors(folder, noting(tensors, found), max_bytes, progress)
     warn_of(found, target)

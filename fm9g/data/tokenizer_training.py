@@ -23,6 +23,7 @@ BOS, EOS = "<s>", "</s>"
 SMALLEST_VOCABULARY = 258  # 256 bytes, BOS, EOS
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 _TEXTS_AT_ONCE = 1000
+_SOON = 5_000_000  # characters, of which tokens are chosen in seconds
 _LOOKED_AT = 1000  # records, for texts in other fields
 
 
@@ -90,10 +91,16 @@ class _Batches:
             yield record
 
     def __iter__(self) -> Iterator[list[str]]:
-        texts = map(without_surrogates, record_texts(self._records()))
+        texts, characters = map(without_surrogates, record_texts(self._records())), 0
         while batch := list(islice(texts, _TEXTS_AT_ONCE)):
             self.count += len(batch)
+            characters += sum(map(len, batch))
             yield batch
+        if characters > _SOON:
+            print(
+                f"{self.count:,} texts, {characters:,} characters are read; choosing the tokens takes some minutes",
+                file=sys.stderr,
+            )
 
 
 def _portable(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:

@@ -68,7 +68,8 @@ class Run:
         states: dict[int, Any] = {}
         found = self._open_folder()
         self.start = start_from(self.settings, self.folder.checkpoints, found)
-        log("\n".join([f"starting from {self.start}", *settings_lines(self.settings)]))
+        where = [f"starting from {self.start}", f"writing to {self.folder.checkpoints}"]
+        log("\n".join([*where, *settings_lines(self.settings)]))
         if found is not None:
             states = self._resume(self.folder.checkpoints / str(found))
         log(f"opening {len(inputs.lines)} dataset(s), {sum(line.records for line in inputs.lines):,} records")
@@ -147,6 +148,8 @@ class Run:
     def batches(self) -> Iterator[tuple[StepBatch, StepCounts, float]]:
         """(batch, counts over all ranks, seconds waited for it) of each step left, until the data ends."""
         iterator = iter(self.loader)
+        if self.progress.step >= self.settings.train_iters:
+            log(f"step {self.progress.step} of {self.settings.train_iters}: nothing is left to train")
         for step in range(self.progress.step, self.settings.train_iters):
             started = time.perf_counter()
             batch = next(iterator)

@@ -67,10 +67,14 @@ def test_without_a_verb_all_are_listed_with_a_line_each(fm9g, words):
 
 
 def test_messages_name_the_script_where_there_is_one_else_the_verb(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
     for verb, script in SCRIPTS.items():
         assert commandline.command(verb) == f"python tools/{script}.py"
         assert (ROOT / "tools" / f"{script}.py").is_file()
-    monkeypatch.setattr(commandline, "_TOOLS", tmp_path / "none")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "tools/check_index.py"), "x"])
+    assert commandline.command("prepare") == f"python {ROOT}/tools/prepare_data.py"
+    monkeypatch.setattr(sys, "argv", ["fm9g index"])
     assert commandline.command("convert to-huggingface") == "fm9g convert to-huggingface"
 
 
@@ -160,6 +164,9 @@ def test_train_starts_the_ranks_of_an_installed_package(monkeypatch, tmp_path):
     """
     started = []
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "tools/check_index.py"), "x"])
+    assert commandline.command("prepare") == f"python {ROOT}/tools/prepare_data.py"
+    monkeypatch.setattr(sys, "argv", ["fm9g index"])
     monkeypatch.setattr(os, "environ", {**os.environ, "GPUS_PER_NODE": "3"})
     os.environ["FM9G_ARGS_TABLE"] = "n_gpus=5"
     monkeypatch.setattr(train, "check", lambda settings, app: started.append(settings))
@@ -181,6 +188,9 @@ def test_train_starts_the_ranks_of_an_installed_package(monkeypatch, tmp_path):
 
 def test_train_says_what_an_installed_package_lacks(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "tools/check_index.py"), "x"])
+    assert commandline.command("prepare") == f"python {ROOT}/tools/prepare_data.py"
+    monkeypatch.setattr(sys, "argv", ["fm9g index"])
     for module in (train, sys.modules["fm9g.training.arguments"]):
         monkeypatch.setattr(module, "REPOSITORY", tmp_path / "site-packages")
     monkeypatch.delenv("FM9G_ARGS_TABLE", raising=False)
