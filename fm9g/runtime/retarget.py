@@ -191,10 +191,19 @@ def _assign(name: str, path: str) -> ast.stmt:
     return ast.Assign([ast.Name(name, ast.Store())], _stand_in(*inside))
 
 
+def _import_stand_in(tree: ast.Module) -> None:
+    """Have the module import what it was rewritten to call, after what must come first."""
+    place = 0 if ast.get_docstring(tree, clean=False) is None else 1
+    while place < len(tree.body) and getattr(tree.body[place], "module", None) == "__future__":
+        place += 1
+    tree.body.insert(place, ast.ImportFrom("fm9g.runtime.cpu", [ast.alias("device", DEVICE_NAME)], 0))
+
+
 def retargeted_code(source: bytes | str, path: str) -> CodeType:
     """Compile Python source with its CUDA names rewritten."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # BMTrain's docstrings hold LaTeX backslashes
         tree = ast.parse(source, path)
         tree = Retarget(tree).visit(tree)
+        _import_stand_in(tree)
         return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
