@@ -1,75 +1,28 @@
 """What `torch.cuda` and CUDA tensors are to BMTrain's own modules where there is no GPU.
 
-Everything on a CPU happens in program order, so streams and events have nothing left to do.
-Names that are not here fall through to the real `torch.cuda`; devices as arguments are in devices.py.
+Names that are not here fall through to the real `torch.cuda`. Its modules are in cuda_modules.py and streams.py,
+devices as arguments in devices.py.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import functools
 import os
+import pickle
+import platform
 import resource
-import time
+import uuid
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
+from fm9g.runtime import cuda_modules
+from fm9g.runtime.cuda_modules import missing, nothing
 from fm9g.runtime.devices import Devices
-
-
-class Stream:
-    """A queue that is always empty."""
-
-    cuda_stream = 0
-
-    def __init__(self, device: Any = None, priority: int = 0) -> None:
-        self.device = torch.device("cpu")
-
-    def synchronize(self) -> None: ...
-
-    def wait_stream(self, stream: Stream) -> None: ...
-
-    def wait_event(self, event: Event) -> None: ...
-
-    def query(self) -> bool:
-        return True
-
-    def record_event(self, event: Event | None = None) -> Event:
-        event = event or Event()
-        event.record()
-        return event
-
-
-class Event:
-    """A moment that has always passed."""
-
-    def __init__(self, enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> None:
-        self._seconds = time.perf_counter()
-
-    def record(self, stream: Stream | None = None) -> None:
-        self._seconds = time.perf_counter()
-
-    def wait(self, stream: Stream | None = None) -> None: ...
-
-    def synchronize(self) -> None: ...
-
-    def query(self) -> bool:
-        return True
-
-    def elapsed_time(self, end: Event) -> float:
-        """Milliseconds from this event to `end`, as torch.cuda.Event gives them."""
-        return 1000 * (end._seconds - self._seconds)
-
-
-_default_stream = Stream()
-
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    """What has nothing to do on a CPU."""
+from fm9g.runtime.streams import Event, Stream, default_stream
 
 
 class DeviceContext(contextlib.nullcontext[None]):
@@ -77,35 +30,6 @@ class DeviceContext(contextlib.nullcontext[None]):
 
     def __init__(self, device: Any = None) -> None:
         super().__init__()
-
-
-class _Autocast(torch.autocast):
-    """`torch.cuda.amp.autocast`, on the CPU in the same type."""
-
-    def __init__(self, enabled: bool = True, dtype: torch.dtype = torch.float16, cache_enabled: bool = True) -> None:
-        super().__init__("cpu", dtype=dtype, enabled=enabled, cache_enabled=cache_enabled)
-
-
-class Nvtx:
-    """`torch.cuda.nvtx`: ranges that no profiler sees."""
-
-    mark = range_start = range_end = range_push = range_pop = staticmethod(_nothing)
-
-    @staticmethod
-    @contextlib.contextmanager
-    def range(message: str, *args: Any, **kwargs: Any) -> Iterator[None]:
-        yield
-
-    annotate = range  # of the package nvtx, which programs spell alike
-
-
-AMP = SimpleNamespace(
-    autocast=_Autocast,
-    GradScaler=functools.partial(torch.amp.GradScaler, "cpu"),
-    custom_fwd=functools.partial(torch.amp.custom_fwd, device_type="cpu"),
-    custom_bwd=functools.partial(torch.amp.custom_bwd, device_type="cpu"),
-)
-PROFILER = SimpleNamespace(start=_nothing, stop=_nothing, profile=contextlib.nullcontext)
 
 
 def _resident_bytes() -> int:
@@ -152,9 +76,25 @@ class Memory:
     def memory_snapshot(*args: Any) -> list[Any]:
         return []
 
-    empty_cache = ipc_collect = set_per_process_memory_fraction = staticmethod(_nothing)
-    reset_peak_memory_stats = reset_accumulated_memory_stats = staticmethod(_nothing)
-    reset_max_memory_allocated = reset_max_memory_cached = staticmethod(_nothing)
+    @staticmethod
+    def _snapshot(device: Any = None, augment_with_fx_traces: bool = False) -> dict[str, list[Any]]:
+        """Of a caching allocator, which a CPU has none of."""
+        return {"segments": [], "device_traces": []}
+
+    @staticmethod
+    def _dump_snapshot(filename: str = "dump_snapshot.pickle", augment_with_fx_traces: bool = False) -> None:
+        with open(filename, "wb") as file:
+            pickle.dump(Memory._snapshot(), file)
+
+    @staticmethod
+    def get_allocator_backend() -> str:
+        """The name of CUDA's usual one: no other was chosen."""
+        return "native"
+
+    _record_memory_history = staticmethod(nothing)
+    empty_cache = ipc_collect = set_per_process_memory_fraction = staticmethod(nothing)
+    reset_peak_memory_stats = reset_accumulated_memory_stats = staticmethod(nothing)
+    reset_max_memory_allocated = reset_max_memory_cached = staticmethod(nothing)
 
 
 def _machine_bytes() -> int:
@@ -202,6 +142,25 @@ class Random:
         return torch.random.fork_rng(devices=[], enabled=enabled)
 
 
+class DeviceProperties(SimpleNamespace):
+    """What `torch.cuda.get_device_properties` gives, as far as a CPU has it."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(
+            name="CPU",
+            total_memory=_machine_bytes(),
+            multi_processor_count=os.cpu_count() or 1,
+            warp_size=1,  # a core's threads do not go in step
+            uuid=uuid.uuid5(uuid.NAMESPACE_DNS, platform.node()),  # the machine's: its ranks share the CPU
+            is_integrated=1,
+            is_multi_gpu_board=0,
+            **given,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"torch.cuda.get_device_properties: a CPU has no {name}")
+
+
 class CpuDevice(Devices, Memory, Random):
     """Stands where a program wrote `torch.cuda`, and (Devices) takes its devices."""
 
@@ -228,13 +187,21 @@ class CpuDevice(Devices, Memory, Random):
     ShortStorage = torch.ShortStorage
     IntStorage = torch.IntStorage
     device = device_of = DeviceContext
-    nvtx = Nvtx
-    amp = AMP
-    profiler = PROFILER
-    init = set_device = synchronize = set_stream = staticmethod(_nothing)
+    amp = cuda_modules.amp
+    nccl = cuda_modules.nccl
+    nvtx = cuda_modules.nvtx
+    profiler = cuda_modules.profiler
+    tunable = cuda_modules.tunable
+    init = _lazy_init = set_device = synchronize = set_stream = _sleep = staticmethod(nothing)
 
     def __getattr__(self, name: str) -> Any:
-        return self if name in ("memory", "random", "streams") else getattr(torch.cuda, name)
+        if name in ("memory", "random", "streams"):
+            return self
+        return missing(name) if name in _ONLY_ON_A_GPU else getattr(torch.cuda, name)
+
+    @property
+    def default_generators(self) -> tuple[torch.Generator, ...]:
+        return (torch.default_generator,) * self.device_count()
 
     @staticmethod
     def is_available() -> bool:
@@ -268,12 +235,26 @@ class CpuDevice(Devices, Memory, Random):
         return (8, 0)
 
     @staticmethod
-    def get_device_properties(device: Any = None) -> SimpleNamespace:
+    def get_device_properties(device: Any = None) -> DeviceProperties:
         major, minor = CpuDevice.get_device_capability()
-        cores = os.cpu_count() or 1
-        return SimpleNamespace(
-            name="CPU", major=major, minor=minor, total_memory=_machine_bytes(), multi_processor_count=cores
-        )
+        return DeviceProperties(major=major, minor=minor)
+
+    @staticmethod
+    def cudart() -> cuda_modules.Cudart:
+        return cuda_modules.cudart
+
+    @staticmethod
+    def check_error(res: int) -> None:
+        """RuntimeError for a code of `cudart()` that is not success."""
+        if res:
+            raise RuntimeError(f"CUDA error {res}")
+
+    @staticmethod
+    def get_sync_debug_mode() -> int:
+        """0, off: nothing on a CPU waits for a device."""
+        return 0
+
+    set_sync_debug_mode = staticmethod(nothing)
 
     @staticmethod
     def can_device_access_peer(device: Any, peer: Any) -> bool:
@@ -281,7 +262,7 @@ class CpuDevice(Devices, Memory, Random):
 
     @staticmethod
     def current_stream(device: Any = None) -> Any:
-        return _default_stream
+        return default_stream
 
     default_stream = current_stream
 
@@ -290,5 +271,8 @@ class CpuDevice(Devices, Memory, Random):
     def stream(stream: Any) -> Iterator[None]:
         yield
 
+
+_ONLY_ON_A_GPU = {"current_blas_handle", "current_solver_handle", "graph_pool_handle", "caching_allocator_alloc"}
+_ONLY_ON_A_GPU |= {"device_memory_used", "memory_usage", "utilization", "temperature", "power_draw", "clock_rate"}
 
 device = CpuDevice()

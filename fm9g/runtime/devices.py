@@ -12,7 +12,7 @@ import numbers
 import os
 import re
 import sys
-from types import FunctionType
+from types import FunctionType, MethodDescriptorType, ModuleType
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ DEVICE_KEYWORDS = {"device", "map_location", "device_type", "device_map", "outpu
 KEYWORDS = DEVICE_KEYWORDS | {"pin_memory"}
 _CUDA = re.compile(r"cuda(:\d+)?")
 _CPU = torch.device("cpu")
+_ASKED_CPU = torch.device(
+    "cpu"
+)  # for a program's torch.device("cpu"): equal to what stands for a GPU, yet not the same
 _built_on_torch = {"torch"}
 
 
@@ -52,8 +55,12 @@ def _implementation(function: Any) -> Any:
 
 
 def _module_of(implementation: Any) -> str:
-    owner = getattr(implementation, "__self__", None)  # of a method of a class that is written in C
-    return str(getattr(implementation, "__module__", None) or type(owner).__module__)
+    if module := getattr(implementation, "__module__", None):
+        return str(module)
+    owner = type(getattr(implementation, "__self__", None))  # of a method of a class that is written in C
+    name = getattr(implementation, "__name__", "")
+    written_in_c = (place for place in owner.__mro__ if isinstance(vars(place).get(name), MethodDescriptorType))
+    return str(getattr(implementation, "__objclass__", next(written_in_c, owner)).__module__)
 
 
 def is_rewritten(function: Any) -> bool:
@@ -76,6 +83,11 @@ def _takes_devices(function: Any) -> bool:
     if found:
         _built_on_torch.add(package)
     return found
+
+
+def _stands_for_gpu(value: Any) -> bool:
+    """Whether a device is the CPU in a GPU's place. A tensor's device does not tell what the program asked for."""
+    return isinstance(value, torch.device) and value.type == "cpu" and value is not _ASKED_CPU
 
 
 class Devices:
@@ -110,55 +122,74 @@ class Devices:
     def new_device(*args: Any, **kwargs: Any) -> torch.device:
         """`torch.device(…)` of a name, a number, both, or a device."""
         first = args[0] if args else kwargs.get("type", kwargs.get("device"))
+        if first is _ASKED_CPU or (isinstance(first, str) and first.partition(":")[0] == "cpu"):
+            return _ASKED_CPU
         return _CPU if resolve(first, True) in ("cpu", _CPU) else torch.device(*args, **kwargs)
 
     @staticmethod
-    def load(file: Any, map_location: Any = "cpu", *args: Any, **kwargs: Any) -> Any:
+    def load(f: Any, map_location: Any = "cpu", *args: Any, **kwargs: Any) -> Any:
         """`torch.load`: what was saved from a GPU, too, has its place on the CPU."""
         place = "cpu" if map_location is None else resolve(map_location, True)
-        return torch.load(file, place, *args, **kwargs)
+        return torch.load(f, place, *args, **kwargs)
 
     @staticmethod
-    def to(value: Any, *args: Any, **kwargs: Any) -> Any:
-        """`value.to(…)`, of a tensor, a module or what else has one."""
+    def to(value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """`value.to(…)`, of a tensor, a module or what else has one; `Tensor.to(x, …)`, too."""
         if is_rewritten(value.to):
             return value.to(*args, **kwargs)
-        places = [resolve(argument, not index) for index, argument in enumerate(args)]
+        on_torch, first = _takes_devices(value.to), 1 if isinstance(value, type) else 0
+        places = [resolve(argument, on_torch and index == first) for index, argument in enumerate(args)]
         return value.to(*places, **{name: resolve(given, name == "device") for name, given in kwargs.items()})
 
     @staticmethod
-    def to_device(value: Any, *args: Any, **kwargs: Any) -> Any:
-        """`value.cuda()`: a copy for a tensor, since writing to the original must not reach it."""
+    def to_device(value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """`value.cuda()` or `Tensor.cuda(x)`: a copy of a tensor, since writing to the original must not reach it."""
+        if isinstance(value, ModuleType) or is_rewritten(value.cuda):
+            return value.cuda(*args, **kwargs)
+        if isinstance(value, type):
+            value = args[0]
+        elif isinstance(value, super):
+            value = getattr(value, "__self__")  # noqa: B009
+        return value.clone() if isinstance(value, Tensor) else value
+
+    def cuda_of(self, value: Any, /, *default: Any) -> Any:
+        """`value.cuda` that is not called there: of torch by another name, a method, or the program's own."""
+        if value is torch:
+            return self
+        found = getattr(value, "cuda", *default)
+        owner = value if isinstance(value, type) else type(value)
+        moves = issubclass(owner, Tensor | nn.Module) and callable(found)
+        return functools.partial(self.to_device, value) if moves else found
+
+    @staticmethod
+    def is_on_device(value: Any, /, *default: Any) -> Any:
+        """`value.is_cuda`: of what torch, or a library on it, keeps on a device; else the program's own attribute."""
         if isinstance(value, Tensor):
-            return value.clone()
-        method = getattr(value, "cuda", None)
-        if method is not None and is_rewritten(method):
-            return method(*args, **kwargs)
-        return getattr(value, "__self__", value) if isinstance(value, super) else value
+            return value.is_cpu
+        if isinstance(value, nn.utils.rnn.PackedSequence):
+            return value.data.is_cpu
+        if _takes_devices(type(value)) and isinstance(getattr(value, "device", None), torch.device):
+            return value.device.type == "cpu"
+        return getattr(value, "is_cuda", *default)
 
     @staticmethod
-    def is_on_device(value: Any) -> bool:
-        """`value.is_cuda`."""
-        if isinstance(value, Tensor | nn.utils.rnn.PackedSequence):
-            return bool(value.is_cpu if isinstance(value, Tensor) else value.data.is_cpu)
-        return torch.device(value.device).type == "cpu" if hasattr(value, "device") else value.is_cuda
-
-    @staticmethod
-    def type_of(value: Any) -> Any:
+    def type_of(value: Any, /, *default: Any) -> Any:
         """`value.type`, which for the device at hand is what the program calls it."""
-        return "cuda" if isinstance(value, torch.device) and value.type == "cpu" else value.type
+        return "cuda" if _stands_for_gpu(value) else getattr(value, "type", *default)
 
     @staticmethod
     def text_of(value: Any) -> str:
         """`str(value)`, which for the device at hand is what the program calls it."""
-        here = isinstance(value, torch.device) and value.type == "cpu"
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if here else str(value)
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if _stands_for_gpu(value) else str(value)
 
     @staticmethod
-    def record_stream(value: Any, *args: Any) -> None:
-        """`value.record_stream(stream)`."""
+    def record_stream(value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """`value.record_stream(stream)`: nothing for a tensor."""
+        return value.record_stream(*args, **kwargs) if is_rewritten(value.record_stream) else None
 
     @staticmethod
-    def pin_memory(value: Any, *args: Any) -> Any:
-        """`value.pin_memory()`: a copy, as pinning makes one."""
-        return value.clone() if isinstance(value, Tensor) else value.pin_memory()
+    def pin_memory(value: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """`value.pin_memory()`: a copy for a tensor, as pinning makes one."""
+        if not _takes_devices(value.pin_memory):
+            return value.pin_memory(*args, **kwargs)
+        return value.clone() if isinstance(value, Tensor) else value

@@ -11,15 +11,16 @@ import importlib.abc
 import importlib.machinery
 import os
 import re
+import runpy
 import sys
 import zipimport
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
+from typing import Any
 
 import torch
 
-from fm9g.runtime.cpu import device
 from fm9g.runtime.devices import DEVICE_NAME
 from fm9g.runtime.retarget import retargeted_code
 
@@ -30,6 +31,8 @@ _IMPORTS_BMTRAIN = re.compile(rb"^[ \t]*(import|from)[ \t][^#\n]*\bbmtrain\b", r
 _NEVER = {"fm9g", "torch", "torchvision", "torchaudio", "functorch", "triton", "transformers", "tokenizers", "numpy"}
 _NEVER |= {"scipy", "pandas", "sklearn", "sympy", "matplotlib", "pyarrow", "tensorboard", "tensorflow", "jax"}
 
+_RUN_PATH = "<run_path>"  # what runpy calls a file that it runs
+
 
 class RetargetLoader(importlib.machinery.SourceFileLoader):
     """Loads a module from rewritten source, past any bytecode cached from the original."""
@@ -38,20 +41,12 @@ class RetargetLoader(importlib.machinery.SourceFileLoader):
         path = self.get_filename(fullname)
         return retargeted_code(self.get_data(path), path)
 
-    def exec_module(self, module: ModuleType) -> None:
-        module.__dict__[DEVICE_NAME] = device
-        super().exec_module(module)
-
 
 class RetargetZipLoader(zipimport.zipimporter):
     """The same for a module in a zip file."""
 
     def get_code(self, fullname: str) -> CodeType:
         return retargeted_code(self.get_source(fullname) or "", self.get_filename(fullname))
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__dict__[DEVICE_NAME] = device
-        super().exec_module(module)
 
 
 class RetargetFinder(importlib.abc.MetaPathFinder):
@@ -102,16 +97,43 @@ def retarget_imports(wanted: Callable[[str, Path], bool]) -> None:
 
 def retarget_program(folder: Path) -> None:
     """From now on, rewrite what belongs to the program in `folder`; a module left out says how to name it."""
-    named = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+    is_named = _names_modules(os.environ.get(VARIABLE, ""))
 
     def wanted(name: str, path: Path) -> bool:
-        if any(name == other or name.startswith(f"{other}.") for other in named):
+        if is_named(name):
             return True
         package = name.partition(".")[0]
         return package not in _NEVER and (_lies_in(path, folder) or uses_bmtrain(package))
 
     retarget_imports(wanted)
+    _retarget_files(wanted)
     _explain_missing_cuda()
+
+
+def _names_modules(text: str) -> Callable[[str], bool]:
+    """Whether FM9G_RETARGET=text names a module, or a package that holds it."""
+    named = [name.strip() for name in text.split(",") if name.strip()]
+    return lambda module: any(f"{module}.".startswith(f"{name}.") for name in named)
+
+
+def _retarget_files(wanted: Callable[[str, Path], bool]) -> None:
+    """Rewrite, too, what the program loads by a file's path: by a SourceFileLoader, past all finders, or by runpy."""
+    loader_class = importlib.machinery.SourceFileLoader
+    original = loader_class.get_code
+
+    def get_code(self: importlib.machinery.SourceFileLoader, fullname: str) -> CodeType | None:
+        path = self.get_filename(fullname)
+        if type(self) is loader_class and wanted(fullname, Path(path).absolute()):
+            return retargeted_code(self.get_data(path), path)
+        return original(self, fullname)
+
+    def compile_file(source: Any, filename: Any, mode: str) -> CodeType:
+        if wanted(_RUN_PATH, Path(os.fsdecode(filename)).absolute()):
+            return retargeted_code(source, os.fsdecode(filename))
+        return compile(source, filename, mode)
+
+    loader_class.get_code = get_code  # type: ignore[assignment, method-assign]
+    runpy.compile = compile_file  # type: ignore[attr-defined]  # in place of the builtin, which run_path calls
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
@@ -168,9 +190,17 @@ def _advice(frame: FrameType | None) -> str:
     name, place = str(frame.f_globals.get("__name__")), f"{frame.f_code.co_filename}, line {frame.f_lineno}"
     if DEVICE_NAME in frame.f_globals:
         return f"fm9g.runtime: there is no GPU here, and this way to ask for one is not rewritten: {place}"
-    package = name.partition(".")[0]
-    others = f"{os.environ[VARIABLE]}," if os.environ.get(VARIABLE) else ""
-    return (
+    said = (
         f"fm9g.runtime: there is no GPU here, and the module {name} ({place}), which asks for one, is not rewritten "
-        f"for the CPU: set {VARIABLE}={others}{package}"
+        "for the CPU"
     )
+    set_now, package = os.environ.get(VARIABLE, ""), name.partition(".")[0]
+    if _names_modules(set_now)(name) or not _can_be_named(frame, package):
+        return f"{said}: import it from a .py file, below the program's folder or named in {VARIABLE}"
+    return f"{said}: set {VARIABLE}={f'{set_now},' if set_now else ''}{package}"
+
+
+def _can_be_named(frame: FrameType, package: str) -> bool:
+    """Whether the asking module is read by its name: what runpy or exec reads has none."""
+    loader = getattr(frame.f_globals.get("__spec__"), "loader", None)
+    return is_found(package) or type(loader) is importlib.machinery.SourceFileLoader

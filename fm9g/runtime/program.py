@@ -17,8 +17,6 @@ from fm9g import runtime
 from fm9g.environment import check_ranks
 from fm9g.errors import UserError
 from fm9g.runtime.backend import CHOSEN
-from fm9g.runtime.cpu import device
-from fm9g.runtime.devices import DEVICE_NAME
 from fm9g.runtime.imports import is_found, retarget_program
 from fm9g.runtime.retarget import retargeted_code
 
@@ -44,7 +42,7 @@ def compiled(script: Path) -> CodeType:
 
 def names(script: Path) -> dict[str, Any]:
     """The names that a main module has before its first line."""
-    return {"__file__": str(script), "__package__": ""} | ({} if runtime.backend.on_cuda else {DEVICE_NAME: device})
+    return {"__file__": str(script), "__package__": ""}
 
 
 def main_module(script: Path) -> ModuleType:

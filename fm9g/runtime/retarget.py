@@ -19,6 +19,7 @@ from fm9g.runtime.devices import DEVICE_KEYWORDS, DEVICE_NAME, KEYWORDS
 _CUDA_TEXT = re.compile(r"cuda(:.*)?")  # "cuda:%d" % rank, "cuda:{}".format(rank), "cuda:" + str(rank)
 _CUDA_TYPE = re.compile(r"torch\.cuda\.(\w+(Tensor|Storage))")
 _SUBMODULES = {"torch.cuda.memory", "torch.cuda.random", "torch.cuda.streams"}  # their names are torch.cuda's, too
+_ATTRIBUTES = {"cuda": "cuda_of", "is_cuda": "is_on_device", "type": "type_of"}
 _METHODS = {"cuda": "to_device", "record_stream": "record_stream", "pin_memory": "pin_memory", "to": "to"}
 _DEVICE_FIRST = {"torch.set_default_device", "torch.Generator"}
 _FUNCTIONS = {"torch.device": "new_device", "torch.load": "load", "torch.random.fork_rng": "fork_rng"}
@@ -76,11 +77,19 @@ def _can_be_repeated(node: ast.expr) -> bool:
     return is_super or isinstance(node, ast.Name)
 
 
+def _gets_attribute(node: ast.Call) -> bool:
+    """Whether a call is `getattr(x, "cuda")`, or of another of _ATTRIBUTES, with or without a default."""
+    if not (isinstance(node.func, ast.Name) and node.func.id == "getattr" and len(node.args) in (2, 3)):
+        return False
+    return isinstance(node.args[1], ast.Constant) and node.args[1].value in _ATTRIBUTES
+
+
 class Retarget(ast.NodeTransformer):
     """Rewrites a syntax tree so that what it did on a CUDA device happens on the CPU."""
 
     def __init__(self, tree: ast.AST) -> None:
         self._names = _names_of_torch(tree)
+        self._in_patterns: set[ast.AST] = set()
 
     def _path(self, node: ast.AST) -> str:
         """`torch.cuda.amp` for an expression that means it, or "" for one that does not begin with torch."""
@@ -98,6 +107,9 @@ class Retarget(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         """Methods that move tensors, functions that make devices, and devices given to anything else."""
         path, function = self._path(node.func), node.func
+        if _gets_attribute(node):
+            node.func = ast.copy_location(_stand_in(_ATTRIBUTES[node.args.pop(1).value]), function)  # type: ignore[attr-defined]
+            return self.generic_visit(node)
         if isinstance(function, ast.Attribute) and path != "torch.random.fork_rng":
             function.value = self.visit(function.value)  # the attribute itself is a method here: x.type()
         else:
@@ -108,7 +120,7 @@ class Retarget(ast.NodeTransformer):
         node.keywords = [self.visit(keyword) for keyword in node.keywords]
         if path in _FUNCTIONS:
             node.func = ast.copy_location(_stand_in(_FUNCTIONS[path]), function)
-        elif isinstance(function, ast.Attribute) and function.attr in _METHODS and "Tensor." not in path:
+        elif isinstance(function, ast.Attribute) and function.attr in _METHODS:
             node.func = ast.copy_location(_stand_in(_METHODS[function.attr]), function)
             node.args = [function.value, *node.args]
         elif isinstance(function, ast.Name) and function.id == "str" and maybe_devices == [True]:
@@ -145,17 +157,21 @@ class Retarget(ast.NodeTransformer):
                 node.args[index] = passed("given", node.args[index], first and index == 0)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        """`torch.cuda`, `torch.random.fork_rng`, `x.is_cuda` and `x.device.type`."""
-        path = self._path(node)
-        if path == "torch.cuda":
+        """`torch.cuda`, `torch.random.fork_rng`, `x.is_cuda`, `x.device.type` and `x.cuda`, where they are read."""
+        path, is_read = self._path(node), isinstance(node.ctx, ast.Load)
+        if path == "torch.cuda" and is_read:
             return ast.copy_location(_stand_in(), node)
-        if path == "torch.random.fork_rng":
+        if path == "torch.random.fork_rng" and is_read:
             return ast.copy_location(_stand_in("fork_rng"), node)
         self.generic_visit(node)
-        function = {"is_cuda": "is_on_device", "type": "type_of"}.get(node.attr)
-        if function and isinstance(node.ctx, ast.Load):
-            return ast.copy_location(ast.Call(_stand_in(function), [node.value], []), node)
+        if node.attr in _ATTRIBUTES and is_read and node not in self._in_patterns:
+            return ast.copy_location(ast.Call(_stand_in(_ATTRIBUTES[node.attr]), [node.value], []), node)
         return node
+
+    def visit_match_case(self, node: ast.match_case) -> ast.AST:
+        """A pattern holds names and attributes only: no call may stand there."""
+        self._in_patterns.update(ast.walk(node.pattern))
+        return self.generic_visit(node)
 
     def visit_Import(self, node: ast.Import) -> Any:
         """`import torch.cuda as name` and `import torch.cuda.amp as name`."""
@@ -191,10 +207,19 @@ def _assign(name: str, path: str) -> ast.stmt:
     return ast.Assign([ast.Name(name, ast.Store())], _stand_in(*inside))
 
 
+def _import_stand_in(tree: ast.Module) -> None:
+    """Have the module import what it was rewritten to call, after what must come first."""
+    place = 0 if ast.get_docstring(tree, clean=False) is None else 1
+    while place < len(tree.body) and getattr(tree.body[place], "module", None) == "__future__":
+        place += 1
+    tree.body.insert(place, ast.ImportFrom("fm9g.runtime.cpu", [ast.alias("device", DEVICE_NAME)], 0))
+
+
 def retargeted_code(source: bytes | str, path: str) -> CodeType:
     """Compile Python source with its CUDA names rewritten."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # BMTrain's docstrings hold LaTeX backslashes
         tree = ast.parse(source, path)
         tree = Retarget(tree).visit(tree)
+        _import_stand_in(tree)
         return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)

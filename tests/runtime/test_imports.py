@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.util
+import runpy
 import sys
 import zipfile
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +33,8 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(sys, "path", [str(tmp_path / "program"), *sys.path, str(libraries)])
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.setattr(torch.cuda, "_lazy_init", torch.cuda._lazy_init)
+    monkeypatch.setattr(SourceFileLoader, "get_code", SourceFileLoader.get_code)
+    monkeypatch.setattr(runpy, "compile", compile, raising=False)
     before = set(sys.modules)
     uses_bmtrain.cache_clear()
 
@@ -141,6 +146,89 @@ def test_a_module_that_is_not_rewritten_says_how_to_name_it(
     place = f"{tmp_path / 'libraries' / 'lib_other' / 'layers.py'}, line 4"
     assert f"the module lib_other.layers ({place}), which asks for one, is not rewritten" in str(error.value)
     assert str(error.value).endswith("set FM9G_RETARGET=mine,lib_other")
+
+
+def loaded_from(path: Path, loader: SourceFileLoader | None = None) -> Any:
+    """The module `by_path` as programs load one from a file."""
+    spec = importlib.util.spec_from_file_location("by_path", path, loader=loader)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ran(path: str | Path) -> SimpleNamespace:
+    return SimpleNamespace(**runpy.run_path(str(path)))
+
+
+def test_files_of_the_program_that_are_loaded_by_path(tmp_path: Path, imported: Any) -> None:
+    file = package(tmp_path / "program", "parts", layers=ON_CUDA) / "layers.py"
+    imported()
+    assert_on_cpu(loaded_from(file))
+    assert_on_cpu(loaded_from(file))  # and no bytecode was left of the one or the other
+    assert_on_cpu(loaded_from(file, SourceFileLoader("by_path", str(file))))
+
+
+def test_files_of_the_program_that_runpy_runs(tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = package(tmp_path / "program", "lib_run", layers=ON_CUDA) / "layers.py"
+    imported()
+    assert_on_cpu(ran(file))
+    assert_on_cpu(SimpleNamespace(**runpy.run_module("lib_run.layers")))
+    monkeypatch.chdir(file.parent)
+    assert_on_cpu(ran("layers.py"))
+
+
+def test_files_elsewhere_that_are_loaded_by_path_stay(tmp_path: Path, imported: Any) -> None:
+    file = package(tmp_path / "libraries", "lib_path", layers=ON_CUDA) / "layers.py"
+    imported()
+    assert DEVICE_NAME not in vars(loaded_from(file))
+    assert DEVICE_NAME not in vars(ran(file))
+
+
+@pytest.mark.parametrize("named", ["", "mine"])
+def test_a_file_elsewhere_that_is_loaded_by_path_can_be_named(
+    named: str, tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = package(tmp_path / "libraries", "lib_path", layers=ON_CUDA) / "layers.py"
+    monkeypatch.setenv(VARIABLE, named)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", no_gpu)
+    imported()
+    with pytest.raises((AssertionError, RuntimeError)) as error:
+        loaded_from(file).make()
+    advised = str(error.value).rpartition(f"set {VARIABLE}=")[2]
+    assert advised == ("mine,by_path" if named else "by_path")
+    monkeypatch.setenv(VARIABLE, advised)
+    imported()
+    assert_on_cpu(loaded_from(file))
+
+
+def test_what_runpy_runs_elsewhere_has_no_name_to_set(
+    tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = package(tmp_path / "libraries", "lib_path", layers=ON_CUDA) / "layers.py"
+    monkeypatch.setattr(torch.cuda, "_lazy_init", no_gpu)
+    imported()
+    with pytest.raises((AssertionError, RuntimeError)) as error:
+        ran(file).make()
+    says = "is not rewritten for the CPU: import it from a .py file, below the program's folder or named in"
+    assert f"{says} {VARIABLE}" in str(error.value)
+
+
+def test_a_name_that_is_set_already_is_not_advised(
+    tmp_path: Path, imported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OwnLoader(SourceFileLoader):
+        pass
+
+    file = package(tmp_path / "libraries", "lib_path", layers=ON_CUDA) / "layers.py"
+    monkeypatch.setenv(VARIABLE, "by_path")
+    monkeypatch.setattr(torch.cuda, "_lazy_init", no_gpu)
+    imported()
+    module = loaded_from(file, OwnLoader("by_path", str(file)))
+    with pytest.raises((AssertionError, RuntimeError)) as error:
+        module.make()
+    assert "by_path,by_path" not in str(error.value)
+    assert "import it from a .py file" in str(error.value)
 
 
 def test_large_packages_are_not_read(imported: Any) -> None:

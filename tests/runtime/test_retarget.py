@@ -5,26 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from fm9g.runtime.cpu import Event, Stream, device
-from fm9g.runtime.devices import DEVICE_NAME
-from fm9g.runtime.retarget import retargeted_code
+from fm9g.runtime.cpu import Event, Stream
 from tests.support.ranks import run_ranks
-
-
-def run(program: str, **given: Any) -> dict[str, Any]:
-    """The globals of a rewritten program."""
-    names = {"torch": torch, DEVICE_NAME: device, **given}
-    exec(retargeted_code(program, "program.py"), names)
-    return names
-
-
-def value_of(expression: str, **given: Any) -> Any:
-    return run(f"value = {expression}", **given)["value"]
+from tests.support.rewritten import run, value_of
 
 
 @pytest.mark.parametrize(
@@ -179,6 +167,80 @@ def test_annotations_are_the_programs_own_affair() -> None:
     assert run(stated)["value"] == {"x": "1 + 1"}
 
 
+def test_what_a_module_begins_with_stays_first() -> None:
+    names = run('"""A docstring."""\nfrom __future__ import annotations\n\nvalue: torch.cuda.Stream = __doc__')
+    assert names["value"] == names["__doc__"] == "A docstring."
+
+
+@pytest.mark.parametrize("names", ["type", "is_cuda", "cuda"])
+def test_patterns_compare_with_attributes(names: str) -> None:
+    program = """
+class Kind:
+    NAME = "gpu"
+    inner = {"gpu": 1}
+
+def of(value):
+    match value:
+        case Kind.NAME:
+            return "the kind"
+        case {Kind.NAME: found} | [Kind.NAME, found]:
+            return found
+        case torch.cuda.Event(NAME=found) if Kind.NAME == "gpu":
+            return found
+        case "torch.cuda.FloatTensor":
+            return "a type"
+
+event = torch.cuda.Event()
+event.NAME = 4
+values = [of(value) for value in ("gpu", {"gpu": 2}, ["gpu", 3], event, torch.ones(1).type(), "other")]
+"""
+    assert run(program.replace("NAME", names))["values"] == ["the kind", 2, 3, 4, "a type", None]
+
+
+@pytest.mark.parametrize("name", ["type", "is_cuda", "cuda"])
+def test_attributes_of_these_names_can_be_set(name: str) -> None:
+    program = """
+import contextlib
+class Box:
+    NAME: int = 1
+box = Box()
+box.NAME = 2
+box.NAME += 1
+box.NAME, _ = box.NAME + 1, 0
+box.NAME: int = box.NAME + 1
+for box.NAME in [box.NAME + 1]:
+    pass
+with contextlib.nullcontext(box.NAME + 1) as box.NAME:
+    value = f"{box.NAME:>{box.NAME - 5}} {f'{box.NAME=}'} {(seen := box.NAME)}"
+del box.NAME
+left = [box.NAME, Box.NAME, dict(NAME=box.NAME)["NAME"], getattr(box, "NAME"), getattr(box, "NAME", 3)]
+"""
+    names = run(program.replace("NAME", name))
+    assert names["value"] == f" 7 box.{name}=7 7"
+    assert names["left"] == [1] * 5
+
+
+def test_torch_cuda_itself_can_be_replaced_and_added_to() -> None:
+    names = run(
+        """
+class Fake:
+    pass
+real, fake = torch, Fake()
+torch = fake
+torch.cuda = 1
+torch.random = Fake()
+torch.random.fork_rng = 2
+replaced = vars(fake)["cuda"], vars(vars(fake)["random"])["fork_rng"]
+del torch.cuda
+torch = real
+torch.cuda.of_the_program = 3
+added = torch.cuda.of_the_program
+del torch.cuda.of_the_program
+"""
+    )
+    assert (names["replaced"], names["added"]) == ((1, 2), 3)
+
+
 def test_pin_memory_of_a_function_of_the_program_stays() -> None:
     names = run("def loader(*, pin_memory):\n    return pin_memory\nvalue = loader(pin_memory=True)")
     assert names["value"] is True
@@ -264,6 +326,11 @@ def test_the_device_is_there_and_its_memory_is_known() -> None:
         "import torch.cuda; Stream = torch.cuda.Stream",
         "import torch as T; Stream = T.cuda.Stream",
         "import torch.cuda.streams as streams; Stream = streams.Stream",
+        "t = torch; Stream = t.cuda.Stream",
+        "t = torch; tc = t.cuda; Stream = tc.Stream",
+        "class Holder: t = torch\nStream = Holder().t.cuda.Stream",
+        "Stream = getattr(torch, 'cuda').Stream",
+        "Stream = getattr(torch, 'cuda', None).Stream",
         "from torch.cuda.streams import Stream",
     ],
 )
