@@ -10,6 +10,7 @@ transform writes are plain text too, since from its output nobody can tell whose
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import struct
@@ -32,6 +33,7 @@ from fm9g.data.transform import Transform, all_strings, apply_transform, load_tr
 from fm9g.errors import UserError
 
 _LOOKED_AT = 32  # records, where nobody has counted those without text
+PILOTS = 32  # documents from whose sizes it is told how full rows will be
 BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
 
 
@@ -74,6 +76,9 @@ class Text(NamedTuple):
         """(record, text) of input and output, if not empty: the keys of Ids."""
         return [(self.record, part) for part in (self.prompt, self.answer) if part]
 
+
+Pilot = tuple[int, bool]
+"""The places that a document takes, and whether it may be cut."""
 
 Ids = dict[tuple[int, str], list[int]]
 """The token ids of texts, by record and text."""
@@ -169,6 +174,14 @@ class DocumentLine:
     def epochs(self, documents: int) -> float:
         """How many epochs so many documents are."""
         return self._order.epochs(documents)
+
+    @functools.cached_property
+    def pilots(self) -> tuple[Pilot, ...]:
+        """The first documents of the line, of those that are any; () where all may be cut, and so fill any row."""
+        texts = self.texts(range(PILOTS))
+        if self.source.oversize_rule == "segment" and not any(isinstance(text, Text) and text.prompt for text in texts):
+            return ()
+        return pilots_of(self.documents(texts, self.encoded(texts)))
 
     def document(self, position: int) -> Document | Skip:
         """The document at a position, or why there is none.
@@ -267,6 +280,11 @@ class DocumentLine:
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
             return Skip(record, "it has no tokens")
         return Document(record, _as_array(tokens), max(1, len(head)), may_cut)
+
+
+def pilots_of(documents: Iterable[Document | Skip]) -> tuple[Pilot, ...]:
+    """The sizes of documents, and whether they may be cut."""
+    return tuple((found.pairs, found.may_cut) for found in documents if isinstance(found, Document))
 
 
 def _as_array(tokens: list[int]) -> np.ndarray:

@@ -28,8 +28,9 @@ import numpy as np
 from fm9g.data.ahead import Ahead
 from fm9g.data.document import Document, DocumentLine, Ids, Skip, Text
 from fm9g.data.feed import NONE, Feed
+from fm9g.data.fills import deal
 from fm9g.data.order import unit_interval
-from fm9g.data.turns import Turns
+from fm9g.data.turns import GOLDEN, Turns
 from fm9g.errors import UserError
 
 MOST_SKIPS = 10_000  # unusable records in a row before a lane gives up on a dataset
@@ -90,18 +91,23 @@ class Lane:
         So lanes keep their places in the sequence of turns, in whichever row each of them begins anew.
         """
         self._set_turns(rows)
-        turns = {} if self._short else self._turns.taken()
-        self._tokens = [turns.get(task, 0) * self._row_length for task in range(len(self._feeds))]
+        expected = {} if self._short else self._turns.expected
+        self._tokens = [expected.get(task, 0) for task in range(len(self._feeds))]
+        # lanes that fill up rows with the same dataset are not to do it all in the same rows
+        for task, room in zip(self._turns.shares, self._dealt.rooms, strict=True):
+            self._tokens[task] += round((self._number * GOLDEN % 1 - 0.5) * room)
 
     def _set_turns(self, rows: int) -> None:
-        shares = {
-            task: feed.line.source.share
-            for task, feed in enumerate(self._feeds)
-            if feed.line.source.share > 0 and not feed.ended
+        lines = {
+            task: feed.line for task, feed in enumerate(self._feeds) if feed.line.source.share > 0 and not feed.ended
         }
-        self._turns = Turns(shares, self._offsets, self._number, rows)
-        self._typical = max((self._feeds[task].line.typical_pairs for task in shares), default=1.0)
+        whole = sum(line.source.share for line in lines.values())
+        shares = {task: line.source.share / whole for task, line in lines.items()}
+        self._typical = max((line.typical_pairs for line in lines.values()), default=1.0)
         self._short = self._typical <= SHORT * self._row_length
+        pilots = tuple(() if self._short else line.pilots for line in lines.values())
+        self._dealt = deal(pilots, tuple(shares.values()), self._row_length)
+        self._turns = Turns(shares, self._dealt, self._offsets, self._number, rows)
         self._order: list[int] = []  # of the row that is being packed, if each is one dataset's turn
 
     @staticmethod

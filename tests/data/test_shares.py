@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fm9g.data.fills import deal
 from fm9g.data.turns import Turns
 from tests.support.lines import Line, deviations, sizes, tokens_by_step
 
@@ -51,16 +52,34 @@ def test_shares_are_right_from_the_first_steps_on_whatever_the_lengths(percent, 
 @FEW
 @given(
     percent=percents,
-    means=st.tuples(st.sampled_from(MEANS[:4]), st.sampled_from(MEANS[:4])),
+    means=st.tuples(st.sampled_from(MEANS[:8]), st.sampled_from(MEANS[:8])),
+    other_may_cut=st.booleans(),
     rows_per_step=st.integers(4, 5),
     seed=st.integers(0, 10**6),
 )
-def test_shares_of_documents_that_must_not_be_cut(percent, means, rows_per_step, seed):
+def test_shares_of_documents_that_must_not_be_cut(percent, means, other_may_cut, rows_per_step, seed):
     """Rows are not equally full, and within 10 points all the same."""
     share = percent / 100
     lines = two_lines(share, [(mean, "geometric") for mean in means], seed, may_cut=False)
+    lines[1] = two_lines(share, [(mean, "geometric") for mean in means], seed, may_cut=other_may_cut)[1]
     tokens = tokens_by_step(lines, rows_per_step, 6 * 16, seed, ROW)
     assert np.abs(deviations(tokens, [share, 1 - share], 16)).max() <= 0.10
+
+
+@pytest.mark.parametrize(
+    ("shares", "sizes", "may_cut"),
+    [
+        ([0.5, 0.5], (33, 200), (False, True)),  # of 64 places: no two of the first fit a row
+        ([0.8, 0.2], (40, 3), (False, False)),  # the first alone, in every row, would have less than its share
+        ([0.4, 0.6], (45, 20), (False, True)),
+        ([0.4, 0.6], (45, 19), (False, False)),
+    ],
+)
+def test_shares_where_a_document_leaves_room_for_others_alone(shares, sizes, may_cut):
+    parts = zip(shares, sizes, may_cut, strict=True)
+    lines = [Line(f"task{i}", share, [size] * 100, cut) for i, (share, size, cut) in enumerate(parts)]
+    tokens = tokens_by_step(lines, 4, 20 * 16, 1, ROW)
+    assert np.abs(deviations(tokens, shares, 16)).max() <= 0.05
 
 
 def test_documents_of_250_rows():
@@ -109,13 +128,15 @@ def test_shares_are_right_soon_after_a_dataset_has_ended():
 
 
 def turns_of(weights, lane, rows):
-    return Turns(dict(enumerate(weights)), [(0.37 + 0.618 * i) % 1 for i in range(len(weights))], lane, rows)
+    shares = tuple(weight / sum(weights) for weight in weights)
+    dealt = deal(tuple(() for _ in shares), shares, 1)
+    return Turns(dict(enumerate(shares)), dealt, [(0.37 + 0.618 * i) % 1 for i in range(len(shares))], lane, rows)
 
 
 def sequence(turns, length):
     taken = []
     for _ in range(length):
-        taken.append(turns.by_row([0] * len(turns.shares))[0])
+        taken.append(turns.by_row([turns.expected[task] for task in turns.shares])[0])
         turns.advance()
     return taken
 

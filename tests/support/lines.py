@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from fm9g.data.ahead import Ahead
-from fm9g.data.document import Document, Skip
+from fm9g.data.document import PILOTS, Document, Pilot, Skip, pilots_of
 from fm9g.data.lane import Lane
 from fm9g.data.mixture import Source
 from fm9g.data.order import Permutation
@@ -30,6 +30,10 @@ class Line:
         self.typical_pairs = max(1.0, sum(sizes) / len(sizes))
         self.dataset = f"dataset of {name}"
         self._order = functools.lru_cache(4)(lambda epoch: Permutation(self.records, name, epoch))
+
+    @functools.cached_property
+    def pilots(self) -> tuple[Pilot, ...]:
+        return () if self.may_cut else pilots_of(self.document(position) for position in range(PILOTS))
 
     def record(self, position: int) -> int:
         epoch, place = divmod(position, self.records)
