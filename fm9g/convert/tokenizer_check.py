@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import transformers
 
-from fm9g.convert.sentencepiece_proto import UNIGRAM, read_sentencepiece
+from fm9g.convert.sentencepiece_proto import UNIGRAM, SentencePieceModel, read_sentencepiece
 from fm9g.convert.tokenizer_files import FAST_CLASS, training_reads, write_settings
 from fm9g.convert.weights_tokenizer import vocabulary_of
 from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
@@ -164,12 +165,17 @@ def _tied(trained: Tokenizer, ids: list[int], others: list[int]) -> bool:
     """
     if not isinstance(trained, SentencePieceTokenizer):
         return False
-    model = read_sentencepiece(trained.path)
+    model = _read(trained.path)
     if model.algorithm != UNIGRAM:
         return False
     one, other = (sum(model.pieces[number].score for number in numbers) for numbers in (ids, others))
     choices = (Counter(ids) - Counter(others)).total() + 1
     return abs(one - other) <= choices * 2**-23 * abs(one)
+
+
+@functools.lru_cache(1)
+def _read(path: Path) -> SentencePieceModel:
+    return read_sentencepiece(path)
 
 
 def _from(ids: list[int], first: int) -> str:

@@ -363,6 +363,11 @@ def _check_optimisation(settings: Settings) -> None:
         value = getattr(settings, name)
         if value is not None and not 0 <= value < math.inf:
             raise UserError(f"{name} must be finite and not negative, not {value}")
+    for name, least in (("loss_scale_steps", 1), ("resume_no_optimze", 0), ("drop_begin", -1)):
+        if getattr(settings, name) < least:
+            raise UserError(f"{name} must be at least {least}, not {getattr(settings, name)}")
+    if not 0 <= settings.max_damaged_share <= 1:
+        raise UserError(f"max_damaged_share must be from 0 to 1, not {settings.max_damaged_share}")
     for name in ("drop_rate", "eps", "min_loss_scale"):
         value = getattr(settings, name)
         if value is not None and not 0 < value < math.inf:
@@ -379,8 +384,8 @@ def _check_optimisation(settings: Settings) -> None:
         )
     if settings.lr_scheduler != "cosine" and settings.iterations("drop_iters") < 1:
         raise UserError(f"{settings.lr_scheduler} needs drop_iters of at least one iteration")
-    if settings.loss_scale_factor <= 1:
-        raise UserError(f"loss_scale_factor must be above 1, not {settings.loss_scale_factor}")
+    if not 1 < settings.loss_scale_factor < math.inf:
+        raise UserError(f"loss_scale_factor must be finite and above 1, not {settings.loss_scale_factor}")
 
 
 def describe_settings() -> list[tuple[str, str, str]]:

@@ -76,6 +76,16 @@ def test_a_transform_makes_text_of_any_record(transform):
     assert applied(function, {"q": " why ", "a": "so"}) == ("why", "so")
 
 
+def test_a_transform_file_may_be_like_any_module(tmp_path):
+    (tmp_path / "t.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Turn:\n    text: str\n"
+        'def transform(data, num_sample, r):\n    return {"input": "", "output": Turn(data["a"]).text}\n'
+    )
+    assert apply_transform(load_transform(tmp_path / "t.py"), {"a": "b"}, random.Random(0)) == ("", "b")
+
+
 def test_a_transform_draws_from_the_generator_it_is_given(transform):
     function = transform('return {"input": "", "output": str(r.random())}')
     assert applied(function, {}, seed=1) == applied(function, {}, seed=1)
