@@ -9,17 +9,21 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import transformers
 
 from fm9g.convert.sentencepiece_proto import UNIGRAM, SentencePieceModel, read_sentencepiece
-from fm9g.convert.tokenizer_files import FAST_CLASS, training_reads, write_settings
+from fm9g.convert.tokenizer_files import mark_special, name_fast_class, training_reads
 from fm9g.convert.weights_tokenizer import vocabulary_of
+from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError
 
 TEXTS = 1000
 _BATCH = 1000
+_SPECIAL = 16  # special tokens that are tried beside text
+_READER = f"transformers {transformers.__version__}"
 _SHOWN = 12  # ids of a text where they begin to differ
 
 _WORDS = """
@@ -88,21 +92,31 @@ def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
     Where it is known that the weights of `checkpoint` came with another tokenizer, a warning says so.
 
     Where the class that its tokenizer_config.json names builds another tokenizer from tokenizer.json (LlamaTokenizer
-    does in transformers 5), the class that takes the file as it is replaces it.
+    does in transformers 5), the class that takes the file as it is replaces it; tokens that are special in training
+    are marked so.
     """
     if not training_reads(tokenizer):
         return
     trained = load_tokenizer(tokenizer)
     _warn_of_another(trained, checkpoint)
     try:
-        check_same_ids(trained, folder)
+        ties = _check(trained, folder)
     except UserError:
-        config = folder / "tokenizer_config.json"
-        settings = read_object(config)
-        if settings.get("tokenizer_class") == FAST_CLASS:
+        if not name_fast_class(folder) | mark_special(folder, trained.special):
             raise
-        write_settings(config, {**settings, "tokenizer_class": FAST_CLASS})
-        check_same_ids(trained, folder)
+        ties = _check(trained, folder)
+    if ties:
+        print(
+            f"note: {ties:,} of the compared texts are cut otherwise, in a way of equal score: see Ties in "
+            "docs/training.md",
+            file=sys.stderr,
+        )
+
+
+def _check(trained: Tokenizer, folder: Path) -> int:
+    ties = check_same_ids(trained, folder)
+    _check_around_special(trained, folder)
+    return ties
 
 
 def _warn_of_another(trained: Tokenizer, checkpoint: Path) -> None:
@@ -114,29 +128,53 @@ def _warn_of_another(trained: Tokenizer, checkpoint: Path) -> None:
         )
 
 
-def check_same_ids(trained: Tokenizer, folder: Path) -> None:
-    """Raise UserError where `folder`, loaded by the installed transformers or by training, is another tokenizer.
+def check_same_ids(trained: Tokenizer, folder: Path) -> int:
+    """How many texts are cut otherwise in a way of equal score.
+
+    UserError where `folder`, loaded by the installed transformers or by training, is another tokenizer.
 
     Compared are BOS, EOS, and the ids of the tokenizer's own pieces and of generated texts, without special tokens
     and with their spellings taken as text, as training takes them.
     """
     again = load_tokenizer(folder)
+    loaded = _load(trained, folder)
     for name in ("bos_id", "eos_id", "vocab_size"):
         if getattr(again, name) != getattr(trained, name):
             raise UserError(f"{trained.path}: {name} is {getattr(trained, name)}, but exported {getattr(again, name)}")
-    try:
-        loaded = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise UserError(f"{trained.path}: transformers cannot load the exported tokenizer: {error}") from None
-    texts = itertools.chain(own_pieces(trained, again), generated_texts())
+    spelled = _found_in_text(trained, loaded)
+    texts = itertools.chain(own_pieces(trained, again), trained.special.values(), generated_texts())
+    ties = 0
     while batch := list(itertools.islice(texts, _BATCH)):
         expected = trained.encode_all(batch)
         found = loaded(batch, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        # Unigram and WordLevel of the tokenizers library find special tokens in any text; training hides them
-        spelled = [] if isinstance(trained, SentencePieceTokenizer) else loaded.all_special_tokens
-        reader = f"transformers {transformers.__version__}"
         _compare(trained, batch, expected, again.encode_all(batch), "training on the export")
-        _compare(trained, batch, expected, found, reader, spelled)
+        ties += _compare(trained, batch, expected, found, _READER, spelled)
+    return ties
+
+
+def _load(trained: Tokenizer, folder: Path) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise UserError(f"{trained.path}: transformers cannot load the exported tokenizer: {error}") from None
+
+
+def _found_in_text(trained: Tokenizer, loaded: Any) -> list[str]:
+    """Special tokens that a text may write where transformers reads it, whatever it is told; training hides them."""
+    if isinstance(trained, SentencePieceTokenizer):
+        return []
+    model = read_object(trained.path)["model"]
+    whole_entries = model.get("type") in ("Unigram", "WordLevel") or model.get("ignore_merges")
+    return [*loaded.all_special_tokens, *(trained.special.values() if whole_entries else [])]
+
+
+def _check_around_special(trained: Tokenizer, folder: Path) -> None:
+    """Raise UserError where transformers cuts text otherwise that stands beside special tokens, as in chats."""
+    spellings = list(trained.special.values())[:_SPECIAL]
+    texts = [text.replace("*", spelling) for spelling in spellings for text in ("the*the", "*the", "a * b", "*\n* the")]
+    expected = trained.encode_all(texts, Written.ALL)
+    found = _load(trained, folder)(texts, add_special_tokens=False)["input_ids"] if texts else []
+    _compare(trained, texts, expected, found, _READER)
 
 
 def _compare(
@@ -146,15 +184,22 @@ def _compare(
     found: Sequence[list[int]],
     reader: str,
     spelled: Sequence[str] = (),
-) -> None:
+) -> int:
+    """How many differ in a way of equal score; UserError for one that differs otherwise and has none of `spelled`."""
+    ties = 0
     for text, ids, others in zip(texts, expected, found, strict=True):
-        if ids != others and not _tied(trained, ids, others) and not any(token in text for token in spelled):
+        if ids == others or any(token in text for token in spelled):
+            continue
+        if _tied(trained, ids, others):
+            ties += 1
+        else:
             pairs = enumerate(zip(ids, others, strict=False))
             first = next((n for n, (one, other) in pairs if one != other), min(len(ids), len(others)))
             raise UserError(
                 f"{trained.path}: the exported tokenizer is not the one trained with: {text!r} is "
                 f"{_from(ids, first)} in training, but {_from(others, first)} in {reader}"
             )
+    return ties
 
 
 def _tied(trained: Tokenizer, ids: list[int], others: list[int]) -> bool:

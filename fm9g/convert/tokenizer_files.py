@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,43 @@ def _name_ends(folder: Path, trained: Tokenizer) -> None:
     unnamed = {key: trained.special[id] for key, id in ends.items() if id in trained.special and not settings.get(key)}
     if unnamed:
         write_settings(path, settings | unnamed)
+
+
+def name_fast_class(folder: Path) -> bool:
+    """Have transformers take the tokenizer.json of `folder` as it is; False where it does already."""
+    path = folder / "tokenizer_config.json"
+    settings = read_object(path)
+    if settings.get("tokenizer_class") == FAST_CLASS:
+        return False
+    write_settings(path, {**settings, "tokenizer_class": FAST_CLASS})
+    return True
+
+
+def mark_special(folder: Path, special: Mapping[int, str]) -> bool:
+    """Mark the tokens {id: spelling} as special in `folder`; False where all of them are."""
+    path = folder / "tokenizer.json"
+    content = read_object(path)
+    added = content.setdefault("added_tokens", [])
+    marked = {token["id"] for token in added if token.get("special")}
+    missing = {id: spelling for id, spelling in special.items() if id not in marked}
+    if not missing:
+        return False
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    known = {token["id"]: token for token in added}
+    for id, spelling in missing.items():
+        if id in known:
+            known[id]["special"] = True
+        else:
+            added.append({"id": id, "content": spelling, **flags, "special": True})
+    added.sort(key=lambda token: token["id"])
+    write_settings(path, content)
+    config = folder / "tokenizer_config.json"
+    settings = read_object(config)
+    for number, token in settings.get("added_tokens_decoder", {}).items():
+        if isinstance(token, dict) and number.isdecimal() and int(number) in missing:
+            token["special"] = True
+    write_settings(config, settings)
+    return True
 
 
 def write_settings(path: Path, settings: dict[str, Any]) -> None:

@@ -22,10 +22,12 @@ from fm9g.convert.bmtrain_to_huggingface import from_scratch, with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.convert.sentencepiece_charsmap import charsmap_normalizers
 from fm9g.convert.sentencepiece_proto import read_sentencepiece
-from fm9g.convert.tokenizer_check import check_same_ids, generated_texts, own_pieces
+from fm9g.convert.tokenizer_check import check_export, check_same_ids, generated_texts, own_pieces
 from fm9g.convert.tokenizer_files import install_tokenizer
+from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
+from tests.support.tiny_tokenizers import chat
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on.",
@@ -215,6 +217,53 @@ def test_tokenizer_json_counts_where_the_class_named_would_build_another(
         target = export(given, tmp_path / given.name.replace(".", "-") / "second")
         exported = transformers.AutoTokenizer.from_pretrained(target)
         assert exported(text, add_special_tokens=False).input_ids == trained.encode(text)
+
+
+def test_tokens_that_are_special_in_training_alone_are_marked(tmp_path: Path) -> None:
+    """One that looks like markup, and one that config.json names as another end, which the files call plain."""
+    folder = chat(tmp_path / "chat")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    ids = range(content["added_tokens"][-1]["id"] + 1, 10**6)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    content["added_tokens"] += [
+        {"id": id, "content": text, **flags} for id, text in zip(ids, ["<|user|>", "ENDS"], strict=False)
+    ]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "config.json").write_text(json.dumps({"eos_token_id": [load_tokenizer(folder).eos_id, ids[1]]}))
+    trained = load_tokenizer(folder)
+    assert {"<|user|>", "ENDS"} <= set(trained.special.values())
+    target = tmp_path / "exported"
+    target.mkdir()
+    named = install_tokenizer(folder, target, 1000)
+    (target / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": named["eos_token_id"]}))
+    check_export(folder, target, tmp_path / "m.pt")
+    assert load_tokenizer(target).special == trained.special
+    loaded = transformers.AutoTokenizer.from_pretrained(target)
+    text = "<|user|>the ENDS"
+    assert loaded(text, split_special_tokens=True)["input_ids"] == trained.encode(text)
+    assert loaded(text)["input_ids"] == trained.encode(text, Written.ALL)
+
+
+def test_what_stands_beside_a_special_token_is_cut_as_in_training(tmp_path: Path) -> None:
+    """LlamaTokenizer begins a text with a space after each special token; the export names the class that does not."""
+    library = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    library.decoder = tokenizers.decoders.Metaspace(prepend_scheme="first", split=False)
+    special = ["<unk>", "<s>", "</s>"]
+    library.train_from_iterator(SENTENCES, tokenizers.trainers.BpeTrainer(special_tokens=special, vocab_size=300))
+    folder = tmp_path / "llama"
+    folder.mkdir()
+    library.save(str(folder / "tokenizer.json"))
+    named = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named))
+    target = tmp_path / "exported"
+    target.mkdir()
+    install_tokenizer(folder, target, 1000)
+    (target / "config.json").write_text('{"model_type": "llama"}')
+    check_export(folder, target, tmp_path / "m.pt")
+    trained, loaded = load_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(target)
+    for text in ("the</s>the", "</s>\n<s> a dog", "dog </s> dog"):
+        assert loaded(text, add_special_tokens=False)["input_ids"] == trained.encode(text, Written.ALL)
 
 
 def test_weights_that_came_with_another_tokenizer_are_told(
