@@ -10,6 +10,7 @@ transform writes are plain text too, since from its output nobody can tell whose
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import random
@@ -178,7 +179,10 @@ class DocumentLine:
     @functools.cached_property
     def pilots(self) -> tuple[Pilot, ...]:
         """The first documents of the line, of those that are any; () where all may be cut, and so fill any row."""
-        texts = self.texts(range(PILOTS))
+        texts: list[Text | Skip] = []
+        for position in range(PILOTS):
+            with contextlib.suppress(UserError):  # of a transform: it is raised when the record is met
+                texts += self.texts([position])
         if self.source.oversize_rule == "segment" and not any(isinstance(text, Text) and text.prompt for text in texts):
             return ()
         return pilots_of(self.documents(texts, self.encoded(texts)))
