@@ -21,7 +21,7 @@ from fm9g.convert.outputs import check_output_folder, new_folder
 from fm9g.convert.tokenizer_check import check_export
 from fm9g.convert.tokenizer_files import REFERENCE_FILES, complete_tokenizer, copy_files, install_tokenizer
 from fm9g.errors import UserError
-from fm9g.files import read_json, write_json
+from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
 from fm9g.progress import Progress
 
@@ -101,8 +101,7 @@ def _write(
 ) -> None:
     max_bytes = parse_size(max_shard_size)
     check_output_folder(target, overwrite)
-    if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such file")
+    require_file(checkpoint)
     pairs = match(config, read_pt(checkpoint), "ours", str(checkpoint))
     tensors = {parameter.huggingface: as_dtype(parameter.ours, tensor, dtype) for parameter, tensor in pairs}
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()

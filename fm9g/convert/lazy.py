@@ -94,7 +94,11 @@ def as_dtype(name: str, tensor: LazyTensor, dtype: str | None) -> LazyTensor:
 
 def raw_bytes(piece: torch.Tensor) -> memoryview:
     """The bytes of a flat tensor, without a copy: NaN payloads and signed zeros stay as they are."""
-    return piece.view(torch.uint8).numpy().data
+    return _bits(piece).numpy().data
+
+
+def _bits(piece: torch.Tensor) -> torch.Tensor:
+    return piece.resolve_neg().view(torch.uint8)  # a tensor may be stored with its sign still to be turned
 
 
 def same_bits(first: LazyTensor, second: LazyTensor) -> bool:
@@ -102,7 +106,7 @@ def same_bits(first: LazyTensor, second: LazyTensor) -> bool:
     if (first.dtype, first.shape) != (second.dtype, second.shape) or first.dtype not in DTYPES:
         return False
     pairs = zip(first.pieces(), second.pieces(), strict=True)  # one format, one shape: the pieces have the same bounds
-    return all(torch.equal(one.view(torch.uint8), other.view(torch.uint8)) for one, other in pairs)
+    return all(torch.equal(_bits(one), _bits(other)) for one, other in pairs)
 
 
 def main_dtype(tensors: list[LazyTensor]) -> str:

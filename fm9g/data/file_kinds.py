@@ -114,6 +114,8 @@ def _other_text(path: Path, quoted: str, line: bytes) -> str:
             f"it looks like a JSON array: {_PREPARE.format(quoted)}; "
             f"if its objects have input and output: jq -c '.[]' {quoted} > NEW.jsonl"
         )
+    if line.startswith(b"{") and line.endswith(b"},"):
+        return f"a comma stands after each object: sed 's/,[[:space:]]*$//' {quoted} > NEW.jsonl"
     if line.startswith(b"{"):
         whole = line.endswith(b"}")
         return "" if whole else f"an object must stand on one line: jq -c . {quoted} > NEW.jsonl"

@@ -257,6 +257,9 @@ def read_train_config(path: Path) -> dict[str, Any]:
         content = next(iter(content.values()))
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object of settings")
+    for section in ("pretrain", "finetune"):
+        if section in content:
+            raise UserError(f"{path}: settings may stand under {section!r} only where it is the only key of the file")
     values = {}
     for name, value in content.items():
         known = _known(name, str(path))

@@ -48,8 +48,11 @@ def readable_time(seconds: float) -> str:
     return (f"{days}d " if days else "") + f"{hour}:{minute:02d}:{second:02d}"
 
 
-def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float) -> str:
-    """The line a person reads, at most LINE_WIDTH columns wide: what matters least comes last and gives way."""
+def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float, number: int = 0) -> str:
+    """The line a person reads, at most LINE_WIDTH columns wide: what matters least comes last and gives way.
+
+    Datasets whose losses do not all fit take turns by the line's `number`.
+    """
     loss, norm, waiting = metrics.loss, metrics.grad_norm, metrics.data_seconds / max(metrics.step_seconds, 1e-9)
     parts = [
         f"iter {metrics.iteration}/{train_iters}",
@@ -67,6 +70,8 @@ def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float) -> str
         parts.pop()
     if len(metrics.task_tokens) > 1:
         losses = [f"{task} {loss:.3f}" for task, loss in metrics.task_loss.items()]
+        first = number % len(losses) if losses else 0
+        losses = losses[first:] + losses[:first]
         parts += _as_many_as_fit(losses, LINE_WIDTH - columns(" | ".join(parts)) - len(" | "))
     return " | ".join(parts)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fm9g.data.display import LINE_WIDTH, list_lines
 from fm9g.errors import UserError
+from fm9g.files import require_file
 from fm9g.training.arguments import DEFAULT, FIELDS, Settings
 
 # told even where they have their default: they decide what is learned, and how fast
@@ -47,8 +48,10 @@ def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start
     if not settings.pretrained_model:
         return Start()
     weights = Path(settings.pretrained_model)
-    if not weights.is_file():
-        raise UserError(f"pretrained_model: {weights}: no such file")
+    try:
+        require_file(weights)
+    except UserError as error:
+        raise UserError(f"pretrained_model: {error}") from None
     return Start(pretrained=weights)
 
 

@@ -93,7 +93,8 @@ class Training(Run):
             seconds = (time.perf_counter() - started) / (self.progress.step - first)
             if metrics.iteration % self.settings.log_iters == 0 or metrics.iteration == self.settings.train_iters:
                 left = seconds * (self.settings.train_iters - metrics.iteration)
-                log(readable_line(metrics, self.settings.train_iters, left))
+                number = metrics.iteration // self.settings.log_iters
+                log(readable_line(metrics, self.settings.train_iters, left, number))
             if self._writer:
                 self._writer.write(metrics)
             self.save_if_due()

@@ -225,6 +225,16 @@ def test_torch_files_that_are_not_a_dict_of_tensors_are_refused(own_llama: Path)
     assert "not a zip file written by torch.save" in failure(own_llama)
 
 
+def test_a_tensor_that_is_stored_negated_is_read_with_its_sign(tmp_path: Path, own_llama: Path) -> None:
+    tensors = load_file(own_llama / WEIGHTS)
+    (own_llama / WEIGHTS).unlink()
+    down = "model.layers.0.mlp.down_proj.weight"
+    save_bin({**tensors, down: torch._neg_view(-tensors[down])}, own_llama, shards=1)
+    huggingface_to_bmtrain(own_llama, tmp_path / "7b.pt")
+    ours = torch.load(tmp_path / "7b.pt", weights_only=True)
+    assert torch.equal(ours["encoder.layers.0.ffn.ffn.w_out.weight"], tensors[down])
+
+
 def test_views_in_a_bin_file_are_written_in_row_major_order(tmp_path: Path, own_llama: Path) -> None:
     tensors = load_file(own_llama / WEIGHTS)
     (own_llama / WEIGHTS).unlink()

@@ -25,6 +25,7 @@ ODD_FILES = {  # name: content, and the command that the message names
     "in one line.json": (b'[{"input": "", "output": "a"}]', "jq -c '.[]' {} > NEW.jsonl"),
     "pretty.jsonl": (b'{\n  "input": "",\n  "output": "a"\n}\n', "jq -c . {} > NEW.jsonl"),
     "half.jsonl": (b'{"input": "",\n  "output": "a"}\n', "jq -c . {} > NEW.jsonl"),
+    "commas.jsonl": (b'{"output": "a"},\r\n{"output": "b"}\r\n', "sed 's/,[[:space:]]*$//' {} > NEW.jsonl"),
     "mark.jsonl": (RECORD.encode("utf-16"), "iconv -f UTF-16 -t UTF-8 {} > NEW"),
     "le.jsonl": (RECORD.encode("utf-16-le"), "iconv -f UTF-16LE -t UTF-8 {} > NEW"),
     "be.jsonl": (RECORD.encode("utf-16-be"), "iconv -f UTF-16BE -t UTF-8 {} > NEW"),

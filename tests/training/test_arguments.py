@@ -143,6 +143,11 @@ def test_a_train_config_may_be_wrapped(config, wrapped):
     assert read(config=config({wrapped: content} if wrapped else content)).lr == 0.25
 
 
+def test_a_section_beside_other_keys_is_refused_with_the_rule(config):
+    with pytest.raises(UserError, match="settings may stand under 'pretrain' only where it is the only key"):
+        read(config=config({"pretrain": {"lr": 0.25}, "finetune": {"lr": 0.5}}))
+
+
 def test_null_and_empty_in_a_train_config_are_unset(config):
     assert read(config=config({"lr": None, "eps": "", "seed": 7})).sources.keys() == {"config", "seed"}
 

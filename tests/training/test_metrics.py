@@ -142,6 +142,11 @@ def test_the_line_for_people():
     on_a_cpu = readable_line(metrics(mfu=None, data_seconds=0.02), 10, 3723)
     assert on_a_cpu == line.replace("mfu 41% | ", "").replace("data 10%", "prose 2.250, …")
     assert columns(on_a_cpu) <= 120
+    told = [readable_line(metrics(mfu=None, data_seconds=0.02), 10, 3723, number) for number in range(2)]
+    assert told[0] == on_a_cpu
+    assert told[1] == on_a_cpu.replace("prose 2.250, …", told[1].split(" | ")[-1])
+    assert told[1].endswith(", …")
+    assert "prose" not in told[1]
 
 
 WORDS = st.text("az 詩月\u0301·", min_size=1, max_size=40)
