@@ -6,6 +6,7 @@ import functools
 import itertools
 import random
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import transformers
 
 from fm9g.convert.sentencepiece_proto import UNIGRAM, SentencePieceModel, read_sentencepiece
-from fm9g.convert.tokenizer_files import mark_special, name_fast_class, training_reads
+from fm9g.convert.tokenizer_files import install_tokenizer, mark_special, name_fast_class, training_reads
 from fm9g.convert.weights_tokenizer import vocabulary_of
 from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError
+from fm9g.files import write_json
 
 TEXTS = 1000
 _BATCH = 1000
@@ -99,18 +101,31 @@ def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
         return
     trained = load_tokenizer(tokenizer)
     _warn_of_another(trained, checkpoint)
-    try:
-        ties = _check(trained, folder)
-    except UserError:
-        if not name_fast_class(folder) | mark_special(folder, trained.special):
-            raise
-        ties = _check(trained, folder)
-    if ties:
+    if ties := _make_same(trained, folder):
         print(
             f"note: {ties:,} of the compared texts are cut otherwise, in a way of equal score: see Ties in "
             "docs/training.md",
             file=sys.stderr,
         )
+
+
+def try_export(tokenizer: Path, vocab_size: int) -> None:
+    """Raise UserError where a model with this tokenizer could not be exported; leaves nothing behind."""
+    trained = load_tokenizer(tokenizer)
+    with tempfile.TemporaryDirectory() as temporary:
+        ids = install_tokenizer(tokenizer, Path(temporary), vocab_size)
+        write_json(Path(temporary) / "config.json", {"model_type": "llama", **ids})
+        _make_same(trained, Path(temporary))
+
+
+def _make_same(trained: Tokenizer, folder: Path) -> int:
+    """Check `folder`, and have its files say what makes it the same where they do not; returns the ties."""
+    try:
+        return _check(trained, folder)
+    except UserError:
+        if not name_fast_class(folder) | mark_special(folder, trained.special):
+            raise
+        return _check(trained, folder)
 
 
 def _check(trained: Tokenizer, folder: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fm9g.convert.sentencepiece_json import tokenizer_json
 from fm9g.data.special_tokens import Vocabulary
-from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, content_of, load_tokenizer, read_object
+from fm9g.data.tokenizer import Tokenizer, content_of, load_tokenizer, read_object
 from fm9g.errors import UserError, shown
 from fm9g.files import write_json
 
@@ -97,20 +97,16 @@ def complete_tokenizer(folder: Path) -> None:
         write_sentencepiece_json(folder / "tokenizer.model", folder)
 
 
-def check_exportable(tokenizer: Tokenizer) -> None:
-    """Raise UserError where the tokenizer of a run is a sentencepiece model that no tokenizer.json can express."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        _sentencepiece_json(tokenizer.path, _sentencepiece(tokenizer.path))
-
-
 def write_sentencepiece_json(model: Path, folder: Path) -> None:
     """Write the tokenizer.json of a sentencepiece model, and tokenizer_config.json (what it says already is kept).
 
     The class is the one that takes tokenizer.json as it is: LlamaTokenizer builds another from its vocabulary.
     """
     pieces = _sentencepiece(model)
-    write_json(folder / "tokenizer.json", _sentencepiece_json(model, pieces))
     numbers = {token: getattr(pieces, f"{token}_id")() for token in ("bos", "eos", "unk", "pad")}
+    special = {number for number in range(pieces.get_piece_size()) if pieces.is_control(number)} | {numbers["unk"]}
+    bos = numbers["bos"] if numbers["bos"] >= 0 else None
+    write_json(folder / "tokenizer.json", tokenizer_json(model, sorted(special), bos))
     config = folder / "tokenizer_config.json"
     settings = read_object(config)
     for key in ("add_bos_token", "add_eos_token", "add_prefix_space", "auto_map", "legacy", "sp_model_kwargs"):
@@ -124,11 +120,6 @@ def write_sentencepiece_json(model: Path, folder: Path) -> None:
         "model_input_names": ["input_ids", "attention_mask"],
     }
     write_settings(config, settings)
-
-
-def _sentencepiece_json(model: Path, pieces: Any) -> dict[str, Any]:
-    special = {number for number in range(pieces.get_piece_size()) if pieces.is_control(number)} | {pieces.unk_id()}
-    return tokenizer_json(model, sorted(special), pieces.bos_id() if pieces.bos_id() >= 0 else None)
 
 
 def _sentencepiece(model: Path) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fm9g.convert.tokenizer_files import check_exportable
 from fm9g.data.document import DocumentLine
 from fm9g.data.forecast import LineSample, describe, endings, sample_line
 from fm9g.data.loader import LANES_PER_ROW
@@ -102,8 +101,10 @@ def _describe_data(inputs: Inputs, samples: Mapping[str, LineSample], places: in
 
 
 def _unexportable(inputs: Inputs) -> list[str]:
+    from fm9g.convert.tokenizer_check import try_export  # imports transformers, which takes seconds
+
     try:
-        check_exportable(inputs.tokenizer)
+        try_export(inputs.tokenizer_path, inputs.model_config.vocab_size)
     except UserError as error:
         return [f"the trained model could not be converted to Hugging Face with its tokenizer: {error}"]
     return []

@@ -136,6 +136,17 @@ def test_a_tokenizer_that_cannot_be_exported_is_told_before_a_run_and_not_after_
     assert said.endswith("it puts the space after a word (treat_whitespace_as_suffix)")
 
 
+def test_a_tokenizer_whose_export_would_have_other_ids_is_told(own, tmp_path):
+    folder = tmp_path / "dropout"
+    shutil.copytree(own.tokenizer, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.5  # merges are left out by chance
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    report = dry_run(own, tmp_path / "out", tokenizer_path=folder, save_iters=2)
+    (said,) = (said for said in warnings(report) if "could not be converted to Hugging Face" in said)
+    assert "the exported tokenizer is not the one trained with" in said
+
+
 def test_a_real_start_tells_it_too(own, weights, tmp_path):
     run = train_here(own, tmp_path, pretrained_model=weights, train_iters=2, save_iters=9)
     assert f"starting from step 0 with the weights of {weights}" in run.log
