@@ -24,7 +24,8 @@ import tokenizers
 
 from fm9g.errors import UserError
 
-SEPARATOR = "\U0010fffe"  # a noncharacter, which no text holds
+SEPARATOR = "\U0010fffe"  # a noncharacter; where a text holds it all the same, another one takes its place
+_OTHER = "\U0010ffff"
 # What may stand in one grapheme with the character before it, besides the characters of the rules themselves
 _EXTENDING = r"\p{M}\p{Cf}\n\x{E33}\x{EB3}\x{1F3FB}-\x{1F3FF}"
 
@@ -45,7 +46,10 @@ def charsmap_normalizers(charsmap: bytes) -> list[dict[str, Any]]:
     later = {character for source in sequences for character in source[1:]}
     # the value of "ﬁ" ends in an i, which does not compose with what follows
     apart = [source for source, target in singles.items() if len(target) > 1]
-    normalizers = [replace(rf"(?!\A)(?=[{_EXTENDING}{_class(later)}])", SEPARATOR)]
+    normalizers = [
+        replace(SEPARATOR, _OTHER, regex=False),
+        replace(rf"(?!\A)(?=[{_EXTENDING}{_class(later)}])", SEPARATOR),
+    ]
     if sequences:
         ends = _class(source for source in apart if singles[source][-1] not in later)
         both = _class(source for source in apart if singles[source][0] in later)

@@ -44,7 +44,12 @@ from fm9g.errors import UserError
 SPACE = "▁"
 _UNKNOWN_PENALTY = 10.0  # of sentencepiece and of the tokenizers library
 _COMPOSING = ("", "\u0301", "\u0323", "\u3099")  # marks that join the letters before them
-_PLACEHOLDERS = 0xF0000  # private characters that stand for user-defined pieces while the text is normalized
+# characters that stand for user-defined pieces while the text is normalized: noncharacters, then private ones
+_PLACEHOLDERS = (
+    *range(0xFDD0, 0xFDF0),
+    *(plane + last for plane in range(0x10000, 0x100000, 0x10000) for last in (0xFFFE, 0xFFFF)),
+    *range(0xF0000, 0xFFFFE),
+)
 
 
 def tokenizer_json(path: Path, special: Sequence[int], bos: int | None) -> dict[str, Any]:
@@ -105,8 +110,10 @@ def _normalizers(model: SentencePieceModel) -> list[dict[str, Any]]:
     space = SPACE if model.escape_whitespaces else " "
     mapped = charsmap_normalizers(model.charsmap) if model.charsmap else []
     kept = _kept_apart(model, mapped)
-    marks = [(text, chr(_PLACEHOLDERS + number)) for number, text in enumerate(kept)]
-    steps = [replace(text, mark, regex=False) for text, mark in marks]
+    marks = list(zip(kept, map(chr, _PLACEHOLDERS), strict=False))
+    # where a text holds them itself, the last noncharacter takes their place
+    steps = [replace(mark, "\U0010ffff", regex=False) for _, mark in marks]
+    steps += [replace(text, mark, regex=False) for text, mark in marks]
     prefix = [{"type": "Prepend", "prepend": space}] if model.dummy_prefix else []
     if model.remove_extra_whitespaces:
         ends = f"[ {SPACE}]" if model.escape_whitespaces else " "

@@ -110,6 +110,7 @@ def test_ids_are_those_of_the_sentencepiece_model(tmp_path: Path, export: Callab
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
     texts = [*generated_texts(), *own_pieces(load_tokenizer(model)), *SENTENCES]
     words = ["the", "thes", "there", "do", "does", "quote", "tithe", "bathe", "不觉不"]
+    texts += ["a\U0010fffeb", "\ufffe \U0010ffff\ue000\U000f0000"] if "bytes" not in kind and kind != "llama" else []
     texts += ["".join(some) for some in itertools.product(words, ["", " ", "s"], words)]
     assert len(texts) > 1100
     bos = [pieces.bos_id()] if pieces.bos_id() >= 0 else []
