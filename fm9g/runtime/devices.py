@@ -23,9 +23,7 @@ DEVICE_KEYWORDS = {"device", "map_location", "device_type", "device_map", "outpu
 KEYWORDS = DEVICE_KEYWORDS | {"pin_memory"}
 _CUDA = re.compile(r"cuda(:\d+)?")
 _CPU = torch.device("cpu")
-_ASKED_CPU = torch.device(
-    "cpu"
-)  # for a program's torch.device("cpu"): equal to what stands for a GPU, yet not the same
+_ASKED_CPU = torch.device("cpu")  # a program's own: equal to what stands for a GPU, yet not the same object
 _built_on_torch = {"torch"}
 
 
