@@ -14,9 +14,9 @@ from typing import Any
 
 import transformers
 
-from fm9g.convert.sentencepiece_proto import UNIGRAM, SentencePieceModel, read_sentencepiece
 from fm9g.convert.tokenizer_files import install_tokenizer, mark_special, name_fast_class, training_reads
 from fm9g.convert.weights_tokenizer import vocabulary_of
+from fm9g.data.sentencepiece_proto import UNIGRAM, SentencePieceModel, read_sentencepiece
 from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError

@@ -33,9 +33,9 @@ from fm9g.data.order import Generation
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 
-STREAM_RULES = 4
+STREAM_RULES = 5
 """Raise it with any change of what the rows of a stream are: the order of records, whose turn it is, how they are
-packed. A checkpoint made under other rules is refused, where it would lose and repeat records."""
+packed, a text's ids. A checkpoint made under other rules is refused, where it would lose and repeat records."""
 LANES_PER_ROW = 16
 IGNORED = -100
 PADDING_TASK = -1

@@ -20,7 +20,9 @@ from typing import Any
 import sentencepiece
 import tokenizers
 
+from fm9g.data.sentencepiece_proto import UNIGRAM, read_sentencepiece
 from fm9g.data.special_tokens import Vocabulary, Written, rewrite
+from fm9g.data.unigram import UnigramEncoder
 from fm9g.errors import UserError
 from fm9g.files import read_json, require_file
 
@@ -89,6 +91,8 @@ class SentencePieceTokenizer(Tokenizer):
         self.special = {id: processor.id_to_piece(id) for id in range(self.vocab_size) if processor.is_control(id)}
         # models of words or characters take a whole word for a control piece that is spelled alike
         self._confuses = any(id in processor.encode(piece) for id, piece in self.special.items())
+        model = read_sentencepiece(path)
+        self._unigram = UnigramEncoder(path, processor, model) if model.algorithm == UNIGRAM else None
         self.vocabulary = _vocabulary({id: processor.id_to_piece(id) for id in range(self.vocab_size)})
         self.fingerprint = self._fingerprint(path.read_bytes())
 
@@ -106,6 +110,8 @@ class SentencePieceTokenizer(Tokenizer):
         ]
 
     def _plain(self, text: str) -> list[int]:
+        if self._unigram:
+            return self._unigram.encode(text)
         ids = self._processor.encode(text)
         return [self._processor.unk_id() if id in self.special else id for id in ids] if self._confuses else ids
 

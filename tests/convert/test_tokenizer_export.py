@@ -21,9 +21,9 @@ from convert_helpers import edit_json, save, tiny_llama
 from fm9g.convert.bmtrain_to_huggingface import from_scratch, with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.convert.sentencepiece_charsmap import charsmap_normalizers
-from fm9g.convert.sentencepiece_proto import read_sentencepiece
 from fm9g.convert.tokenizer_check import check_export, check_same_ids, generated_texts, own_pieces
 from fm9g.convert.tokenizer_files import install_tokenizer
+from fm9g.data.sentencepiece_proto import read_sentencepiece
 from fm9g.data.special_tokens import Written
 from fm9g.data.tokenizer import load_tokenizer
 from fm9g.errors import UserError
@@ -132,6 +132,10 @@ def test_ids_are_those_of_the_sentencepiece_model(tmp_path: Path, export: Callab
     again, trained = load_tokenizer(folder), load_tokenizer(model)
     assert (again.bos_id, again.eos_id, again.vocab_size) == (trained.bos_id, trained.eos_id, trained.vocab_size)
     assert again.encode_all(texts) == trained.encode_all(texts)
+    long = ["".join(random.Random(seed).choices(texts, k=100)) for seed in range(4)]
+    expected = trained.encode_all(long)
+    assert loaded(long, add_special_tokens=False, split_special_tokens=True)["input_ids"] == expected
+    assert again.encode_all(long) == expected
 
 
 @pytest.mark.parametrize("rule", ["nmt_nfkc", "nfkc"])

@@ -63,6 +63,14 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         raise UserError(f"{path}: not a sentencepiece model: {error}") from None
 
 
+def for_normalized_text(data: bytes) -> bytes:
+    """The `.model` file of the same pieces that takes text as it is, once a model of `data` has normalized it."""
+    model = _fields(data)
+    nothing_done = bytes([2 << 3 | 2, 0, *(byte for number in (3, 4, 5) for byte in (number << 3, 0))])
+    parts = [(1, piece) for piece in model.get(1, [])] + [(2, b"".join(model.get(2, []))), (3, nothing_done)]
+    return b"".join(bytes([number << 3 | 2]) + _size(len(part)) + part for number, part in parts)
+
+
 def _piece(data: bytes) -> Piece:
     fields = _fields(data)
     (score,) = struct.unpack("<f", _last(fields, 2, bytes(4)))
@@ -113,3 +121,9 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
     raise ValueError(f"damaged at byte {position}")
+
+
+def _size(value: int) -> bytes:
+    """A varint."""
+    parts = [value >> shift & 0x7F for shift in range(0, max(value.bit_length(), 1), 7)]
+    return bytes([*(part | 0x80 for part in parts[:-1]), parts[-1]])
