@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,15 +14,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 
 
 def user_path(text: str) -> Path:
-    """The path that a user wrote, with the home folder for a leading ``~``."""
+    """The path that a user wrote, with the home folder for a leading ``~``; UserError where none can be there."""
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        os.lstat(path)
     except RuntimeError:
         raise UserError(f"{text}: there is no home folder of that name; write the whole path") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{shown(text)}: {_why_not_there(path, error)}") from None
+    return path
 
 
 def require_file(path: str | os.PathLike[str], streamed: bool = False) -> Path:

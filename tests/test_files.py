@@ -57,6 +57,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert user_path("~/x.json") == Path("/somewhere/x.json")
     assert user_path("x~/y") == Path("x~/y")
     assert "there is no home folder of that name" in refused(user_path, "~no-such-user/x")
+    assert "File name too long" in refused(user_path, "x" * 300)
+    assert "not a path" in refused(user_path, "a\0b")
 
 
 def test_json_may_hold_numbers_of_any_length_but_not_be_too_deep(tmp_path):

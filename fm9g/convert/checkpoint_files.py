@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fm9g.convert.lazy import DTYPES, PIECE_BYTES, LazyTensor, rows_per_piece
+from fm9g.convert.lazy import DTYPES, PIECE_BYTES, LazyTensor, rows_per_piece, unsupported
 from fm9g.errors import UserError, shown
 from fm9g.files import parse_json, read_json, require_file
 
@@ -143,6 +143,8 @@ def _safetensor(path: Path, name: str, entry: _Entry, data_start: int) -> LazyTe
     begin, end = data_start + entry.begin, data_start + entry.end
 
     def pieces() -> Iterator[torch.Tensor]:
+        if entry.dtype not in DTYPES:
+            raise UserError(f"{path}: {name} is {shown(entry.dtype)}: {unsupported(entry.dtype)}")
         with open(path, "rb") as file:
             file.seek(begin)
             for start in range(begin, end, PIECE_BYTES):

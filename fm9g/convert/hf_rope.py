@@ -31,7 +31,7 @@ def read_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
     theta = {} if values.get("rope_theta") is None else {"rope_theta": values["rope_theta"]}
     spellings = {key: _spelling(values, key, where) for key in ("rope_scaling", "rope_parameters")}
     for key, spelling in spellings.items():
-        if theta and spelling and spelling.get("rope_theta", theta["rope_theta"]) != theta["rope_theta"]:
+        if theta and "rope_theta" in spelling and spelling["rope_theta"] != theta["rope_theta"]:
             raise UserError(
                 f"{where}: {key} says rope_theta={spelling['rope_theta']!r}, but rope_theta is {theta['rope_theta']!r}"
             )

@@ -272,7 +272,7 @@ READERS = {
     "sentencepiece": Reader(_make_sentencepiece, _use_tokenizer, cost=10),
     "tokenizer folder": Reader(_make_tokenizer, _use_tokenizer, ("*.json",)),
     "exported tokenizer": Reader(_make_tokenizer, _export_tokenizer, ("*.json",)),
-    "exported tokenizer.model": Reader(_make_sentencepiece_folder, _export_tokenizer),
+    "exported tokenizer.model": Reader(_make_sentencepiece_folder, _export_tokenizer, cost=5),
     "tokenizer training": Reader(
         _write("x.jsonl", lambda: _jsonl(RECORDS)),
         lambda folder, _: train_tokenizer([folder / "x.jsonl"], 280),

@@ -22,7 +22,13 @@ from tests.fuzz.readers import READERS, Reader
 SECONDS = 30  # for one input of a kilobyte or two; most take some milliseconds
 MEMORY = 1 << 30  # that the process may take on top of what it has
 # inputs out of many whose damage once ended otherwise: bounds beyond the data, and a panic of Rust
-FOUND = {"check": [2499, 4592, 5810, 8424], "tokenizer folder": [2430, 9188]}
+FOUND = {
+    "check": [2499, 4592, 5810, 8424],
+    "tokenizer folder": [2430, 9188],
+    "mixture": [588, 1748],
+    "Hugging Face config": [1583],
+    "safetensors": [732, 1025],
+}
 SAMPLE, SOAK = 150, 10_000  # inputs for each reader
 
 
