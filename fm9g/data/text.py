@@ -18,12 +18,12 @@ from fm9g.files import require_file
 
 
 def convert_text(source: BinaryIO, sink: BinaryIO, name: str) -> None:
-    """Write each line of UTF-8 text as ``{"input": "", "output": line}``, stripped; blank lines are left out.
+    """Write each line of UTF-8 text as ``{"input": "", "output": line}``, stripped; blank lines are left out, and told.
 
     A byte order mark is dropped. UserError names the line and byte (of the source called `name`) that is not UTF-8;
     and a file that is no text at all. A first line that looks like JSON is warned of.
     """
-    offset = 0
+    offset = blank = number = 0
     for number, raw in enumerate(source, 1):
         if number == 1:
             _look_at_start(raw, name)
@@ -37,7 +37,10 @@ def convert_text(source: BinaryIO, sink: BinaryIO, name: str) -> None:
         offset += len(raw)
         if text:
             sink.write(json.dumps({"input": "", "output": text}, ensure_ascii=False).encode("utf-8") + b"\n")
+        blank += not text
     sink.flush()
+    if blank:
+        print(f"note: {name}: {blank:,} of {number:,} lines are blank and left out", file=sys.stderr)
 
 
 def _look_at_start(line: bytes, name: str) -> None:

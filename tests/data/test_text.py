@@ -1,6 +1,8 @@
 """The records of jsonl files, as tokenizers are trained on them."""
 
 import gzip
+import io
+import json
 import os
 
 import pytest
@@ -8,7 +10,7 @@ import zstandard
 
 from fm9g.data.build import build
 from fm9g.data.index import IndexedDataset
-from fm9g.data.text import read_records
+from fm9g.data.text import convert_text, read_records
 from fm9g.errors import UserError
 from tests.support.builds import dump
 
@@ -57,3 +59,10 @@ def test_a_packed_file_that_is_cut_short_is_refused(tmp_path):
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(CONTENT)[:-9])
     with pytest.raises(UserError, match=r"x.jsonl.gz: cannot be decompressed"):
         list(read_records([tmp_path / "x.jsonl.gz"]))
+
+
+def test_blank_lines_of_plain_text_are_told(capsys):
+    sink = io.BytesIO()
+    convert_text(io.BytesIO(b"one\n\n  two\r\n \n"), sink, "stdin")
+    assert [json.loads(line)["output"] for line in sink.getvalue().splitlines()] == ["one", "two"]
+    assert capsys.readouterr().err == "note: stdin: 2 of 4 lines are blank and left out\n"
