@@ -39,7 +39,7 @@ test: env
 
 soak: env
 	$(BIN)/python -m pytest -m soak
-	$(BIN)/python -m pytest --hypothesis-profile=soak tests/data/test_elastic.py
+	$(BIN)/python -m pytest --hypothesis-profile=soak tests/data/stream/test_elastic.py
 
 lint: env
 	$(BIN)/ruff format --check .

@@ -42,7 +42,7 @@ def write_many_records(folder: Path, count: int) -> None:
     import google_crc32c
     import h5py
 
-    from fm9g.data.index import RECORD, RECORDS
+    from fm9g.data.index.dataset import RECORD, RECORDS
 
     line = b'{"output":"ab"}\n'
     checksum = google_crc32c.value(line[:-1])

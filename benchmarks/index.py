@@ -112,7 +112,7 @@ def open_many(folder: Path) -> None:
     write_many_records(target, RECORDS_OPENED)
     program = (
         "import resource, sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from fm9g.data.index import IndexedDataset\n"
+        "from fm9g.data.index.dataset import IndexedDataset\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "started = time.perf_counter(); dataset = IndexedDataset(sys.argv[2]); opened = time.perf_counter() - started\n"
         "started = time.perf_counter(); dataset.record(len(dataset) // 2); read = time.perf_counter() - started\n"

@@ -38,13 +38,13 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from common import TEXTS_AT_ONCE, TOKENS, Meter, rates, serve, write_many_records
 
-from fm9g.data.ahead import Ahead
-from fm9g.data.build import Options, build
-from fm9g.data.document import DocumentLine
-from fm9g.data.loader import Loader, Plan, StepStream
-from fm9g.data.mixture import Source
-from fm9g.data.tokenizer import load_tokenizer
-from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
+from fm9g.data.index.build import Options, build
+from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.loader import Loader, Plan, StepStream
+from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.data.tokens.tokenizer import load_tokenizer
+from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 
 ALONE, NAME = "tokenizer alone", "ours"
 OURS = {ALONE: 0, NAME: 1, "ours, two threads": 2}  # threads that tokenize
@@ -86,7 +86,7 @@ def texts_of(line: DocumentLine) -> Iterator[str]:
 def batches_of(folder: Path, tokenizer: Path, batch_size: int = ROWS, threads: int = 1) -> Iterator[int]:
     """The numbers of tokens in the batches of one worker."""
     plan = Plan(SEED, ROW_LENGTH, batch_size, 1)
-    stream = StepStream(plan, [source_of(folder)], str(tokenizer), range(10**9), {}, Ahead(threads, 1))
+    stream = StepStream(plan, [source_of(folder)], str(tokenizer), range(10**9), {}, Prefetcher(threads, 1))
     return (sum(batch.tokens) for batch in Loader(stream, 1, 2))
 
 

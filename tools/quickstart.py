@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 
 from fm9g.data.file_kinds import other_encoding
-from fm9g.data.tokenizer import load_tokenizer
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError, run_command
 
 ITERATIONS, SAVED_AT, KILLED_AFTER = 480, 160, 175

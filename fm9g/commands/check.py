@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from fm9g.commandline import parse_flags, path_text
-from fm9g.data.index_check import Report, check
+from fm9g.data.index.check import Report, check
 from fm9g.data.record import record_name
 from fm9g.errors import UserError
 from fm9g.progress import Progress

@@ -11,8 +11,8 @@ import argparse
 import sys
 
 from fm9g.commandline import parse_flags, path_text
-from fm9g.data.build import Options, build
-from fm9g.data.parallel import keep_freed_memory
+from fm9g.data.index.build import Options, build
+from fm9g.data.index.parallel import keep_freed_memory
 from fm9g.data.record import record_name
 from fm9g.data.record_kinds import unread_texts
 from fm9g.progress import Progress

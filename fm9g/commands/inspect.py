@@ -15,12 +15,12 @@ import itertools
 import sys
 
 from fm9g.commandline import parse_flags, path_text
-from fm9g.data.index import IndexedDataset
-from fm9g.data.inspection import hit_line, length_lines, record_lines, resolve, summary, token_lines
-from fm9g.data.lengths import measure_lengths, plot_lengths, require_matplotlib
-from fm9g.data.search import search
-from fm9g.data.token_sample import sample_tokens
-from fm9g.data.tokenizer import load_tokenizer
+from fm9g.data.index.dataset import IndexedDataset
+from fm9g.data.inspect.dataset import hit_line, length_lines, record_lines, resolve, summary, token_lines
+from fm9g.data.inspect.lengths import measure_lengths, plot_lengths, require_matplotlib
+from fm9g.data.inspect.search import search
+from fm9g.data.tokens.sample import sample_tokens
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from fm9g.progress import Progress
 

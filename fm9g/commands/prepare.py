@@ -23,9 +23,9 @@ import dataclasses
 import sys
 
 from fm9g.commandline import parse_flags, path_text
-from fm9g.data.formats import FORMATS
-from fm9g.data.prepare import kind_of_file, prepare_records
-from fm9g.data.questions import prepare_questions
+from fm9g.data.prepare.formats import FORMATS
+from fm9g.data.prepare.question_answer import prepare_questions
+from fm9g.data.prepare.writer import kind_of_file, prepare_records
 
 QUESTIONS = {"question_field": "Question", "answer_field": "Response"}
 OPTIONS = {

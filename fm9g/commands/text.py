@@ -10,7 +10,7 @@ import signal
 import sys
 
 from fm9g.commandline import parse_flags
-from fm9g.data.text import convert_text
+from fm9g.data.prepare.plain_text import convert_text
 
 
 def main() -> None:

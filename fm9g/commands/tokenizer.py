@@ -9,8 +9,8 @@ import argparse
 import sys
 
 from fm9g.commandline import parse_flags, path_text
-from fm9g.data.swap import output_folder
-from fm9g.data.tokenizer_training import TOKENIZER_FILES, save_tokenizer, train_tokenizer
+from fm9g.data.index.output_folder import output_folder
+from fm9g.data.tokens.training import TOKENIZER_FILES, save_tokenizer, train_tokenizer
 
 
 def main() -> None:

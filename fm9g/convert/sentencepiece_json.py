@@ -26,7 +26,7 @@ from typing import Any
 import tokenizers
 
 from fm9g.convert.sentencepiece_charsmap import charsmap_normalizers, replace
-from fm9g.data.sentencepiece_proto import (
+from fm9g.data.tokens.sentencepiece_proto import (
     BPE,
     BYTE,
     CHAR,

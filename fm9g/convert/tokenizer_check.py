@@ -16,9 +16,9 @@ import transformers
 
 from fm9g.convert.tokenizer_files import install_tokenizer, mark_special, name_fast_class, training_reads
 from fm9g.convert.weights_tokenizer import vocabulary_of
-from fm9g.data.sentencepiece_proto import UNIGRAM, SentencePieceModel, read_sentencepiece
-from fm9g.data.special_tokens import Written
-from fm9g.data.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
+from fm9g.data.tokens.sentencepiece_proto import UNIGRAM, SentencePieceModel, read_sentencepiece
+from fm9g.data.tokens.special import Written
+from fm9g.data.tokens.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError
 from fm9g.files import write_json
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fm9g.data.loader import Work
+from fm9g.data.stream.loader import Work
 from fm9g.training.inputs import Inputs
 from fm9g.training.run import Run, log
 

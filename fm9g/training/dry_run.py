@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fm9g.data.document import DocumentLine
-from fm9g.data.forecast import LineSample, describe, endings, sample_line
-from fm9g.data.loader import LANES_PER_ROW
+from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.forecast import LineSample, describe, endings, sample_line
+from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm9g.commandline import command
-from fm9g.data.document import DocumentLine
-from fm9g.data.mixture import INFORMATIVE, Source, read_mixture
-from fm9g.data.tokenizer import Tokenizer, load_tokenizer
+from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.mixture import INFORMATIVE, Source, read_mixture
+from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import user_path
 from fm9g.model.config import ModelConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
-from fm9g.data.loader import IGNORED, PADDING_TASK, StepBatch, Strip
+from fm9g.data.stream.loader import IGNORED, PADDING_TASK, StepBatch, Strip
 from fm9g.model.decoder import Decoder
 from fm9g.model.packed import Packed
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from fm9g import runtime
 from fm9g.commandline import command
-from fm9g.data.document import DocumentLine
-from fm9g.data.forecast import describe, endings, sample_line
-from fm9g.data.loader import StepBatch
 from fm9g.data.record import record_name
+from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.forecast import describe, endings, sample_line
+from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.files import read_json
 from fm9g.model.decoder import Decoder

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fm9g.data.display import LINE_WIDTH, list_lines
+from fm9g.data.inspect.display import LINE_WIDTH, list_lines
 from fm9g.errors import UserError
 from fm9g.files import require_file
 from fm9g.training.arguments import DEFAULT, FIELDS, Settings

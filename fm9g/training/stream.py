@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from fm9g import runtime
-from fm9g.data.ahead import Ahead
-from fm9g.data.document import DocumentLine
-from fm9g.data.feed import NONE
-from fm9g.data.lane import Lane
-from fm9g.data.loader import LANES_PER_ROW, STREAM_RULES, Loader, Plan, StepStream
-from fm9g.data.order import Generation, RecordOrder
+from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.lane import Lane
+from fm9g.data.stream.loader import LANES_PER_ROW, STREAM_RULES, Loader, Plan, StepStream
+from fm9g.data.stream.order import Generation, RecordOrder
+from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.data.stream.window import NONE
 from fm9g.errors import UserError
 from fm9g.training.inputs import Inputs
 
@@ -47,8 +47,8 @@ def make_loader(
     """The loader of steps first_step to train_iters."""
     settings = inputs.settings
     steps = range(first_step, settings.train_iters)
-    ahead = Ahead(settings.dataloader_num_threads, settings.dataloader_prefetch)
-    stream = StepStream(plan, inputs.sources, str(inputs.tokenizer_path), steps, states, ahead, generations)
+    prefetcher = Prefetcher(settings.dataloader_num_threads, settings.dataloader_prefetch)
+    stream = StepStream(plan, inputs.sources, str(inputs.tokenizer_path), steps, states, prefetcher, generations)
     return Loader(stream, settings.dataloader_num_workers, settings.dataloader_prefetch_factor)
 
 

@@ -7,7 +7,7 @@ import time
 import torch
 
 from fm9g import runtime
-from fm9g.data.loader import PADDING_TASK, StepBatch
+from fm9g.data.stream.loader import PADDING_TASK, StepBatch
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import TORCH_DTYPES
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fm9g import runtime
-from fm9g.data.loader import StepBatch
+from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.model.decoder import Decoder
 from fm9g.runtime import bmt

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fm9g.__main__ as command
-from fm9g.data.mixture import read_mixture
+from fm9g.data.stream.mixture import read_mixture
 from fm9g.training.arguments import FIELDS, read_train_config
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

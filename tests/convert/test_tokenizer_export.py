@@ -23,9 +23,9 @@ from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.convert.sentencepiece_charsmap import charsmap_normalizers
 from fm9g.convert.tokenizer_check import check_export, check_same_ids, generated_texts, own_pieces
 from fm9g.convert.tokenizer_files import install_tokenizer
-from fm9g.data.sentencepiece_proto import read_sentencepiece
-from fm9g.data.special_tokens import Written
-from fm9g.data.tokenizer import load_tokenizer
+from fm9g.data.tokens.sentencepiece_proto import read_sentencepiece
+from fm9g.data.tokens.special import Written
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.support.tiny_tokenizers import chat
 

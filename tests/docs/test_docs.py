@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fm9g.data import mixture
+from fm9g.data.stream import mixture
 from fm9g.runtime.replacements import FUNCTIONS, MODULES
 from fm9g.training.arguments import FIELDS
 from fm9g.training.metrics import Metrics

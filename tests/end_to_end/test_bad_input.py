@@ -7,8 +7,8 @@ import shutil
 import pytest
 import torch
 
-from fm9g.data.build import Options, build
-from fm9g.data.order import Generation, RecordOrder
+from fm9g.data.index.build import Options, build
+from fm9g.data.stream.order import Generation, RecordOrder
 from tests.support.ranks import finish
 from tests.support.runs import (
     PROSE_RECORDS,

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fm9g.data.build import Options, build
+from fm9g.data.index.build import Options, build
 from fm9g.errors import UserError
 from tests.support.runs import Output, index, kill_all, prose_records, run_app, start_app, train_here, wait_until
 

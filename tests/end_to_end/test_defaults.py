@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 
 from fm9g.convert.weights_tokenizer import note_tokenizer
-from fm9g.data.tokenizer import load_tokenizer
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from tests.support.runs import command_here, index, train_here
 from tests.support.tiny_tokenizers import sentence_pieces
 

@@ -188,7 +188,7 @@ def test_config_names_the_model_and_its_train_config(place, run):
 
 @sees("tokenizer_path")
 def test_tokenizer_path_chooses_the_tokenizer(place, plain, run, tmp_path):
-    from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
+    from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 
     (tmp_path / "t").mkdir()
     save_tokenizer(train_tokenizer([place.root / "questions.jsonl"], 260), tmp_path / "t")

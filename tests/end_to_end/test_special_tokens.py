@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fm9g.data.ahead import Ahead
-from fm9g.data.loader import Plan, StepStream
-from fm9g.data.mixture import read_mixture
-from fm9g.data.tokenizer import load_tokenizer
+from fm9g.data.stream.loader import Plan, StepStream
+from fm9g.data.stream.mixture import read_mixture
+from fm9g.data.stream.prefetch import Ahead
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from tests.support.runs import Place, command_here, index
 from tests.support.tiny_tokenizers import KINDS
 

@@ -19,20 +19,20 @@ from safetensors.torch import save_file
 from fm9g.convert.checkpoint_files import Checkpoint, map_tensors, read_huggingface_folder, read_pt
 from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
 from fm9g.convert.tokenizer_files import install_tokenizer
-from fm9g.data.build import Options, build
-from fm9g.data.document import DocumentLine
-from fm9g.data.forecast import describe, endings
-from fm9g.data.formats import FORMATS
-from fm9g.data.index import IndexedDataset
-from fm9g.data.index_check import check
-from fm9g.data.inspection import length_lines, record_lines, summary
-from fm9g.data.lengths import measure_lengths
-from fm9g.data.mixture import read_mixture
-from fm9g.data.prepare import prepare_records
-from fm9g.data.questions import prepare_questions
-from fm9g.data.text import convert_text
-from fm9g.data.tokenizer import load_tokenizer
-from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
+from fm9g.data.index.build import Options, build
+from fm9g.data.index.check import check
+from fm9g.data.index.dataset import IndexedDataset
+from fm9g.data.inspect.dataset import length_lines, record_lines, summary
+from fm9g.data.inspect.lengths import measure_lengths
+from fm9g.data.prepare.formats import FORMATS
+from fm9g.data.prepare.plain_text import convert_text
+from fm9g.data.prepare.question_answer import prepare_questions
+from fm9g.data.prepare.writer import prepare_records
+from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.forecast import describe, endings
+from fm9g.data.stream.mixture import read_mixture
+from fm9g.data.tokens.tokenizer import load_tokenizer
+from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
 from fm9g.training.arguments import parse_command_line, read_train_config

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fm9g.data.build import Options
-from fm9g.data.index_check import check
+from fm9g.data.index.build import Options
+from fm9g.data.index.check import check
 
 OVERWRITE, SKIP, APPEND = Options(overwrite=True), Options(on_error="skip"), Options(append=True)
 FILES = {"data.jsonl", "index", "index.h5", "meta.json"}

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fm9g.data.ahead import Ahead
-from fm9g.data.document import PILOTS, Document, Pilot, Skip, pilots_of
-from fm9g.data.lane import Lane
-from fm9g.data.mixture import Source
-from fm9g.data.order import Permutation
+from fm9g.data.stream.document import PILOTS, Document, Pilot, Skip, pilots_of
+from fm9g.data.stream.lane import Lane
+from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.order import Permutation
+from fm9g.data.stream.prefetch import Prefetcher
 
-OFF = Ahead(0, 0)
+OFF = Prefetcher(0, 0)
 
 
 class Line:

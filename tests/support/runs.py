@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fm9g.data.build import build
-from fm9g.data.tokenizer_training import save_tokenizer, train_tokenizer
+from fm9g.data.index.build import build
+from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from tests.support.ranks import REPOSITORY, Finished, finish, start
 
 APP = REPOSITORY / "apps/fm9g_7b"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fm9g.data.index import IndexedDataset
+from fm9g.data.index.dataset import IndexedDataset
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 

@@ -13,8 +13,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from fm9g.data.build import build
-from fm9g.data.index import IndexedDataset
+from fm9g.data.index.build import build
+from fm9g.data.index.dataset import IndexedDataset
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "prepare_data.py"
 TALK = [{"from": "human", "value": "一"}, {"from": "gpt", "value": "二"}, {"from": "human", "value": "三"}]

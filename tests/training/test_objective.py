@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fm9g.data.loader import IGNORED
-from fm9g.data.tokenizer import load_tokenizer
+from fm9g.data.stream.loader import IGNORED
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.model.packed import Packed
 from fm9g.runtime import bmt
 from fm9g.training.objective import train_step

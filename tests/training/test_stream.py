@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fm9g.data.lane import Lane
-from fm9g.data.loader import STREAM_RULES
+from fm9g.data.stream.lane import Lane
+from fm9g.data.stream.loader import STREAM_RULES
 from fm9g.errors import UserError
 from fm9g.training.stream import rearrange_states
 from tests.support.lines import OFF, Line, deviations

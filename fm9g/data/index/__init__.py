@@ -1,0 +1,1 @@
+"""An indexed dataset: built from jsonl, written, checked, and read by number."""

@@ -1,0 +1,1 @@
+"""What shows data to a person."""

@@ -1,0 +1,1 @@
+"""From a mixture of datasets to packed batches, in an order that can be resumed."""

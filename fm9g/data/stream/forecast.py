@@ -1,0 +1,142 @@
+"""How long a mixture lasts: when each dataset that ends will have been read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fm9g.data.stream.document import Document, DocumentLine, Ids, Skip, Text
+from fm9g.data.tokens.sample import estimate, spread
+from fm9g.data.tokens.survey import Survey
+from fm9g.data.tokens.tokenizer import Tokenizer
+
+SAMPLED_DOCUMENTS = 200
+LONG = 0.01  # of the records, too long for a row: from here on it is a warning
+
+
+@dataclass(frozen=True)
+class LineSample:
+    """Some documents of a dataset, evenly spread over its first epoch."""
+
+    texts: list[Text | Skip]
+    ids: Ids
+    documents: list[Document | Skip]
+    mean: float  # places of a row that a record takes, estimated from the ratio to its bytes
+    standard_error: float | None  # of the mean; None where one record of several was counted
+
+    def survey(self, tokenizer: Tokenizer) -> Survey:
+        """What the tokenizer made of the texts."""
+        found = Survey(tokenizer)
+        for part in dict.fromkeys(part for text in self.texts if not isinstance(text, Skip) for part in text.parts):
+            found.add(part[1], self.ids[part])
+        return found
+
+    @property
+    def lost(self) -> int:
+        """Documents that are too long for a row and give nothing."""
+        return sum(isinstance(document, Skip) and document.long for document in self.documents)
+
+    @property
+    def cut(self) -> int:
+        """Documents that lose the end of their output at the end of a row."""
+        return sum(
+            isinstance(document, Document) and not document.may_cut and self._tokens(text) > document.pairs
+            for text, document in zip(self.texts, self.documents, strict=True)
+        )
+
+    def _tokens(self, text: Text | Skip) -> int:
+        return 0 if isinstance(text, Skip) else sum(len(self.ids[part]) for part in text.parts)
+
+    def warnings(self, tokenizer: Tokenizer, row_length: int) -> list[str]:
+        """What of the texts does not reach the model, in words."""
+        said, count = self.survey(tokenizer).warnings(), len(self.documents)
+        for number, fate in (
+            (self.lost, "longer than max_length {} and give nothing"),
+            (self.cut, "longer than max_length {} and lose the end of their output"),
+        ):
+            if number >= LONG * count:
+                said.append(f"{number:,} of {count:,} sampled records are {fate.format(row_length)}")
+        return said
+
+
+def sample_line(line: DocumentLine, count: int = SAMPLED_DOCUMENTS) -> LineSample:
+    """Tokenize up to `count` documents as training does, transform included."""
+    texts = line.texts(spread(line.records, count))
+    ids = line.encoded(texts)
+    documents = line.documents(texts, ids)
+    places = np.array([document.pairs if isinstance(document, Document) else 0 for document in documents])
+    spans = [line.dataset.span(document.record) for document in documents]
+    nbytes = np.array([end - start for start, end in spans])
+    found = LineSample(texts, ids, documents, *estimate(places, nbytes, line.records, line.dataset.nbytes))
+    if found.lost or found.cut:  # then places do not go with bytes
+        mean = estimate(places, np.ones_like(nbytes), line.records, line.records)
+        found = dataclasses.replace(found, mean=mean[0], standard_error=mean[1])
+    return found
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A dataset that runs out: at about which step, and of how many tokens."""
+
+    task_name: str
+    step: float
+    tokens: float
+
+
+def tokens_per_document(line: DocumentLine) -> float:
+    """The mean number of places that a record takes, estimated as sample_line does."""
+    return sample_line(line).mean
+
+
+def _mean(line: DocumentLine, known: Mapping[str, float]) -> float:
+    name = line.source.task_name
+    return known[name] if name in known else tokens_per_document(line)
+
+
+def endings(
+    lines: Sequence[DocumentLine],
+    tokens_per_step: int,
+    done: Sequence[int],
+    first_step: int,
+    means: Mapping[str, float] | None = None,
+) -> list[Ending]:
+    """The datasets that end, in that order, if the run never does; those that repeat for ever are left out.
+
+    `done` says how many documents of each have been read before `first_step`. The rest share the part of a dataset
+    that has ended. Steps are estimates: tokens are counted on a sample, and rows are taken to be full.
+    `means` are the tokens_per_document by task where they are known; others are counted.
+    """
+    known = means or {}
+    active = {i: line for i, line in enumerate(lines) if line.source.share > 0}
+    left = {
+        i: max(0.0, line.end - done[i]) * _mean(line, known)
+        for i, line in active.items()
+        if line.source.epochs is not None
+    }
+    total, step, found = dict(left), float(first_step), []
+    while left:
+        whole = sum(line.source.share for line in active.values())
+        rates = {i: tokens_per_step * active[i].source.share / whole for i in left}
+        first = min(left, key=lambda i: left[i] / rates[i])
+        steps = left[first] / rates[first]
+        step += steps
+        left = {i: tokens - steps * rates[i] for i, tokens in left.items() if i != first}
+        found.append(Ending(active.pop(first).source.task_name, step, total[first]))
+    return found
+
+
+def describe(found: Sequence[Ending], steps: int, all_end: bool, stops: bool) -> list[str]:
+    """Lines about the datasets that end before the run's `steps` are done; [] where none does."""
+    early = [ending for ending in found if ending.step < steps]
+    said = [
+        f"dataset {ending.task_name!r} ends at about step {ending.step:,.0f} of {steps:,} "
+        f"(about {ending.tokens:,.0f} tokens are left of it)"
+        for ending in early
+    ]
+    if all_end and early and len(early) == len(found):
+        then = "the run ends there" if stops else "the run fails there, unless stop_when_end=1"
+        said.append(f"warning: the whole mixture is exhausted at about step {early[-1].step:,.0f} of {steps:,}: {then}")
+    return said

@@ -1,0 +1,299 @@
+"""Packed batches of a rank, step by step, with the state after each of them.
+
+    mixture -> DocumentLine of each dataset -> Lane (rows) -> StepBatch (all rows of a rank's step) -> trainer
+
+Row k of step t comes from lane (t mod 16) * G + k, G rows a step; k = (micro * ranks + rank) * batch_size + i. So
+which rank and which worker reads a lane changes nothing in what it yields: lanes are dealt to ranks by k and
+to workers by t mod 16. A StepBatch carries the states of the lanes it came from; the loader keeps those of
+the batches it has handed out, so what it saves is what was consumed and never what was prefetched.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import zip_longest
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from fm9g.data.stream.document import DocumentLine, Skip
+from fm9g.data.stream.lane import Lane, Row
+from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.order import Generation
+from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.data.tokens.tokenizer import load_tokenizer
+from fm9g.errors import UserError
+
+STREAM_RULES = 5
+"""Raise it with any change of what the rows of a stream are: the order of records, whose turn it is, how they are
+packed, a text's ids. A checkpoint made under other rules is refused, where it would lose and repeat records."""
+LANES_PER_ROW = 16
+IGNORED = -100
+PADDING_TASK = -1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fixes the sequence of rows, and this rank's part of it."""
+
+    seed: int
+    row_length: int
+    batch_size: int
+    grad_accum: int
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.ranks * self.batch_size * self.grad_accum
+
+    @property
+    def lanes(self) -> int:
+        return LANES_PER_ROW * self.rows_per_step
+
+    def lanes_of_step(self, step: int) -> list[int]:
+        """This rank's lanes at a step, in the order of its rows."""
+        first = step % LANES_PER_ROW * self.rows_per_step
+        return [
+            first + (micro * self.ranks + self.rank) * self.batch_size + i
+            for micro in range(self.grad_accum)
+            for i in range(self.batch_size)
+        ]
+
+    def lanes_of_rank(self) -> list[int]:
+        """All lanes that this rank reads."""
+        return [lane for step in range(LANES_PER_ROW) for lane in self.lanes_of_step(step)]
+
+
+@dataclass
+class Strip:
+    """The rows of one micro-step end to end: T = batch_size * row_length places.
+
+    It leaves a worker by value: tensors would go through shared memory, which a killed process can leave behind.
+    """
+
+    tokens: Tensor  # [T] int32
+    targets: Tensor  # [T] int32, -100 where there is no loss
+    lengths: list[int]  # of the documents' pieces, padding as a piece of its own; they sum to T
+    tasks: list[int]  # of the pieces, -1 for padding
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled_strip, (self.tokens.numpy(), self.targets.numpy(), self.lengths, self.tasks)
+
+
+def _unpickled_strip(tokens: np.ndarray, targets: np.ndarray, lengths: list[int], tasks: list[int]) -> Strip:
+    return Strip(torch.from_numpy(tokens), torch.from_numpy(targets), lengths, tasks)
+
+
+@dataclass
+class Work:
+    """What a StepBatch took to make, in the process `process` (the rank's own or one of its workers)."""
+
+    process: int = 0
+    seconds: float = 0.0
+    reading: float = 0.0
+    transforming: float = 0.0
+    tokenizing: float = 0.0  # and waiting for threads that do
+    retries: int = 0  # reads tried again, since the process began
+    memory_bytes: int = 0  # resident
+
+
+@dataclass
+class StepBatch:
+    """All micro-steps of a rank's step, and what must be remembered after it."""
+
+    step: int
+    strips: list[Strip]
+    lane_states: np.ndarray  # [rows, state size] int64
+    exhausted: list[bool]  # of these lanes, which have nothing left
+    row_digests: bytes  # 32 bytes a row
+    documents: list[int] = field(default_factory=list)  # begun in this step, by task
+    tokens: list[int] = field(default_factory=list)  # places filled in this step, by task
+    skipped: list[tuple[int, Skip]] = field(default_factory=list)  # (task, why)
+    work: Work = field(default_factory=lambda: Work())
+
+
+def row_digest(row: Row, names: list[str]) -> bytes:
+    """sha256 over (task, record, first token, last token) of each piece."""
+    digest = sha256()
+    for piece in row.pieces:
+        digest.update(names[piece.task].encode())
+        digest.update(struct.pack("<qqq", piece.document.record, piece.first, piece.last))
+    return digest.digest()
+
+
+def make_strip(rows: list[Row], row_length: int) -> Strip:
+    """Lay rows end to end; what a row leaves empty is padding with no loss."""
+    tokens = np.zeros(len(rows) * row_length, dtype=np.int32)
+    targets = np.full(len(rows) * row_length, IGNORED, dtype=np.int32)
+    lengths: list[int] = []
+    tasks: list[int] = []
+    for number, row in enumerate(rows):
+        place = number * row_length
+        for piece in row.pieces:
+            document = piece.document
+            tokens[place : place + piece.pairs] = document.tokens[piece.first : piece.last]
+            skipped = min(max(document.first_target - piece.first - 1, 0), piece.pairs)
+            targets[place + skipped : place + piece.pairs] = document.tokens[piece.first + 1 + skipped : piece.last + 1]
+            lengths.append(piece.pairs)
+            tasks.append(piece.task)
+            place += piece.pairs
+        if place < (number + 1) * row_length:
+            lengths.append((number + 1) * row_length - place)
+            tasks.append(PADDING_TASK)
+    return Strip(torch.from_numpy(tokens), torch.from_numpy(targets), lengths, tasks)
+
+
+class StepStream(IterableDataset):  # type: ignore[type-arg]
+    """The steps of a rank, or those of one of its workers.
+
+    A UserError is yielded and not raised, since a DataLoader would wrap it in the worker's traceback.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sources: list[Source],
+        tokenizer_path: str,
+        steps: range,
+        states: dict[int, np.ndarray],
+        prefetcher: Prefetcher,
+        generations: Mapping[str, Sequence[Generation]] = MappingProxyType({}),
+    ) -> None:
+        self.plan, self.sources, self.steps = plan, sources, steps
+        self._tokenizer = load_tokenizer(tokenizer_path)
+        self.lines = [
+            DocumentLine(s, self._tokenizer, plan.seed, plan.row_length, generations.get(s.task_name, ()))
+            for s in sources
+        ]
+        self._names = [source.task_name for source in sources]
+        self.states, self._prefetcher = states, prefetcher
+        self._lanes: dict[int, Lane] = {}
+
+    def __iter__(self) -> Iterator[StepBatch | UserError]:
+        info = get_worker_info()
+        workers, worker = (info.num_workers, info.id) if info else (1, 0)
+        # the DataLoader asks its workers in turn, the first one first, wherever the run starts
+        mine = self.steps[worker::workers]
+        for step, following in zip_longest(mine, mine[1:]):
+            try:
+                batch: StepBatch | UserError = self.step(step, following)
+            except UserError as error:
+                batch = error
+            yield batch
+
+    def _lane(self, number: int) -> Lane:
+        if number not in self._lanes:
+            plan = self.plan
+            lane = Lane(number, plan.lanes, self.lines, plan.seed, plan.row_length, self._prefetcher)
+            if number in self.states:
+                lane.load_state(self.states[number])
+            self._lanes[number] = lane
+        return self._lanes[number]
+
+    def exhausted_lanes(self) -> dict[int, bool]:
+        """Which of this rank's lanes have nothing left at the start."""
+        return {number: self._lane(number).exhausted for number in self.plan.lanes_of_rank()}
+
+    def _lanes_of(self, step: int) -> list[Lane]:
+        return [self._lane(number) for number in self.plan.lanes_of_step(step)]
+
+    def step(self, step: int, following: int | None = None) -> StepBatch:
+        """Read this rank's rows of a step; `following` is the one that is asked for next, to be prepared meanwhile."""
+        before = self._spent(), time.perf_counter()
+        lanes = self._lanes_of(step)
+        for lane in lanes if following is None else [*lanes, *self._lanes_of(following)]:
+            lane.prepare()
+        rows = [lane.next_row() for lane in lanes]
+        self._prefetcher.start()
+        size = self.plan.batch_size
+        documents, tokens = [0] * len(self.lines), [0] * len(self.lines)
+        for row in rows:
+            for task, count in row.begun.items():
+                documents[task] += count
+            for piece in row.pieces:
+                tokens[piece.task] += piece.pairs
+        return StepBatch(
+            step,
+            [make_strip(rows[i : i + size], self.plan.row_length) for i in range(0, len(rows), size)],
+            np.stack([lane.state() for lane in lanes]),
+            [lane.exhausted for lane in lanes],
+            b"".join(row_digest(row, self._names) for row in rows),
+            documents,
+            tokens,
+            [skip for row in rows for skip in row.skipped],
+            self._work(*before),
+        )
+
+    def _spent(self) -> np.ndarray:
+        """Seconds of reading, transforming and tokenizing so far."""
+        spent = [line.spent for line in self.lines]
+        total = np.array([[s.reading, s.transforming, s.tokenizing] for s in spent]).sum(axis=0)
+        total[2] += self._prefetcher.waited
+        return total
+
+    def _work(self, before: np.ndarray, started: float) -> Work:
+        reading, transforming, tokenizing = (self._spent() - before).tolist()
+        return Work(
+            process=os.getpid(),
+            seconds=time.perf_counter() - started,
+            reading=reading,
+            transforming=transforming,
+            tokenizing=tokenizing,
+            retries=sum(line.dataset.retries for line in self.lines),
+            memory_bytes=_resident_bytes(),
+        )
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Loader:
+    """Iterates over a rank's StepBatches of `steps`, and knows the state after those it has yielded."""
+
+    def __init__(self, stream: StepStream, workers: int, prefetch: int) -> None:
+        self.stream = stream
+        self.states = dict(stream.states)
+        self._exhausted = stream.exhausted_lanes()
+        # a lane belongs to one worker, which must divide the 16 steps after which it comes again
+        self.workers = 1 << (min(workers, LANES_PER_ROW).bit_length() - 1) if workers else 0
+        self._batches = DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=prefetch if self.workers else None,
+            multiprocessing_context="fork" if self.workers else None,
+            generator=torch.Generator(),  # else it draws from the one that a resumed run has just restored
+        )
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        for batch in self._batches:
+            if isinstance(batch, UserError):
+                raise batch
+            numbers = self.stream.plan.lanes_of_step(batch.step)
+            self.states.update(zip(numbers, batch.lane_states, strict=True))
+            self._exhausted.update(zip(numbers, batch.exhausted, strict=True))
+            yield batch
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether none of this rank's lanes has anything left after the batches yielded."""
+        return all(self._exhausted.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """{lanes [n] int64, states [n, state size] int64} of this rank's lanes that were read."""
+        mine = sorted(set(self.states) & set(self.stream.plan.lanes_of_rank()))
+        size = Lane.state_size(len(self.stream.lines))
+        states = np.stack([self.states[number] for number in mine]) if mine else np.zeros((0, size), dtype=np.int64)
+        return {"lanes": torch.tensor(mine, dtype=torch.int64), "states": torch.from_numpy(states)}

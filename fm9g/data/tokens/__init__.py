@@ -1,0 +1,1 @@
+"""Tokenizers: loading and training them, and what they make of text."""
