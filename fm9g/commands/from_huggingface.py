@@ -6,7 +6,7 @@ import argparse
 
 from fm9g.commandline import parse_flags, path
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype
+from fm9g.tensors.lazy import DTYPE_ARGUMENTS, parse_dtype
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ import argparse
 
 from fm9g.commandline import parse_flags, path
 from fm9g.convert.bmtrain_to_huggingface import DEFAULT_SHARD_SIZE, from_scratch, with_reference
-from fm9g.convert.lazy import DTYPE_ARGUMENTS, parse_dtype
 from fm9g.errors import UserError
+from fm9g.tensors.lazy import DTYPE_ARGUMENTS, parse_dtype
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -6,16 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fm9g.convert.checkpoint_files import read_pt
-from fm9g.convert.checkpoint_writers import parse_size, write_safetensors
-from fm9g.convert.finite import noting, warn_of
 from fm9g.convert.hf_config import (
     differences,
     huggingface_config,
     model_config_from_huggingface,
     with_checkpoint_facts,
 )
-from fm9g.convert.lazy import as_dtype, main_dtype
 from fm9g.convert.names import match
 from fm9g.convert.outputs import check_output_folder, new_folder
 from fm9g.convert.tokenizer_check import check_export
@@ -24,6 +20,10 @@ from fm9g.errors import UserError
 from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
 from fm9g.progress import Progress
+from fm9g.tensors.finite import noting, warn_of
+from fm9g.tensors.lazy import as_dtype, main_dtype
+from fm9g.tensors.readers import read_pt
+from fm9g.tensors.writers import parse_size, write_safetensors
 
 DEFAULT_SHARD_SIZE = "5GB"
 

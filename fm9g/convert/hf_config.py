@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fm9g.convert import hf_rope
-from fm9g.convert.lazy import DTYPES
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
+from fm9g.tensors.lazy import DTYPES
 
 # Each family with what its configuration class assumes of keys that config.json leaves out.
 FAMILIES = {

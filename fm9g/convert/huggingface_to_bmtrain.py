@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fm9g.convert.checkpoint_files import read_huggingface_folder
-from fm9g.convert.checkpoint_writers import write_pt
-from fm9g.convert.finite import noting, warn_of
 from fm9g.convert.hf_config import model_config_from_huggingface
-from fm9g.convert.lazy import DTYPES, as_dtype, main_dtype
 from fm9g.convert.names import match
 from fm9g.convert.outputs import check_output_file
 from fm9g.convert.weights_tokenizer import note_path, note_tokenizer
@@ -16,6 +12,10 @@ from fm9g.errors import UserError
 from fm9g.files import atomic_file, read_json
 from fm9g.model.config import ModelConfig
 from fm9g.progress import Progress
+from fm9g.tensors.finite import noting, warn_of
+from fm9g.tensors.lazy import DTYPES, as_dtype, main_dtype
+from fm9g.tensors.readers import read_huggingface_folder
+from fm9g.tensors.writers import write_pt
 
 
 def huggingface_to_bmtrain(

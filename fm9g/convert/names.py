@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fm9g.convert.lazy import DTYPES, LazyTensor, same_bits, unsupported
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
+from fm9g.tensors.lazy import DTYPES, LazyTensor, same_bits, unsupported
 
 MAX_LISTED = 20
 

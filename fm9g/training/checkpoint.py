@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
-from fm9g.convert import finite
-from fm9g.convert.checkpoint_files import map_tensors
-from fm9g.convert.checkpoint_writers import write_pt
-from fm9g.convert.lazy import DTYPES, LazyTensor, unsupported
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, write_json, write_text
 from fm9g.progress import Progress
 from fm9g.runtime import bmt
+from fm9g.tensors import finite
+from fm9g.tensors.lazy import DTYPES, LazyTensor, unsupported
+from fm9g.tensors.readers import map_tensors
+from fm9g.tensors.writers import write_pt
 
 OPTIMIZER_FILE = "optimizer-{rank:05d}.pt"
 RANDOM_FILE = "random-{rank:05d}.pt"

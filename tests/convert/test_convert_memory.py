@@ -20,11 +20,11 @@ ALLOWED_MB = 100  # the model has 271 MB, its shards up to 40 MB
 MEASURED = """
 import re, sys
 from pathlib import Path
-from fm9g.convert import checkpoint_files
+from fm9g.tensors import readers
 from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 
-checkpoint_files.REMAP_BYTES = 32 << 20  # in proportion to the model
+readers.REMAP_BYTES = 32 << 20  # in proportion to the model
 source, checkpoint, target = map(Path, sys.argv[2:])
 # Not ru_maxrss, which starts at what the process that started this one had.
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -16,7 +16,6 @@ import torch
 import zstandard
 from safetensors.torch import save_file
 
-from fm9g.convert.checkpoint_files import Checkpoint, map_tensors, read_huggingface_folder, read_pt
 from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
 from fm9g.convert.tokenizer_files import install_tokenizer
 from fm9g.data.index.build import Options, build
@@ -35,6 +34,7 @@ from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
+from fm9g.tensors.readers import Checkpoint, map_tensors, read_huggingface_folder, read_pt
 from fm9g.training.arguments import parse_command_line, read_train_config
 
 TEXTS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fm9g.convert.stored_zip import ALIGNMENT, StoredZip
+from fm9g.tensors.stored_zip import ALIGNMENT, StoredZip
 
 
 @pytest.mark.parametrize(("gib", "zip64"), [(0, False), (3, False), (5, True)])

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from fm9g.convert.lazy import DTYPES, LazyTensor, raw_bytes
-from fm9g.convert.stored_zip import StoredZip
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, write_json
 from fm9g.progress import Progress
+from fm9g.tensors.lazy import DTYPES, LazyTensor, raw_bytes
+from fm9g.tensors.stored_zip import StoredZip
 
 SHARD_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

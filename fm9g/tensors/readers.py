@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fm9g.convert.lazy import DTYPES, PIECE_BYTES, LazyTensor, rows_per_piece, unsupported
 from fm9g.errors import UserError, shown
 from fm9g.files import parse_json, read_json, require_file
+from fm9g.tensors.lazy import DTYPES, PIECE_BYTES, LazyTensor, rows_per_piece, unsupported
 
 REMAP_BYTES = 128 << 20
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors format

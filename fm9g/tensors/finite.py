@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fm9g.convert.lazy import LazyTensor, rows_per_piece
+from fm9g.tensors.lazy import LazyTensor, rows_per_piece
 
 MAX_NAMED = 5
 
