@@ -5,7 +5,7 @@ import pytest
 
 from fm9g.data.stream.loader import Plan, StepStream
 from fm9g.data.stream.mixture import read_mixture
-from fm9g.data.stream.prefetch import Ahead
+from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from tests.support.runs import Place, command_here, index
 from tests.support.tiny_tokenizers import KINDS
@@ -25,7 +25,9 @@ def own(tmp_path):
 
 
 def rows(own, mixture):
-    stream = StepStream(Plan(1, 256, 1, 1), read_mixture(mixture), str(own.root / "unigram"), range(1), {}, Ahead(0, 0))
+    stream = StepStream(
+        Plan(1, 256, 1, 1), read_mixture(mixture), str(own.root / "unigram"), range(1), {}, Prefetcher(0, 0)
+    )
     (strip,) = stream.step(0).strips
     return strip.tokens.numpy(), strip.lengths
 

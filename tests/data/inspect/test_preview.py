@@ -12,7 +12,7 @@ from fm9g.data.inspect.preview import Preview, decode_spans
 from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
 from fm9g.data.stream.loader import IGNORED, Plan, StepStream
 from fm9g.data.stream.mixture import read_mixture
-from fm9g.data.stream.prefetch import Ahead
+from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.support.runs import Place, index
@@ -40,7 +40,7 @@ def preview(place, steps=3, mixture=None, seed=3, **plan):
 
 def rank_rows(place, plan, step):
     """[(rank, micro, tokens, targets)] of a rank's step, from the loader of training."""
-    stream = StepStream(plan, read_mixture(place.mixture), str(place.tokenizer), range(9), {}, Ahead(1, 1))
+    stream = StepStream(plan, read_mixture(place.mixture), str(place.tokenizer), range(9), {}, Prefetcher(1, 1))
     for number in range(step + 1):
         batch = stream.step(number)
     for micro, strip in enumerate(batch.strips):
