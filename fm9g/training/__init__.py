@@ -1,1 +1,1 @@
-"""Training: settings, the loop, its objective, optimizer, schedule, checkpoints and metrics."""
+"""Training: settings, the loop, its objective, optimizer, schedule and metrics."""

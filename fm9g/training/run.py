@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fm9g import runtime
+from fm9g.checkpoint.writer import CheckpointWriter
 from fm9g.commandline import command
 from fm9g.data.record import record_name
 from fm9g.data.stream.document import DocumentLine
@@ -20,7 +21,7 @@ from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.files import read_json
 from fm9g.model.decoder import Decoder
-from fm9g.training import checkpoint, stream
+from fm9g.training import stream
 from fm9g.training.arguments import FIELDS
 from fm9g.training.cautions import cautions
 from fm9g.training.inputs import Inputs
@@ -221,7 +222,7 @@ class Run:
         """Write the data's state, together with this rank's `files`, `state` and the model's weights."""
         self.progress.stream_sha256 = self.digest.fold()
         data = {stream.DATA_FILE.format(rank=runtime.rank()): self.loader.state_dict()}
-        writer = checkpoint.CheckpointWriter(self.folder.checkpoints, self.progress.step)
+        writer = CheckpointWriter(self.folder.checkpoints, self.progress.step)
         started = time.perf_counter()
         writer.write(
             {**data, **files},

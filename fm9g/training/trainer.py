@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from fm9g import runtime
+from fm9g.checkpoint.optimizer import OPTIMIZER_FILE, load_optimizer_state, optimizer_state
+from fm9g.checkpoint.random_state import RANDOM_FILE, load_random_state, random_state
+from fm9g.checkpoint.weights import fault_in_model, load_weights, weights_name
 from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.model.decoder import Decoder
 from fm9g.runtime import bmt
-from fm9g.training import checkpoint
 from fm9g.training.data_run import DataRun
 from fm9g.training.inputs import Inputs
 from fm9g.training.metrics import Metrics, MetricsWriter, readable_line
@@ -58,7 +60,7 @@ class Training(Run):
         settings, folder, weights = self.settings, self.start.checkpoint, self.start.pretrained
         full = folder is not None and not settings.only_load_model
         if folder is not None:
-            weights = folder / checkpoint.weights_name(self.saved["progress"]["step"])
+            weights = folder / weights_name(self.saved["progress"]["step"])
         elif weights is not None:
             folder = weights.parent
         if weights is None or folder is None:
@@ -66,19 +68,19 @@ class Training(Run):
                 raise UserError("load_grad=1 needs a checkpoint: give resume_ckpt or pretrained_model")
             return
         log(f"loading {weights}")
-        skipped = checkpoint.load_weights(self.model, weights, settings.strict_state_dict)
+        skipped = load_weights(self.model, weights, settings.strict_state_dict)
         log(f"loaded weights from {weights}" + "".join(f"\n  skipped: {item}" for item in skipped))
         if settings.load_grad or (full and settings.load_grad is None):
             self._load_optimizer(folder)
         if full:
             self.manager.loss_scale = self.saved["loss_scale"]
             self.manager.steps_since_last_scale = self.saved["steps_since_last_scale"]
-            if self.saved["ranks"] != runtime.world_size() or not checkpoint.load_random_state(folder):
+            if self.saved["ranks"] != runtime.world_size() or not load_random_state(folder):
                 log(f"the checkpoint had {self.saved['ranks']} ranks: random generators start anew")
 
     def _load_optimizer(self, folder: Path) -> None:
         on_host = isinstance(self.optimizer, bmt.optim.AdamOffloadOptimizer)
-        files = checkpoint.load_optimizer_state(self.model, self.optimizer, folder, on_host)
+        files = load_optimizer_state(self.model, self.optimizer, folder, on_host)
         wanted = self.settings.grad_ckpt_num
         if "grad_ckpt_num" in self.settings.sources and wanted != files:
             raise UserError(f"{folder} holds {files} optimizer file(s), grad_ckpt_num says {wanted}")
@@ -173,15 +175,15 @@ class Training(Run):
 
     def save(self) -> None:
         """Write a whole checkpoint; a UserError instead where the weights are no longer finite."""
-        if wrong := checkpoint.fault_in_model(self.model):
+        if wrong := fault_in_model(self.model):
             step = self.progress.step
             raise UserError(
                 f"iteration {step}: {wrong}: training has diverged, and nothing is saved; {self._way_back()}"
             )
         rank = runtime.rank()
         files = {
-            checkpoint.OPTIMIZER_FILE.format(rank=rank): checkpoint.optimizer_state(self.model, self.optimizer),
-            checkpoint.RANDOM_FILE.format(rank=rank): checkpoint.random_state(),
+            OPTIMIZER_FILE.format(rank=rank): optimizer_state(self.model, self.optimizer),
+            RANDOM_FILE.format(rank=rank): random_state(),
         }
         scale = {"loss_scale": self.manager.loss_scale, "steps_since_last_scale": self.manager.steps_since_last_scale}
         self._write_checkpoint(files, scale, self.model)

@@ -1,0 +1,42 @@
+"""The random generators' states in a checkpoint, one file a rank."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fm9g import runtime
+
+RANDOM_FILE = "random-{rank:05d}.pt"
+
+
+def random_state() -> dict[str, Any]:
+    """The states of all generators that a run draws from."""
+    _, keys, position, *_ = np.random.get_state()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(random.getstate()[1], dtype=torch.int64),
+        "numpy": torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+        "numpy_position": int(position),
+    }
+    if (device := runtime.device_random_state()) is not None:
+        state["cuda"] = device
+    return state
+
+
+def load_random_state(folder: Path) -> bool:
+    """Restore this rank's generators; False if the checkpoint has none for it (it had fewer ranks)."""
+    path = folder / RANDOM_FILE.format(rank=runtime.rank())
+    if not path.exists():
+        return False
+    state = torch.load(path, weights_only=True)
+    torch.set_rng_state(state["torch"])
+    random.setstate((3, tuple(state["python"].tolist()), None))
+    np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), state["numpy_position"], 0, 0.0))
+    if "cuda" in state:
+        runtime.load_device_random_state(state["cuda"])
+    return True

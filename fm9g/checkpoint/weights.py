@@ -1,0 +1,110 @@
+"""A model's weights in a .pt file: {name: tensor}, written and loaded by all ranks together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fm9g import runtime
+from fm9g.errors import UserError
+from fm9g.progress import Progress
+from fm9g.runtime.shards import gathered_weights, shards, whole_shapes
+from fm9g.tensors import finite
+from fm9g.tensors.lazy import DTYPES, LazyTensor, unsupported
+from fm9g.tensors.readers import map_tensors
+from fm9g.tensors.writers import write_pt
+
+SAFETENSORS_NAMES = {dtype.torch: name for name, dtype in DTYPES.items()}
+WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
+
+
+def weights_name(step: int) -> str:
+    """The name of the weights' file."""
+    return f"fm9g_live_checkpoint-{step}.pt"
+
+
+def write_weights(model: Any, path: Path) -> None:
+    """Rank 0 writes {name: tensor} as torch.save would; no rank ever holds more than a block of the whole model."""
+    weights = gathered_weights(model)
+    if runtime.rank() != 0:
+        for _ in weights:
+            pass
+        return
+
+    shapes = whole_shapes(model)
+
+    def described(name: str, param: Any) -> LazyTensor:
+        def content() -> Iterator[Tensor]:
+            gathered_name, weight = next(weights)
+            assert gathered_name == name, f"{gathered_name} was gathered where {name} was expected"
+            yield from weight.flatten().split(WRITTEN_ELEMENTS)
+
+        return LazyTensor(SAFETENSORS_NAMES[param.dtype], shapes[name], lambda: map(_on_cpu, content()))
+
+    tensors = {name: described(name, param) for name, param in model.named_parameters()}
+    with Progress(path.name, sum(tensor.nbytes for tensor in tensors.values())) as progress:
+        write_pt(path, tensors, progress)
+    assert next(weights, None) is None
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    return tensor.cpu()
+
+
+def load_weights(model: Any, path: Path, strict: bool) -> list[str]:
+    """Load a .pt into the model, every rank reading what it holds; returns the keys skipped when not strict.
+
+    Missing, unexpected or misshapen keys, those of other formats than the converters take, and values that are not
+    finite in the model's dtype are a UserError that names them. Collective: all ranks end alike.
+    """
+    weights = map_tensors(path)
+    expected = whole_shapes(model)
+    missing = [f"missing {name} {list(expected[name])}" for name in expected if name not in weights]
+    unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in expected]
+    loaded = {name: weights[name] for name in expected if name in weights}
+    misfits = [
+        f"{name}: the file has {list(weight.shape)}, the model {list(expected[name])}"
+        for name, weight in loaded.items()
+        if tuple(weight.shape) != expected[name]
+    ]
+    for name, weight in loaded.items():
+        if weight.dtype not in SAFETENSORS_NAMES:
+            dtype = str(weight.dtype).removeprefix("torch.")
+            misfits.append(f"{name}: dtype {dtype} ({unsupported(dtype)})")
+    if misfits or (strict and (missing or unexpected)):
+        problems = misfits + missing + unexpected
+        listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
+        hint = "" if misfits else " (strict_state_dict=0 loads the rest)"
+        raise UserError(f"{path} does not fit the model{hint}:\n  {listed}")
+    dtypes = {name: param.dtype for name, param in model.named_parameters()}
+    wrong = _first_on_any_rank(_fault_in_share(loaded, dtypes))
+    if wrong:
+        raise UserError(
+            f"{path}: {wrong}: no weights to train from; take another checkpoint, or another dtype in the model config"
+        )
+    model.load_state_dict(loaded, strict=False)
+    return missing + unexpected
+
+
+def _fault_in_share(weights: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> str:
+    """The first value among this rank's share of all pieces that is not finite in the model's dtype."""
+    views = ((name, view) for name, weight in weights.items() for view in finite.views(weight))
+    for name, view in itertools.islice(views, runtime.rank(), None, runtime.world_size()):
+        if wrong := finite.fault(view, dtypes[name]):
+            return f"{name} has {wrong}"
+    return ""
+
+
+def fault_in_model(model: Any) -> str:
+    """The first weight that is not finite, and what it has instead; the same on all ranks, each looking at its own."""
+    found = ((name, finite.fault(param.data, param.dtype)) for name, param, *_ in shards(model))
+    return _first_on_any_rank(next((f"{name} has {wrong}" for name, wrong in found if wrong), ""))
+
+
+def _first_on_any_rank(text: str) -> str:
+    return next((said.decode() for said in runtime.gather_bytes(text.encode()) if said), "")
