@@ -13,11 +13,10 @@ import torch
 
 from fm9g import runtime
 from fm9g.data.stream.document import DocumentLine
-from fm9g.data.stream.lane import Lane
+from fm9g.data.stream.lane_state import LaneState
 from fm9g.data.stream.loader import LANES_PER_ROW, STREAM_RULES, Loader, Plan, StepStream
 from fm9g.data.stream.order import Generation, RecordOrder
 from fm9g.data.stream.prefetch import Prefetcher
-from fm9g.data.stream.window import NONE
 from fm9g.errors import UserError
 from fm9g.training.inputs import Inputs
 
@@ -158,17 +157,12 @@ def extend_generations(inputs: Inputs, saved: dict[str, Any], states: dict[int, 
         known = [Generation(*pair) for pair in task["generations"]] if task else [Generation(0, line.records)]
         if line.records > known[-1].records and task and task["fingerprint"] != line.dataset.fingerprint:
             order = RecordOrder(known, inputs.settings.seed, line.source.task_name)
-            begun = max((_last_begun(lane, state, column, saved) for lane, state in states.items()), default=-1)
+            lanes = LANES_PER_ROW * saved["rows_per_step"]
+            last = ((lane, LaneState.unpack(state).begun(column)) for lane, state in states.items())
+            begun = max((lane + lanes * number for lane, number in last if number >= 0), default=-1)
             known.append(Generation(order.epoch(max(begun, 0)), line.records))
         result[line.source.task_name] = known
     return result
-
-
-def _last_begun(lane: int, state: np.ndarray, column: int, saved: dict[str, Any]) -> int:
-    """The highest position of a dataset that a lane has begun, or -1."""
-    base, _, next_token, taken = (int(row[column]) for row in state[:-1].reshape(4, -1))
-    last = base + taken.bit_length() - 1 if taken else base - (next_token == NONE)
-    return lane + last * LANES_PER_ROW * saved["rows_per_step"] if last >= 0 else -1
 
 
 Balanced = tuple[str, float, float | None, str]
@@ -191,19 +185,10 @@ def rearrange_states(
     if was == now:
         return states
     same_balance = set(was) == set(now)
-    columns = [(new, old[name]) for new, (name, *_) in enumerate(now) if name in old]
-    rearranged = {}
-    for lane, state in states.items():
-        result = np.zeros(Lane.state_size(len(now)), dtype=np.int64)
-        base, tokens, next_token, taken = result[:-1].reshape(4, len(now))
-        next_token[:] = NONE
-        old_base, old_tokens, old_next_token, old_taken = state[:-1].reshape(4, len(before))
-        for new, column in columns:
-            base[new], next_token[new], taken[new] = old_base[column], old_next_token[column], old_taken[column]
-            tokens[new] = old_tokens[column] if same_balance else 0
-        result[-1] = state[-1] if same_balance else 0
-        rearranged[lane] = result
-    return rearranged
+    lines = {new: old[name] for new, (name, *_) in enumerate(now) if name in old}
+    return {
+        lane: LaneState.unpack(state).arranged(len(now), lines, same_balance).pack() for lane, state in states.items()
+    }
 
 
 @dataclass

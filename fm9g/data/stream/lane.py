@@ -27,10 +27,11 @@ import numpy as np
 
 from fm9g.data.stream.document import Document, DocumentLine, Ids, Skip, Text
 from fm9g.data.stream.fills import deal
+from fm9g.data.stream.lane_state import NONE, LaneState
 from fm9g.data.stream.order import unit_interval
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.turns import GOLDEN, Turns
-from fm9g.data.stream.window import NONE, Window
+from fm9g.data.stream.window import Window
 from fm9g.errors import UserError
 
 MOST_SKIPS = 10_000  # unusable records in a row before a lane gives up on a dataset
@@ -65,12 +66,7 @@ class Row:
 
 
 class Lane:
-    """Packs rows of `row_length` places from `lines`. A line's share is `line.source.share`.
-
-    The state is int64: for each line the documents done before its window; then for each the tokens yielded since
-    the balance was last begun; then for each the next token of the document in progress, or -1; then for each the mask
-    of documents done in its window; then the rows since shares were last changed.
-    """
+    """Packs rows of `row_length` places from `lines`. A line's share is `line.source.share`."""
 
     def __init__(
         self, number: int, lanes: int, lines: list[DocumentLine], seed: int, row_length: int, prefetcher: Prefetcher
@@ -112,23 +108,24 @@ class Lane:
         self._turns = Turns(shares, self._dealt, self._offsets, self._number, rows)
         self._order: list[int] = []  # of the row that is being packed, if each is one dataset's turn
 
-    @staticmethod
-    def state_size(lines: int) -> int:
-        """The number of int64 in a state."""
-        return 4 * lines + 1
-
     def state(self) -> np.ndarray:
-        """All this lane must remember, [state_size] int64."""
+        """All this lane must remember: LaneState, packed."""
         windows = self._windows
-        columns = [[w.base for w in windows], self._tokens, [w.next_token for w in windows], [w.taken for w in windows]]
-        return np.array([*(value for column in columns for value in column), self._turns.rows], dtype=np.int64)
+        return LaneState(
+            base=[window.base for window in windows],
+            tokens=self._tokens,
+            next_token=[window.next_token for window in windows],
+            taken=[window.taken for window in windows],
+            rows=self._turns.rows,
+        ).pack()
 
-    def load_state(self, state: np.ndarray) -> None:
+    def load_state(self, values: np.ndarray) -> None:
         """Continue from a state."""
-        base, self._tokens, next_token, taken = state[:-1].reshape(4, len(self._windows)).tolist()
-        for window, *place in zip(self._windows, base, next_token, taken, strict=True):
+        state = LaneState.unpack(values)
+        self._tokens = state.tokens
+        for window, *place in zip(self._windows, state.base, state.next_token, state.taken, strict=True):
             window.load(*place)
-        self._set_turns(int(state[-1]))
+        self._set_turns(state.rows)
 
     @property
     def exhausted(self) -> bool:

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fm9g.data.stream.document import DocumentLine, Skip
 from fm9g.data.stream.lane import Lane, Row
+from fm9g.data.stream.lane_state import LaneState
 from fm9g.data.stream.mixture import Source
 from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
@@ -294,6 +295,6 @@ class Loader:
     def state_dict(self) -> dict[str, Tensor]:
         """{lanes [n] int64, states [n, state size] int64} of this rank's lanes that were read."""
         mine = sorted(set(self.states) & set(self.stream.plan.lanes_of_rank()))
-        size = Lane.state_size(len(self.stream.lines))
+        size = LaneState.size(len(self.stream.lines))
         states = np.stack([self.states[number] for number in mine]) if mine else np.zeros((0, size), dtype=np.int64)
         return {"lanes": torch.tensor(mine, dtype=torch.int64), "states": torch.from_numpy(states)}

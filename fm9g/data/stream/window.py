@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.stream.document import Document, DocumentLine, Skip, Text
+from fm9g.data.stream.lane_state import NONE
 
 WINDOW = 32  # enough to fill 98 % of a row of four average documents; a mask of so many bits fits the state
-NONE = -1
 
 
 class Window:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fm9g.data.stream import lane as lane_module
 from fm9g.data.stream.document import Document
 from fm9g.data.stream.lane import Lane
+from fm9g.data.stream.lane_state import LaneState
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.window import WINDOW
 from fm9g.errors import UserError
@@ -194,7 +195,7 @@ def test_a_state_is_a_few_integers():
     lines = [Line("a", 0.5, [3]), Line("b", 0.5, [40])]
     state = make_lanes(lines, 1)[0].state()
     assert state.dtype == np.int64
-    assert state.shape == (Lane.state_size(2),) == (9,)
+    assert state.shape == (LaneState.size(2),) == (9,)
 
 
 def test_the_billionth_document_is_reached_without_those_before_it():
