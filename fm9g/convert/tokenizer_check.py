@@ -16,7 +16,7 @@ import transformers
 
 from fm9g.convert.tokenizer_files import install_tokenizer, mark_special, name_fast_class, training_reads
 from fm9g.convert.weights_tokenizer import vocabulary_of
-from fm9g.data.tokens.sentencepiece_proto import UNIGRAM, SentencePieceModel, read_sentencepiece
+from fm9g.data.tokens.sentencepiece_proto import NORMAL, UNIGRAM, SentencePieceModel, read_sentencepiece
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError
@@ -226,8 +226,9 @@ def _tied(trained: Tokenizer, ids: list[int], others: list[int]) -> bool:
     if not isinstance(trained, SentencePieceTokenizer):
         return False
     model = _read(trained.path)
-    if model.algorithm != UNIGRAM:
-        return False
+    changed = [*(Counter(ids) - Counter(others)), *(Counter(others) - Counter(ids))]
+    if model.algorithm != UNIGRAM or any(model.pieces[number].kind != NORMAL for number in changed):
+        return False  # only those of text have scores
     one, other = (sum(model.pieces[number].score for number in numbers) for numbers in (ids, others))
     choices = (Counter(ids) - Counter(others)).total() + 1
     return abs(one - other) <= choices * 2**-23 * abs(one)

@@ -190,6 +190,19 @@ def test_another_tokenizer_is_refused_with_a_text_that_shows_it(tmp_path: Path, 
         check_same_ids(trained, folder)
 
 
+def test_pieces_without_a_score_are_no_tie(tmp_path: Path, export: Callable[..., Path]) -> None:
+    model = train(tmp_path / "sp.model", **KINDS["unigram, user-defined"])
+    folder = export(model, tmp_path / "exported")
+    check_same_ids(load_tokenizer(model), folder)
+    text = (folder / "tokenizer.json").read_text()
+    swapped = (
+        text.replace("<|im_start|>", "<swap>").replace("<|im_end|>", "<|im_start|>").replace("<swap>", "<|im_end|>")
+    )
+    (folder / "tokenizer.json").write_text(swapped)
+    with pytest.raises(UserError, match="is not the one trained with"):
+        check_same_ids(load_tokenizer(model), folder)
+
+
 def test_a_reference_with_tokenizer_model_alone_loses_nothing(tmp_path: Path) -> None:
     reference = save(tiny_llama(vocab_size=1000), tmp_path / "llama")
     model = train(reference / "tokenizer.model", **KINDS["llama"])

@@ -30,12 +30,10 @@ class UnigramEncoder:
         self._normalized = sentencepiece.SentencePieceProcessor(model_proto=for_normalized_text(path.read_bytes()))
         self._known = {text for text in model.texts(NORMAL) if len(text) == 1}
         self._joined = {pair for piece in model.pieces for pair in itertools.pairwise(piece.text)}
-        self._repeats = _repeats(model)
-        self._unordered = {
-            (one, other)
-            for one, (unit, length) in self._repeats.items()
-            for other in (id for id, repeat in self._repeats.items() if repeat[0] == unit and repeat[1] < length)
-        }
+        groups = _repeats(model)
+        self._repeats = {id: (unit, len(model.pieces[id].text)) for unit, ids in groups.items() for id in ids}
+        pairs = (pair for ids in groups.values() for pair in itertools.permutations(ids, 2))
+        self._unordered = {(one, other) for one, other in pairs if self._repeats[one][1] > self._repeats[other][1]}
 
     def encode(self, text: str) -> list[int]:
         """The ids of the best cut of `text`; of those alike, the one whose repeated pieces come shortest first."""
@@ -66,10 +64,10 @@ class UnigramEncoder:
         return [id for _, run in runs for id, _ in sorted(run, key=lambda item: item[1][1])]
 
 
-def _repeats(model: SentencePieceModel) -> dict[int, tuple[str, int]]:
-    """{id: (unit, length)} of the pieces that repeat a unit, or are it, and are not the only ones: `=` and `==`."""
+def _repeats(model: SentencePieceModel) -> dict[str, list[int]]:
+    """{unit: ids} of the pieces that repeat a unit, or are it, where they are several: `=` and `==`."""
     found: dict[str, list[int]] = {}
     for id, piece in enumerate(model.pieces):
         if piece.kind in (NORMAL, USER_DEFINED) and (repeat := re.fullmatch(r"(.+?)\1*", piece.text, re.DOTALL)):
             found.setdefault(repeat[1], []).append(id)
-    return {id: (unit, len(model.pieces[id].text)) for unit, ids in found.items() if len(ids) > 1 for id in ids}
+    return {unit: ids for unit, ids in found.items() if len(ids) > 1}
