@@ -28,7 +28,8 @@ class LaneState:
     @classmethod
     def unpack(cls, values: np.ndarray) -> LaneState:
         """The state in `values`, [size] int64."""
-        return cls(*values[:-1].reshape(4, -1).tolist(), rows=int(values[-1]))
+        base, tokens, next_token, taken = values[:-1].reshape(4, -1).tolist()
+        return cls(base, tokens, next_token, taken, int(values[-1]))
 
     def pack(self) -> np.ndarray:
         """[size] int64."""
