@@ -318,7 +318,7 @@ def test_the_seed_changes_weights_and_data(plain, run):
 def test_the_loader_is_made_as_asked_for(place, plain, run, monkeypatch):
     made = {}
 
-    class NotedAhead(stream.Ahead):
+    class NotedPrefetcher(stream.Prefetcher):
         def __init__(self, threads, depth):
             made.update(threads=threads, depth=depth)
             super().__init__(threads, depth)
@@ -328,7 +328,7 @@ def test_the_loader_is_made_as_asked_for(place, plain, run, monkeypatch):
             made.update(workers=workers, prefetch=prefetch)
             super().__init__(steps, workers, prefetch)
 
-    monkeypatch.setattr(stream, "Ahead", NotedAhead)
+    monkeypatch.setattr(stream, "Prefetcher", NotedPrefetcher)
     monkeypatch.setattr(stream, "Loader", Loader)
     options = {"workers": 2, "threads": 3, "prefetch": 4, "prefetch_factor": 5}
     settings = {f"dataloader_{'' if 'prefetch' in name else 'num_'}{name}": value for name, value in options.items()}
