@@ -51,12 +51,16 @@ def _torch_varlen_attention() -> Kernel | None:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return None
-    if not {"window_size", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters):
+    takes = set(inspect.signature(varlen_attn).parameters)
+    if "window_size" not in takes:
         return None
+    grouped = {"enable_gqa": True} if "enable_gqa" in takes else {}
 
     def attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
         bounds, longest = packed.cu_seqlens, packed.longest
-        output = varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), enable_gqa=True)
+        if not grouped and query.size(1) != key.size(1):
+            key, value = (x.repeat_interleave(query.size(1) // key.size(1), dim=1) for x in (key, value))
+        output = varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), **grouped)
         assert isinstance(output, Tensor)
         return output
 

@@ -30,23 +30,34 @@ PEAKS = {
 _MEASURED_SIZE = 8192
 
 
-def step_flops(config: ModelConfig, batch: StepBatch) -> float:
-    """Model FLOPs of this rank's part of a step, forward and backward, recomputation not counted.
+def model_flops(config: ModelConfig, tokens: int, squares: int) -> float:
+    """Model FLOPs of training on some tokens, forward and backward, recomputation not counted.
 
     6 for each parameter but the input embedding and token (Kaplan et al., https://arxiv.org/abs/2001.08361),
-    and 6 · heads · dim_head · length² for the causal attention of each document and layer.
+    and 6 · heads · dim_head · length² for the causal attention of each document and layer; `squares` is the sum of
+    the documents' length².
     """
     parameters = config.num_parameters()
     if not config.tie_lm_head:
         parameters -= config.vocab_size * config.dim_model
+    attention = 6 * config.num_layers * config.num_heads * config.dim_head * squares
+    return 6.0 * parameters * tokens + attention
+
+
+def step_flops(config: ModelConfig, batch: StepBatch) -> float:
+    """Model FLOPs of this rank's part of a step."""
     squares = sum(
         length * length
         for strip in batch.strips
         for length, task in zip(strip.lengths, strip.tasks, strict=True)
         if task != PADDING_TASK
     )
-    attention = 6 * config.num_layers * config.num_heads * config.dim_head * squares
-    return 6.0 * parameters * sum(batch.tokens) + attention
+    return model_flops(config, sum(batch.tokens), squares)
+
+
+def data_sheet_peak(device: str) -> float | None:
+    """The peak FLOP/s in half types of a GPU of this name; None for one that is not known."""
+    return next((peak for known, peak in PEAKS.items() if known in device), None)
 
 
 def peak_flops(dtype_name: str) -> float | None:
@@ -56,10 +67,8 @@ def peak_flops(dtype_name: str) -> float | None:
     """
     if not runtime.backend.on_cuda:
         return None
-    if dtype_name != "float32":
-        for known, peak in PEAKS.items():
-            if known in runtime.device_name():
-                return peak
+    if dtype_name != "float32" and (known := data_sheet_peak(runtime.device_name())):
+        return known
     size = _MEASURED_SIZE
     a = torch.ones(size, size, dtype=TORCH_DTYPES[dtype_name], device=runtime.device())
     fastest = float("inf")

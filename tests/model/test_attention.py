@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from fm9g.model.attention import Kernel, choose_kernel, plain_attention, sdpa_attention
 from fm9g.model.packed import Packed
+from tests.model.dense import dense
 
 CPU = torch.device("cpu")
 HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -34,8 +34,12 @@ class Recorded:
         self.calls.append((cu_q.tolist(), cu_k.tolist(), max_q, max_k, window_size, enable_gqa))
         return query
 
+    def ungrouped_varlen(self, query, key, value, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1)) -> Tensor:  # type: ignore[no-untyped-def]
+        self.calls.append((key.shape, value.shape, window_size))
+        return query
+
     def old_varlen(self, query, key, value, cu_q, cu_k, max_q, max_k, is_causal=False) -> Tensor:  # type: ignore[no-untyped-def]
-        raise AssertionError("it cannot do grouped queries")
+        raise AssertionError("its causal attention is another setting")
 
 
 @pytest.fixture
@@ -72,6 +76,15 @@ def test_torchs_varlen_attention_comes_second(install: Callable[..., None]) -> N
     assert other.calls == [([0, 2, 5], [0, 2, 5], 3, 3, (-1, 0), True)]
 
 
+def test_a_varlen_attention_that_knows_no_groups_gets_keys_for_every_head(install: Callable[..., None]) -> None:
+    other = Recorded()
+    install(torch_varlen=other.ungrouped_varlen)
+    _, kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
+    for kv_heads in (1, 2):
+        kernel(torch.ones(5, 2, 4), *[torch.ones(5, kv_heads, 4)] * 2, Packed.from_lengths([2, 3], CPU))
+    assert other.calls == [((5, 2, 4), (5, 2, 4), (-1, 0))] * 2
+
+
 @pytest.mark.parametrize("torch_varlen", [None, Recorded().old_varlen])
 def test_sdpa_is_what_is_left(torch_varlen: Any, install: Callable[..., None]) -> None:
     install(torch_varlen=torch_varlen)
@@ -90,16 +103,6 @@ def test_none_is_the_plain_reference_everywhere(install: Callable[..., None]) ->
     install(flash=Recorded().flash_attn, torch_varlen=Recorded().varlen)
     for dtype in (torch.float32, *HALF_TYPES):
         assert choose_kernel("none", dtype, on_cuda=True) == ("plain", plain_attention)
-
-
-def dense(query: Tensor, key: Tensor, value: Tensor, lengths: list[int]) -> Tensor:
-    """softmax(q kᵀ / √d + mask) v over the whole strip at once, in float64."""
-    groups = query.size(1) // key.size(1)
-    query, key, value = query.double(), *(x.double().repeat_interleave(groups, 1) for x in (key, value))
-    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    visible = (document[:, None] == document[None, :]).tril()
-    scores = torch.einsum("thd,shd->hts", query, key) / math.sqrt(query.size(-1))
-    return torch.einsum("hts,shd->thd", scores.masked_fill(~visible, -math.inf).softmax(-1), value)
 
 
 @pytest.mark.parametrize("kernel", [plain_attention, sdpa_attention])

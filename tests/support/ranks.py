@@ -36,7 +36,8 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in _SET_BY_LAUNCHERS and not name.startswith("TORCHELASTIC_")
     }
-    ours = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    ours = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     return {**inherited, **ours, **(changes or {})}
 
 
