@@ -13,7 +13,7 @@ from fm9g.model.config import ModelConfig
 from fm9g.model.linear import Linear
 from fm9g.model.packed import Packed
 from fm9g.model.rotary import rotate
-from fm9g.model.sdpa import sdpa_attention
+from fm9g.model.sdpa import batched_attention, sdpa_attention
 from fm9g.runtime import bmt
 
 # query [T, heads, dim_head], key and value [T, kv_heads, dim_head] -> [T, heads, dim_head]
@@ -57,6 +57,8 @@ def _torch_varlen_attention() -> Kernel | None:
     grouped = {"enable_gqa": True} if "enable_gqa" in takes else {}
 
     def attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
+        if packed.equal:
+            return batched_attention(query, key, value, packed)
         bounds, longest = packed.cu_seqlens, packed.longest
         if not grouped and query.size(1) != key.size(1):
             key, value = (x.repeat_interleave(query.size(1) // key.size(1), dim=1) for x in (key, value))

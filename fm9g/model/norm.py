@@ -11,7 +11,7 @@ from fm9g.runtime import bmt
 
 
 class RMSNorm(bmt.DistributedModule):
-    """x / rms(x) * weight over the last dimension; the mean is taken in float32."""
+    """x / rms(x) * weight over the last dimension; computed in float32 and rounded once."""
 
     def __init__(self, dim: int, eps: float, dtype: torch.dtype) -> None:
         super().__init__()
@@ -21,6 +21,4 @@ class RMSNorm(bmt.DistributedModule):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32:
-            return F.rms_norm(x, (self.dim,), self.weight, self.eps)
-        return F.rms_norm(x.float(), (self.dim,), None, self.eps).to(x.dtype) * self.weight
+        return F.rms_norm(x, (self.dim,), self.weight, self.eps)

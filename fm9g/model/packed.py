@@ -23,6 +23,11 @@ class Packed:
     def longest(self) -> int:
         return max(self.lengths)
 
+    @property
+    def equal(self) -> bool:
+        """Whether all documents are of one length, as rows that a long document fills are."""
+        return self.longest * len(self.lengths) == sum(self.lengths)
+
     @classmethod
     def from_lengths(cls, lengths: list[int], device: torch.device) -> Packed:
         """Documents of these lengths, one after another."""

@@ -67,7 +67,7 @@ def _update(
         [state["exp_avg"] for state in states],
         [state["exp_avg_sq"] for state in states],
         [],
-        [torch.tensor(float(state["step"]), device=masters[0].device if fused else "cpu") for state in states],
+        _step_numbers(states, masters[0].device if fused else torch.device("cpu")),
         fused=fused,
         amsgrad=False,
         beta1=beta1,
@@ -79,6 +79,13 @@ def _update(
     )
     for state in states:
         state["step"] += 1
+
+
+def _step_numbers(states: list[dict[str, Any]], device: torch.device) -> list[Tensor]:
+    """A number for each state, made on the device: one that is sent there makes the host wait for the device."""
+    if len({state["step"] for state in states}) == 1:
+        return list(torch.full((len(states),), float(states[0]["step"]), device=device).unbind())
+    return [torch.full((), float(state["step"]), device=device) for state in states]
 
 
 def _closure_loss(closure: Any) -> Any:
@@ -98,7 +105,7 @@ def adam_step(self: Any, closure: Any = None, scale: float = 1) -> Any:
             _ensure_state(state, param, param.device)
         low = params[0].dtype in LOW_PRECISION
         masters = [state["_param_fp32"] for state in states] if low else params
-        grads = [_unscaled(param.grad, scale) for param in params]
+        grads = _unscaled_together(params, scale) if low else [_unscaled(param.grad, scale) for param in params]
         _update(group, masters, grads, states, self._hold_steps)
         if low:
             torch._foreach_copy_(params, masters)
@@ -127,6 +134,17 @@ def offload_step(self: Any, closure: Any = None, scale: float = 1) -> Any:
         self.avg_delta = sum(first for first, _, _ in deltas) / total
         self.var_delta = sum(second for _, second, _ in deltas) / total - self.avg_delta**2
     return loss
+
+
+def _unscaled_together(params: list[Any], scale: float) -> list[Tensor]:
+    """fp32 copies of the parameters' gradients, in a few kernels."""
+    sizes = [param.numel() for param in params]
+    flat = torch.empty(sum(sizes), dtype=torch.float32, device=params[0].device)
+    grads = [part.view(param.shape) for part, param in zip(flat.split(sizes), params, strict=True)]
+    torch._foreach_copy_(grads, [param.grad for param in params])
+    if scale != 1:
+        flat.div_(scale)
+    return grads
 
 
 def _unscaled(grad: Tensor, scale: float) -> Tensor:

@@ -6,6 +6,7 @@ The wheel's own files are never touched.
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 
-from fm9g.runtime import adam, collectives, kernels, process
+from fm9g.runtime import adam, collectives, gradients, kernels, process
 from fm9g.runtime.backend import Backend
 
+ZERO_CONTEXT = "fm9g.runtime.zero_context"
 MODULES: dict[str, tuple[ModuleType, str]] = {
     "bmtrain.nccl": (collectives, "calls the NCCL that the extension was linked with; here torch.distributed"),
     "bmtrain.loss._function": (kernels, "calls the extension's CUDA kernels by address; here torch operations"),
@@ -62,12 +64,37 @@ FUNCTIONS = (
         "float32 is L2-coupled; `maximize` reads the last group's setting for all",
     ),
     Replacement(
+        "optim.optim_manager.OptimManager.clip_grad_norm",
+        gradients.clip_grad_norm,
+        "starts five kernels for every parameter while the GPU waits",
+    ),
+    Replacement(
+        "optim.optim_manager.OptimManager.zero_grad",
+        lambda original: gradients.zero_grad,
+        "starts a kernel for every parameter",
+    ),
+    Replacement(
+        "zero_context.ZeroContext.enter",
+        lambda original: _zero_context().enter,
+        "makes two tensors for every parameter where a view does, while the GPU waits",
+    ),
+    Replacement(
+        "zero_context.ZeroContext.exit",
+        lambda original: _zero_context().exit,
+        "the same",
+    ),
+    Replacement(
         "store.torch",
         lambda original: _SafeTorch(original),
         "bmt.load unpickles whatever the file holds; weights_only refuses code",
     ),
 )
-"""Functions that are wrong or unsafe on every backend."""
+"""Functions that are wrong, unsafe or slow on every backend."""
+
+
+def _zero_context() -> ModuleType:
+    """Our module, imported once BMTrain is there; on the cpu backend it is rewritten, too."""
+    return importlib.import_module(ZERO_CONTEXT)
 
 
 class _SafeTorch:
@@ -107,7 +134,7 @@ def import_bmtrain(backend: Backend) -> ModuleType:
     if backend.name == "cpu":
         from fm9g.runtime.imports import retarget_imports
 
-        retarget_imports(lambda name, path: name == "bmtrain" or name.startswith("bmtrain."))
+        retarget_imports(lambda name, path: name in ("bmtrain", ZERO_CONTEXT) or name.startswith("bmtrain."))
     # BMTrain speaks of storages throughout; the warning is for its authors
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated", category=UserWarning)
     import bmtrain
