@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def clip_grad_norm(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`OptimManager.clip_grad_norm` for the 2-norm; the wrapped one for others. Same sums, in the same order."""
+def clip_grad_norm(
+    self: Any, param_groups: Any, max_norm: float, norm_type: float | str = 2, eps: float = 1e-6
+) -> Tensor:
+    """`OptimManager.clip_grad_norm`: the norm over all ranks, loss scale taken out; its sums in the same order."""
+    from bmtrain import nccl
+    from bmtrain.global_var import config
 
-    def clip(self: Any, param_groups: Any, max_norm: float, norm_type: float | str = 2, eps: float = 1e-6) -> Tensor:
-        gradients = gradients_of(param_groups)
-        if norm_type != 2 or not gradients:
-            return original(self, param_groups, max_norm, norm_type, eps)
-        from bmtrain import nccl
-        from bmtrain.global_var import config
-
-        norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
-        squares = torch.stack(norms).square()
-        total = functools.reduce(torch.add, squares.unbind(), squares.new_zeros(1))
-        nccl.allReduce(total.storage(), total.storage(), "sum", config["comm"])
-        norm = total[0] ** 0.5
-        factor = float(max_norm * self.loss_scale) / (norm + eps)
-        if factor < 1:
-            torch._foreach_mul_(gradients, float(factor))
-        return norm / self.loss_scale
-
-    return clip
+    order, gradients = float(norm_type), gradients_of(param_groups)
+    nothing = torch.zeros(1, device=param_groups[0]["params"][0].device)
+    held = [gradient for gradient in gradients if gradient.numel()]  # a rank may hold nothing of a parameter
+    norms = torch._foreach_norm(held, order, dtype=torch.float32) if held else ()
+    if order == math.inf:
+        total = functools.reduce(torch.maximum, norms, nothing)
+    else:
+        total = functools.reduce(torch.add, (torch.stack(norms) ** order).unbind() if norms else (), nothing)
+    nccl.allReduce(total.storage(), total.storage(), "max" if order == math.inf else "sum", config["comm"])
+    norm = total[0] if order == math.inf else total[0] ** (1 / order)
+    factor = float(max_norm * self.loss_scale) / (norm + eps)
+    if factor < 1:
+        torch._foreach_mul_(gradients, float(factor))
+    return norm / self.loss_scale
 
 
 def zero_grad(self: Any) -> None:

@@ -65,8 +65,8 @@ FUNCTIONS = (
     ),
     Replacement(
         "optim.optim_manager.OptimManager.clip_grad_norm",
-        gradients.clip_grad_norm,
-        "starts five kernels for every parameter while the GPU waits",
+        lambda original: gradients.clip_grad_norm,
+        "starts five kernels for every parameter while the GPU waits; the largest of nothing is an error",
     ),
     Replacement(
         "optim.optim_manager.OptimManager.zero_grad",

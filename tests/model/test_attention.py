@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fm9g.model.attention import Kernel, choose_kernel, plain_attention, sdpa_attention
+from fm9g.model.attention import Kernel, batched_attention, choose_kernel, plain_attention, sdpa_attention
 from fm9g.model.packed import Packed
 from tests.model.dense import dense
 
 CPU = torch.device("cpu")
 HALF_TYPES = (torch.float16, torch.bfloat16)
+LENGTHS = ([17], [1], [5, 1, 8, 3], [1, 1, 1], [6, 6])
 FLASH, VARLEN = "flash_attn", "torch.nn.attention.varlen"
 
 
@@ -76,6 +77,17 @@ def test_torchs_varlen_attention_comes_second(install: Callable[..., None]) -> N
     assert other.calls == [([0, 2, 5], [0, 2, 5], 3, 3, (-1, 0), True)]
 
 
+@pytest.mark.parametrize(("lengths", "equal"), [([5], True), ([2, 2], True), ([2, 3], False), ([3, 1, 2], False)])
+def test_documents_of_one_length_are_a_batch_for_torch(
+    lengths: list[int], equal: bool, install: Callable[..., None]
+) -> None:
+    other = Recorded()
+    install(torch_varlen=other.varlen)
+    _, kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
+    kernel(*[torch.ones(sum(lengths), 2, 4)] * 3, Packed.from_lengths(lengths, CPU))
+    assert (other.calls == []) == equal
+
+
 def test_a_varlen_attention_that_knows_no_groups_gets_keys_for_every_head(install: Callable[..., None]) -> None:
     other = Recorded()
     install(torch_varlen=other.ungrouped_varlen)
@@ -105,10 +117,15 @@ def test_none_is_the_plain_reference_everywhere(install: Callable[..., None]) ->
         assert choose_kernel("none", dtype, on_cuda=True) == ("plain", plain_attention)
 
 
-@pytest.mark.parametrize("kernel", [plain_attention, sdpa_attention])
+@pytest.mark.parametrize(
+    ("kernel", "lengths"),
+    [
+        *((kernel, lengths) for kernel in (plain_attention, sdpa_attention) for lengths in LENGTHS),
+        *((batched_attention, lengths) for lengths in LENGTHS if len(set(lengths)) == 1),
+    ],
+)
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("lengths", [[17], [1], [5, 1, 8, 3], [1, 1, 1]], ids=str)
-def test_kernels_are_masked_softmax_attention(kernel: Kernel, kv_heads: int, lengths: list[int]) -> None:
+def test_kernels_are_masked_softmax_attention(kernel: Kernel, lengths: list[int], kv_heads: int) -> None:
     torch.manual_seed(0)
     shapes = SimpleNamespace(q=(sum(lengths), 4, 6), kv=(sum(lengths), kv_heads, 6))
     inputs = [torch.randn(shape, requires_grad=True) for shape in (shapes.q, shapes.kv, shapes.kv)]
