@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ def _torch_varlen_attention() -> Kernel | None:
     takes = set(inspect.signature(varlen_attn).parameters)
     if "window_size" not in takes:
         return None
-    grouped = {"enable_gqa": True} if "enable_gqa" in takes else {}
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in takes else {}
 
     def attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
         if packed.equal:
