@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fm9g import runtime
 from fm9g.errors import UserError
-from fm9g.progress import Progress
+from fm9g.progress_bar import ProgressBar
 from fm9g.runtime.shards import gathered_weights, shards, whole_shapes
 from fm9g.tensors import finite
 from fm9g.tensors.lazy import DTYPES, LazyTensor, unsupported
@@ -47,7 +47,7 @@ def write_weights(model: Any, path: Path) -> None:
         return LazyTensor(SAFETENSORS_NAMES[param.dtype], shapes[name], lambda: map(_on_cpu, content()))
 
     tensors = {name: described(name, param) for name, param in model.named_parameters()}
-    with Progress(path.name, sum(tensor.nbytes for tensor in tensors.values())) as progress:
+    with ProgressBar(path.name, sum(tensor.nbytes for tensor in tensors.values())) as progress:
         write_pt(path, tensors, progress)
     assert next(weights, None) is None
 

@@ -13,7 +13,7 @@ from fm9g.commandline import parse_flags, path_text
 from fm9g.data.index.check import Report, check
 from fm9g.data.record import record_name
 from fm9g.errors import UserError
-from fm9g.progress import Progress
+from fm9g.progress_bar import ProgressBar
 
 
 def _describe(report: Report) -> str:
@@ -25,7 +25,7 @@ def _describe(report: Report) -> str:
 
 
 def _check(folder: str) -> bool:
-    with Progress(f"checking {folder}") as progress:
+    with ProgressBar(f"checking {folder}") as progress:
         report = check(folder, progress)
     for found in report.unusable():
         print(f"warning: {folder}: {found}", file=sys.stderr)

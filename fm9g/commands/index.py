@@ -15,7 +15,7 @@ from fm9g.data.index.build import Options, build
 from fm9g.data.index.parallel import keep_freed_memory
 from fm9g.data.record import record_name
 from fm9g.data.record_kinds import unread_texts
-from fm9g.progress import Progress
+from fm9g.progress_bar import ProgressBar
 
 
 def _arguments() -> argparse.Namespace:
@@ -99,7 +99,7 @@ def main() -> None:
         max_line_bytes=arguments.max_line_bytes,
         workers=arguments.workers,
     )
-    with Progress(f"indexing {', '.join(arguments.path)}") as progress:
+    with ProgressBar(f"indexing {', '.join(arguments.path)}") as progress:
         meta = build(arguments.path, arguments.output, arguments.language, options, progress)
     if meta is None:
         print(f"{arguments.output}: holds this data already, nothing to do")

@@ -22,7 +22,7 @@ from fm9g.data.inspect.search import search
 from fm9g.data.tokens.sample import sample_tokens
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from fm9g.progress import Progress
+from fm9g.progress_bar import ProgressBar
 
 
 def _arguments() -> argparse.Namespace:
@@ -54,7 +54,7 @@ def _print(lines: list[str]) -> None:
 
 def _search(dataset: IndexedDataset, text: str, limit: int) -> None:
     print(f"search for {text!r}")
-    with Progress(f"searching {dataset.path}") as progress:
+    with ProgressBar(f"searching {dataset.path}") as progress:
         hits = search(dataset, text, progress)
         found = 0
         for hit in itertools.islice(hits, limit or None):
@@ -88,7 +88,7 @@ def main() -> None:
     for number in numbers:
         _print(record_lines(dataset, number, arguments.width or None))
     if tokenizer is not None:
-        with Progress(f"counting tokens of {dataset.path}") as progress:
+        with ProgressBar(f"counting tokens of {dataset.path}") as progress:
             sample = sample_tokens(dataset, tokenizer, arguments.sample, progress)
         _print(token_lines(sample, dataset.meta))
     if arguments.search is not None:

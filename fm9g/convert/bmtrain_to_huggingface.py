@@ -19,7 +19,7 @@ from fm9g.convert.tokenizer_files import REFERENCE_FILES, complete_tokenizer, co
 from fm9g.errors import UserError
 from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
-from fm9g.progress import Progress
+from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.finite import noting, warn_of
 from fm9g.tensors.lazy import as_dtype, main_dtype
 from fm9g.tensors.readers import read_pt
@@ -109,6 +109,6 @@ def _write(
         values = companions(folder, main_dtype(list(tensors.values())))
         write_json(folder / "config.json", values)
         check_export(tokenizer, folder, checkpoint)
-        with Progress(str(target), total) as progress:
+        with ProgressBar(str(target), total) as progress:
             write_safetensors(folder, noting(tensors, found), max_bytes, progress)
     warn_of(found, target)

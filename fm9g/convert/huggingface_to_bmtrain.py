@@ -11,7 +11,7 @@ from fm9g.convert.weights_tokenizer import note_path, note_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import atomic_file, read_json
 from fm9g.model.config import ModelConfig
-from fm9g.progress import Progress
+from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.finite import noting, warn_of
 from fm9g.tensors.lazy import DTYPES, as_dtype, main_dtype
 from fm9g.tensors.readers import read_huggingface_folder
@@ -40,7 +40,7 @@ def huggingface_to_bmtrain(
     config.dtype = DTYPES[main_dtype(list(tensors.values()))].config
     output.parent.mkdir(parents=True, exist_ok=True)
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()
-    with Progress(str(output), total) as progress, atomic_file(output) as temporary:
+    with ProgressBar(str(output), total) as progress, atomic_file(output) as temporary:
         write_pt(temporary, noting(tensors, found), progress)
         config.to_json(config_path)
         note_tokenizer(output, huggingface_dir)

@@ -21,7 +21,7 @@ import torch
 
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, write_json
-from fm9g.progress import Progress
+from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.lazy import DTYPES, LazyTensor, raw_bytes
 from fm9g.tensors.stored_zip import StoredZip
 
@@ -66,7 +66,7 @@ class _Pickler(pickle.Pickler):
         return obj.persistent_id if isinstance(obj, _Storage) else None
 
 
-def write_pt(path: Path, tensors: Mapping[str, LazyTensor], progress: Progress) -> None:
+def write_pt(path: Path, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:
     """Write what torch.save({name: tensor}, path) would, with one piece of one tensor in memory at a time."""
     described = io.BytesIO()
     keys = {name: str(number) for number, name in enumerate(tensors)}
@@ -82,7 +82,7 @@ def write_pt(path: Path, tensors: Mapping[str, LazyTensor], progress: Progress) 
     fsync_path(path)
 
 
-def _counted(tensor: LazyTensor, progress: Progress) -> Iterator[memoryview]:
+def _counted(tensor: LazyTensor, progress: ProgressBar) -> Iterator[memoryview]:
     for piece in tensor.pieces():
         contents = raw_bytes(piece)
         yield contents
@@ -102,7 +102,7 @@ def plan_shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[list[
     return shards
 
 
-def write_safetensors(folder: Path, tensors: Mapping[str, LazyTensor], max_bytes: int, progress: Progress) -> None:
+def write_safetensors(folder: Path, tensors: Mapping[str, LazyTensor], max_bytes: int, progress: ProgressBar) -> None:
     """Write model.safetensors, or shards of at most `max_bytes` and model.safetensors.index.json."""
     shards = plan_shards(tensors, max_bytes)
     if len(shards) == 1:
@@ -118,7 +118,7 @@ def write_safetensors(folder: Path, tensors: Mapping[str, LazyTensor], max_bytes
     write_json(folder / "model.safetensors.index.json", index)
 
 
-def _write_shard(path: Path, tensors: Mapping[str, LazyTensor], progress: Progress) -> None:
+def _write_shard(path: Path, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:
     # Wider elements first, so that each tensor starts at a multiple of its element's size.
     names = sorted(tensors, key=lambda name: -DTYPES[tensors[name].dtype].itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it

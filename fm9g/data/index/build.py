@@ -30,7 +30,7 @@ from fm9g.data.index.scan import TOKENS_PER_UNIT, BlockScan, Rejected, ScanRules
 from fm9g.data.index.writer import REJECTED, SOURCE_DIGEST, IndexWriter, write_at
 from fm9g.data.jsonl_files import Block, find_files, is_plain, read_blocks
 from fm9g.errors import UserError, closest
-from fm9g.progress import ProgressCallback, no_progress
+from fm9g.progress_bar import ProgressCallback, no_progress
 
 _DATASET_FILES = {DATA, INDEX_H5, INDEX_TEXT, META, REJECTED}
 _SMALL_BYTES = 16 << 20  # below it, starting processes takes longer than it saves

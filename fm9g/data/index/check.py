@@ -30,7 +30,7 @@ from fm9g.data.record import record_name
 from fm9g.data.record_kinds import unread_texts
 from fm9g.errors import UserError
 from fm9g.files import require_file
-from fm9g.progress import ProgressCallback, no_progress
+from fm9g.progress_bar import ProgressCallback, no_progress
 
 _BYTES_AT_ONCE = 4 << 20
 _BOUNDS_AT_ONCE = 1 << 20

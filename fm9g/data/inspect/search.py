@@ -16,7 +16,7 @@ from fm9g.data.index.dataset import DATA, IndexedDataset
 from fm9g.data.jsonl_files import read_blocks
 from fm9g.data.record import parse_record, record_name
 from fm9g.errors import UserError
-from fm9g.progress import ProgressCallback, no_progress
+from fm9g.progress_bar import ProgressCallback, no_progress
 
 _SHORT_ESCAPES = re.compile(r'["\\/\x00-\x1f]')  # characters that JSON can or must spell with a backslash
 _UNICODE_ESCAPE = b"\\u"

@@ -24,7 +24,7 @@ from fm9g.data.record import NoText, plain_text
 from fm9g.data.tokens.survey import Survey
 from fm9g.data.tokens.tokenizer import Tokenizer
 from fm9g.errors import UserError
-from fm9g.progress import ProgressCallback, no_progress
+from fm9g.progress_bar import ProgressCallback, no_progress
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from fm9g.data.index.build import Options, build
 from fm9g.data.index.check import check
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.errors import UserError
-from fm9g.progress import Progress
+from fm9g.progress_bar import ProgressBar
 from tests.support.builds import FILES, SKIP, dump, verified
 
 
@@ -353,7 +353,7 @@ def test_any_number_of_processes_makes_the_same_files(tmp_path, monkeypatch, wor
 
 def test_progress_speaks_only_of_long_work(capsys):
     times = iter([0, 1, 31, 32, 62])
-    with Progress("indexing", 1240 * 10**6, clock=lambda: next(times)) as progress:
+    with ProgressBar("indexing", 1240 * 10**6, clock=lambda: next(times)) as progress:
         progress.add(10 * 10**6)
         progress.add(300 * 10**6)
         progress.add(10 * 10**6)

@@ -15,7 +15,7 @@ def no_progress(done: int, total: int) -> None:
     """Report nothing: the default of the library's functions."""
 
 
-class Progress:
+class ProgressBar:
     """A ProgressCallback that prints once work has lasted longer than its interval, so short work stays silent.
 
     On a terminal one line is rewritten every second; in a log file a line is added every 30 seconds.
@@ -55,7 +55,7 @@ class Progress:
         self._stream.flush()
         self._line_open = self._terminal
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *exception: object) -> None:
