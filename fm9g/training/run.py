@@ -15,6 +15,8 @@ from fm9g import runtime
 from fm9g.checkpoint.writer import CheckpointWriter
 from fm9g.commandline import command
 from fm9g.data.record import record_name
+from fm9g.data.stream.continuation import Generations, extend_generations
+from fm9g.data.stream.digest import StreamDigest
 from fm9g.data.stream.document import DocumentLine
 from fm9g.data.stream.forecast import describe, endings, sample_line
 from fm9g.data.stream.loader import StepBatch
@@ -65,7 +67,7 @@ class Run:
         self.saved: dict[str, Any] = {}  # its state.json
         self.resumed_at = 0
         self._saved_step = -1
-        self._generations: stream.Generations = {}
+        self._generations: Generations = {}
         states: dict[int, Any] = {}
         found = self._open_folder()
         self.start = start_from(self.settings, self.folder.checkpoints, found)
@@ -75,7 +77,7 @@ class Run:
             states = self._resume(self.folder.checkpoints / str(found))
         log(f"opening {len(inputs.lines)} dataset(s), {sum(line.records for line in inputs.lines):,} records")
         self.plan = stream.make_plan(inputs)
-        self.digest = stream.StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
+        self.digest = StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
         self.loader = stream.make_loader(inputs, self.plan, self.progress.step, states, self._generations)
         self._announce()
 
@@ -115,7 +117,7 @@ class Run:
             log(note)
         stream.check_stream(self.inputs, self.saved["stream"])
         states = stream.load_states(folder, self.inputs, self.saved["stream"])
-        self._generations = stream.extend_generations(self.inputs, self.saved["stream"], states)
+        self._generations = extend_generations(self.inputs.lines, self.settings.seed, self.saved["stream"], states)
         for name, (*_, before, now) in ((n, g) for n, g in self._generations.items() if len(g) > 1):
             more = now.records - before.records
             log(f"dataset {name!r}: {more:,} records were appended; they are read from epoch {now.epoch + 1} on")

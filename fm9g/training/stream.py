@@ -1,10 +1,8 @@
-"""A run's data stream: made from its inputs, saved with a checkpoint, resumed, and its digest."""
+"""A run's data stream: made from its inputs, described in a checkpoint, checked and loaded when it is resumed."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,9 @@ import numpy as np
 import torch
 
 from fm9g import runtime
-from fm9g.data.stream.document import DocumentLine
-from fm9g.data.stream.lane_state import LaneState
-from fm9g.data.stream.loader import LANES_PER_ROW, STREAM_RULES, Loader, Plan, StepStream
-from fm9g.data.stream.order import Generation, RecordOrder
+from fm9g.data.stream.continuation import Generations, balanced, rearrange_states
+from fm9g.data.stream.loader import STREAM_RULES, Loader, Plan, StepStream
+from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.errors import UserError
 from fm9g.training.inputs import Inputs
@@ -34,10 +31,6 @@ def make_plan(inputs: Inputs) -> Plan:
         runtime.rank(),
         runtime.world_size(),
     )
-
-
-Generations = dict[str, list[Generation]]
-"""By task: the dataset as it was when the run began, and as it was each time records had been appended."""
 
 
 def make_loader(
@@ -142,82 +135,4 @@ def load_states(folder: Path, inputs: Inputs, saved: dict[str, Any]) -> dict[int
     states = {
         int(lane): state for part in parts for lane, state in zip(part["lanes"], part["states"].numpy(), strict=True)
     }
-    return rearrange_states(states, saved["tasks"], [_balanced(line) for line in inputs.lines])
-
-
-def extend_generations(inputs: Inputs, saved: dict[str, Any], states: dict[int, np.ndarray]) -> Generations:
-    """The saved run's generations, and one more for each dataset that records have been appended to since.
-
-    `states` are arranged for the present mixture.
-    """
-    before = {task["name"]: task for task in saved["tasks"]}
-    result: Generations = {}
-    for column, line in enumerate(inputs.lines):
-        task = before.get(line.source.task_name)
-        known = [Generation(*pair) for pair in task["generations"]] if task else [Generation(0, line.records)]
-        if line.records > known[-1].records and task and task["fingerprint"] != line.dataset.fingerprint:
-            order = RecordOrder(known, inputs.settings.seed, line.source.task_name)
-            lanes = LANES_PER_ROW * saved["rows_per_step"]
-            last = ((lane, LaneState.unpack(state).begun(column)) for lane, state in states.items())
-            begun = max((lane + lanes * number for lane, number in last if number >= 0), default=-1)
-            known.append(Generation(order.epoch(max(begun, 0)), line.records))
-        result[line.source.task_name] = known
-    return result
-
-
-Balanced = tuple[str, float, float | None, str]
-"""Of a dataset the name, the share, the epochs (None: for ever) and the fingerprint: what a balance depends on."""
-
-
-def _balanced(line: DocumentLine) -> Balanced:
-    return line.source.task_name, line.source.share, line.source.epochs, line.dataset.fingerprint
-
-
-def rearrange_states(
-    states: dict[int, np.ndarray], before: list[dict[str, Any]], now: list[Balanced]
-) -> dict[int, np.ndarray]:
-    """Keep each dataset's position under its name; the balance of tokens restarts when what it depends on has changed.
-
-    A dataset that had ended and goes on has no claim to what the others read meanwhile.
-    """
-    old = {task["name"]: index for index, task in enumerate(before)}
-    was = [(task["name"], task["share"], task.get("epochs", "unknown"), task["fingerprint"]) for task in before]
-    if was == now:
-        return states
-    same_balance = set(was) == set(now)
-    lines = {new: old[name] for new, (name, *_) in enumerate(now) if name in old}
-    return {
-        lane: LaneState.unpack(state).arranged(len(now), lines, same_balance).pack() for lane, state in states.items()
-    }
-
-
-@dataclass
-class StreamDigest:
-    """h(t) = sha256(h(t-1) + digest of step t), the latter over the digests of the step's rows in row order.
-
-    Ranks keep the digests of their own rows until `fold` gathers them.
-    """
-
-    plan: Plan
-    value: bytes = bytes(32)
-    pending: list[bytes] = field(default_factory=list)
-
-    def add(self, row_digests: bytes) -> None:
-        """Take in this rank's rows of one step."""
-        self.pending.append(row_digests)
-
-    def fold(self) -> str:
-        """Gather the pending steps of all ranks and return h as hex; every rank must call it."""
-        if self.pending:
-            ranks = runtime.gather_bytes(b"".join(self.pending))
-            per_micro = 32 * self.plan.batch_size
-            per_step = per_micro * self.plan.grad_accum
-            for step in range(len(self.pending)):
-                rows = b"".join(
-                    ranks[rank][step * per_step + micro * per_micro :][:per_micro]
-                    for micro in range(self.plan.grad_accum)
-                    for rank in range(self.plan.ranks)
-                )
-                self.value = sha256(self.value + sha256(rows).digest()).digest()
-            self.pending.clear()
-        return self.value.hex()
+    return rearrange_states(states, saved["tasks"], [balanced(line) for line in inputs.lines])

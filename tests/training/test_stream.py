@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from fm9g.data.stream.continuation import rearrange_states
 from fm9g.data.stream.lane import Lane
 from fm9g.data.stream.loader import STREAM_RULES
 from fm9g.errors import UserError
-from fm9g.training.stream import rearrange_states
 from tests.support.lines import OFF, Line, deviations
 from tests.support.runs import Output, index, train_here
 

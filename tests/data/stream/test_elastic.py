@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fm9g.data.stream import loader
+from fm9g.data.stream.continuation import rearrange_states
 from fm9g.data.stream.loader import LANES_PER_ROW, Plan, StepStream
 from fm9g.data.stream.mixture import Source
 from fm9g.data.stream.prefetch import Prefetcher
-from fm9g.training.stream import rearrange_states
 from tests.support.runs import index
 
 ROW, ROWS = 48, 4  # tokens a row, rows a step
