@@ -25,7 +25,7 @@ def _setting(default: Any, meaning: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"meaning": meaning, **metadata})
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
     """The settings of one run, after merging."""
 

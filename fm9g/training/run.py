@@ -76,9 +76,9 @@ class Run:
         if found is not None:
             states = self._resume(self.folder.checkpoints / str(found))
         log(f"opening {len(inputs.lines)} dataset(s), {sum(line.records for line in inputs.lines):,} records")
-        self.plan = stream.make_plan(inputs)
+        self.plan = stream.make_plan(self.inputs)
         self.digest = StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
-        self.loader = stream.make_loader(inputs, self.plan, self.progress.step, states, self._generations)
+        self.loader = stream.make_loader(self.inputs, self.plan, self.progress.step, states, self._generations)
         self._announce()
 
     def _open_folder(self) -> int | None:
@@ -112,9 +112,7 @@ class Run:
         if self.settings.load_dataloader_ckpt is False:
             log("load_dataloader_ckpt=0: the data starts anew")
             return {}
-        note = stream.keep_rows_per_step(self.inputs, self.saved["stream"], runtime.world_size())
-        if note:
-            log(note)
+        self._keep_rows_per_step(self.saved["stream"]["rows_per_step"])
         stream.check_stream(self.inputs, self.saved["stream"])
         states = stream.load_states(folder, self.inputs, self.saved["stream"])
         self._generations = extend_generations(self.inputs.lines, self.settings.seed, self.saved["stream"], states)
@@ -122,6 +120,14 @@ class Run:
             more = now.records - before.records
             log(f"dataset {name!r}: {more:,} records were appended; they are read from epoch {now.epoch + 1} on")
         return states
+
+    def _keep_rows_per_step(self, rows: int) -> None:
+        """On other ranks, deal a step as many rows as in the checkpoint's run."""
+        needed, given = stream.grad_accum_for(self.settings, rows, runtime.world_size()), self.settings.grad_accum
+        if needed != given:
+            log(f"grad_accum is {needed} (not {given}) to keep the checkpoint's {rows} rows per step")
+            self.settings = dataclasses.replace(self.settings, grad_accum=needed)
+            self.inputs = dataclasses.replace(self.inputs, settings=self.settings)
 
     def _announce(self) -> None:
         """Say what looks like a mistake, and which datasets end before the run does."""

@@ -15,6 +15,7 @@ from fm9g.data.stream.loader import STREAM_RULES, Loader, Plan, StepStream
 from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.errors import UserError
+from fm9g.training.arguments import Settings
 from fm9g.training.inputs import Inputs
 
 DATA_FILE = "data-{rank:05d}.pt"
@@ -69,14 +70,11 @@ def describe_stream(inputs: Inputs, plan: Plan, generations: Generations) -> dic
     }
 
 
-def keep_rows_per_step(inputs: Inputs, saved: dict[str, Any], ranks: int) -> str:
-    """Set grad_accum so that a step has as many rows as in the saved run; returns a line for the log.
+def grad_accum_for(settings: Settings, rows: int, ranks: int) -> int:
+    """The micro-steps with which a step has as many rows as in the saved run.
 
     The order of rows depends on their number per step, so where no grad_accum fits this is a UserError.
     """
-    settings, rows = inputs.settings, saved["rows_per_step"]
-    if rows == ranks * settings.batch_size * settings.grad_accum:
-        return ""
     if rows % (ranks * settings.batch_size):
         sizes = [size for size in range(1, rows + 1) if rows % (ranks * size) == 0]
         fitting = ", ".join(f"batch_size {size} with grad_accum {rows // (ranks * size)}" for size in sizes)
@@ -86,8 +84,7 @@ def keep_rows_per_step(inputs: Inputs, saved: dict[str, Any], ranks: int) -> str
             f"{settings.batch_size} cannot divide: use {fitting or f'a number of ranks among {numbers}'}, "
             "or load_dataloader_ckpt=0 to start the data anew"
         )
-    before, settings.grad_accum = settings.grad_accum, rows // (ranks * settings.batch_size)
-    return f"grad_accum is {settings.grad_accum} (not {before}) to keep the checkpoint's {rows} rows per step"
+    return rows // (ranks * settings.batch_size)
 
 
 def check_stream(inputs: Inputs, saved: dict[str, Any]) -> None:
