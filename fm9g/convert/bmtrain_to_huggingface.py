@@ -14,8 +14,8 @@ from fm9g.convert.hf_config import (
 )
 from fm9g.convert.names import match
 from fm9g.convert.outputs import check_output_folder, new_folder
-from fm9g.convert.tokenizer_check import check_export
-from fm9g.convert.tokenizer_files import REFERENCE_FILES, complete_tokenizer, copy_files, install_tokenizer
+from fm9g.convert.tokenizer.check import check_export
+from fm9g.convert.tokenizer.files import REFERENCE_FILES, complete_tokenizer, copy_files, install_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig

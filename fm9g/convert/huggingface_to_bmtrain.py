@@ -7,7 +7,7 @@ from pathlib import Path
 from fm9g.convert.hf_config import model_config_from_huggingface
 from fm9g.convert.names import match
 from fm9g.convert.outputs import check_output_file
-from fm9g.convert.weights_tokenizer import note_path, note_tokenizer
+from fm9g.convert.tokenizer.of_weights import note_path, note_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import atomic_file, read_json
 from fm9g.model.config import ModelConfig

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from fm9g.convert.tokenizer_files import is_model_folder_file
+from fm9g.convert.tokenizer.files import is_model_folder_file
 from fm9g.errors import UserError
 from fm9g.files import atomic_folder
 

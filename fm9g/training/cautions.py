@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fm9g.checkpoint.weights import weights_name
-from fm9g.convert.weights_tokenizer import vocabulary_of
+from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.record_kinds import unread_texts
 from fm9g.data.stream.document import DocumentLine
 from fm9g.data.stream.forecast import LineSample

@@ -101,7 +101,7 @@ def _describe_data(inputs: Inputs, samples: Mapping[str, LineSample], places: in
 
 
 def _unexportable(inputs: Inputs) -> list[str]:
-    from fm9g.convert.tokenizer_check import try_export  # imports transformers, which takes seconds
+    from fm9g.convert.tokenizer.check import try_export  # imports transformers, which takes seconds
 
     try:
         try_export(inputs.tokenizer_path, inputs.model_config.vocab_size)

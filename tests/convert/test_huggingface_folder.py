@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from fm9g.convert.bmtrain_to_huggingface import from_scratch, with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.tokenizer_files import install_tokenizer
+from fm9g.convert.tokenizer.files import install_tokenizer
 from fm9g.errors import UserError
 
 INDEX = "model.safetensors.index.json"

@@ -20,9 +20,9 @@ from convert_helpers import edit_json, save, tiny_llama
 
 from fm9g.convert.bmtrain_to_huggingface import from_scratch, with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.sentencepiece_charsmap import charsmap_normalizers
-from fm9g.convert.tokenizer_check import check_export, check_same_ids, generated_texts, own_pieces
-from fm9g.convert.tokenizer_files import install_tokenizer
+from fm9g.convert.tokenizer.charsmap import charsmap_normalizers
+from fm9g.convert.tokenizer.check import check_export, check_same_ids, generated_texts, own_pieces
+from fm9g.convert.tokenizer.files import install_tokenizer
 from fm9g.data.tokens.sentencepiece_proto import read_sentencepiece
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import load_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.weights_tokenizer import vocabulary_of
+from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from fm9g.errors import UserError

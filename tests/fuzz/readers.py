@@ -17,7 +17,7 @@ import zstandard
 from safetensors.torch import save_file
 
 from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
-from fm9g.convert.tokenizer_files import install_tokenizer
+from fm9g.convert.tokenizer.files import install_tokenizer
 from fm9g.data.index.build import Options, build
 from fm9g.data.index.check import check
 from fm9g.data.index.dataset import IndexedDataset

@@ -14,8 +14,8 @@ from typing import Any
 
 import transformers
 
-from fm9g.convert.tokenizer_files import install_tokenizer, mark_special, name_fast_class, training_reads
-from fm9g.convert.weights_tokenizer import vocabulary_of
+from fm9g.convert.tokenizer.files import install_tokenizer, mark_special, name_fast_class, training_reads
+from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.tokens.sentencepiece_proto import NORMAL, UNIGRAM, SentencePieceModel, read_sentencepiece
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fm9g.convert.sentencepiece_json import tokenizer_json
+from fm9g.convert.tokenizer.sentencepiece_json import tokenizer_json
 from fm9g.data.tokens.special import Vocabulary
 from fm9g.data.tokens.tokenizer import Tokenizer, content_of, load_tokenizer, read_object
 from fm9g.errors import UserError, shown

@@ -2,7 +2,7 @@
 
 Where the two differ in what they do with the same vocabulary, and how they are made to agree:
 
-* Normalization: fm9g/convert/sentencepiece_charsmap.py. The whole text is one word; the dummy prefix is a
+* Normalization: fm9g/convert/tokenizer/charsmap.py. The whole text is one word; the dummy prefix is a
   normalizer, since sentencepiece puts it once before a text.
 * Unigram: the library finds any entry in a text, also "<s>" or "<0x0A>", and takes the lowest score of any entry,
   less 10, for an unknown character; sentencepiece knows normal pieces alone. Here each piece's score is raised
@@ -25,7 +25,7 @@ from typing import Any
 
 import tokenizers
 
-from fm9g.convert.sentencepiece_charsmap import charsmap_normalizers, replace
+from fm9g.convert.tokenizer.charsmap import charsmap_normalizers, replace
 from fm9g.data.tokens.sentencepiece_proto import (
     BPE,
     BYTE,
