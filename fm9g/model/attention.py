@@ -14,7 +14,7 @@ from fm9g.model.config import ModelConfig
 from fm9g.model.linear import Linear
 from fm9g.model.packed import Packed
 from fm9g.model.rotary import rotate
-from fm9g.model.sdpa import batched_attention, sdpa_attention
+from fm9g.model.sdpa import batched_attention, for_every_head, sdpa_attention
 from fm9g.runtime import bmt
 
 # query [T, heads, dim_head], key and value [T, kv_heads, dim_head] -> [T, heads, dim_head]
@@ -61,8 +61,8 @@ def _torch_varlen_attention() -> Kernel | None:
         if packed.equal:
             return batched_attention(query, key, value, packed)
         bounds, longest = packed.cu_seqlens, packed.longest
-        if not grouped and query.size(1) != key.size(1):
-            key, value = (x.repeat_interleave(query.size(1) // key.size(1), dim=1) for x in (key, value))
+        if not grouped:
+            key, value = (for_every_head(x, query.size(1)) for x in (key, value))
         output = varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), **grouped)
         assert isinstance(output, Tensor)
         return output

@@ -49,20 +49,22 @@ def _places(packed: Packed, device: torch.device) -> Iterator[tuple[Tensor, Tens
         yield tokens.to(device), (offsets < sizes).to(device)
 
 
+def for_every_head(x_TGd: Tensor, heads: int) -> Tensor:
+    """Keys or values of groups of queries, repeated: [T, kv_heads, dim_head] -> [T, heads, dim_head]."""
+    groups = heads // x_TGd.size(1)
+    return x_TGd.repeat_interleave(groups, dim=1) if groups > 1 else x_TGd
+
+
 def batched_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
     """The same for documents of one length, as a batch: on Hopper, torch has faster kernels for those (cuDNN's)."""
-    groups = query.size(1) // key.size(1)
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    key, value = (for_every_head(x, query.size(1)) for x in (key, value))
     q, k, v = (x.unflatten(0, (len(packed.lengths), -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(0, 1)
 
 
 def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
     """query [T, heads, dim_head], key and value [T, kv_heads, dim_head] -> [T, heads, dim_head]."""
-    groups = query.size(1) // key.size(1)
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+    key, value = (for_every_head(x, query.size(1)) for x in (key, value))
     outputs, order = [], []
     for tokens_nL, valid_nL in _places(packed, query.device):
         n, length = tokens_nL.shape

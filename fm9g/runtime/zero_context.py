@@ -1,8 +1,8 @@
 """BMTrain's `ZeroContext` without what it costs the host: the same buffers, streams and collectives.
 
-Its own makes an empty tensor for every parameter and points it at a storage, three times a block and step: on an H100
-a third of the time between two blocks of a 1.3B model. Here they are views of one buffer. This module is written
-with CUDA's names and rewritten for the cpu backend, as BMTrain's own modules are.
+Its own makes an empty tensor for every parameter and points it at a storage, several times a block and step, while the
+GPU waits. Here they are views of one buffer. This module is written with CUDA's names and rewritten for the cpu
+backend, as BMTrain's own modules are.
 """
 
 from __future__ import annotations
