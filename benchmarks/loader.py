@@ -39,9 +39,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from common import TEXTS_AT_ONCE, TOKENS, Meter, rates, serve, write_many_records
 
 from fm9g.data.index.build import Options, build
-from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.document import Corpus
 from fm9g.data.stream.loader import Loader, Plan, StepStream
-from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
@@ -69,15 +69,15 @@ def write_corpus(path: Path) -> None:
             file.write(json.dumps({"input": "", "output": text[: RECORD_BYTES - 30]}) + "\n")
 
 
-def source_of(folder: Path) -> Source:
-    return Source("corpus", folder, 1.0, None, True, "segment", None, {})
+def source_of(folder: Path) -> MixtureEntry:
+    return MixtureEntry("corpus", folder, 1.0, None, True, "segment", None, {})
 
 
-def line_of(folder: Path, tokenizer: Path) -> DocumentLine:
-    return DocumentLine(source_of(folder), load_tokenizer(tokenizer), SEED, ROW_LENGTH)
+def line_of(folder: Path, tokenizer: Path) -> Corpus:
+    return Corpus(source_of(folder), load_tokenizer(tokenizer), SEED, ROW_LENGTH)
 
 
-def texts_of(line: DocumentLine) -> Iterator[str]:
+def texts_of(line: Corpus) -> Iterator[str]:
     """The documents' texts, without end."""
     for first in itertools.count(0, TEXTS_AT_ONCE):
         yield from (found[2] for found in line.texts(range(first, first + TEXTS_AT_ONCE)) if isinstance(found, tuple))

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.support.lines import Line, deviations, sizes, tokens_by_step
+from tests.support.corpora import Line, deviations, sizes, tokens_by_step
 
 ROW, SEED = 64, 1
 WINDOWS = (1, 4, 16, 64)

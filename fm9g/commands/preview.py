@@ -57,14 +57,14 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # for terminals without UTF-8
     style = Style(wants_color(arguments.color, sys.stdout), arguments.full)
     settings = Settings(dataset_config=arguments.dataset_config)
-    sources = read_mixture(mixture_path(settings, APP))
+    entries = read_mixture(mixture_path(settings, APP))
     plan = Plan(arguments.seed, arguments.max_length, arguments.batch_size, arguments.grad_accum, ranks=arguments.ranks)
-    preview = Preview(sources, find(settings, APP, arguments.tokenizer_path), plan, arguments.steps)
+    preview = Preview(entries, find(settings, APP, arguments.tokenizer_path), plan, arguments.steps)
     if arguments.rows != 0:
         print(style.legend())
     for rows in preview:
         for row in rows[: arguments.rows]:
-            print("\n".join(row_lines(row, plan.row_length, sources, style)), flush=True)
+            print("\n".join(row_lines(row, plan.row_length, entries, style)), flush=True)
     if preview.ended:
         print(f"the datasets end here: after step {preview.totals.steps - 1} nothing is left")
-    print("\n".join(total_lines(preview.totals, sources)))
+    print("\n".join(total_lines(preview.totals, entries)))

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from fm9g.checkpoint.weights import weights_name
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.record_kinds import unread_texts
-from fm9g.data.stream.document import DocumentLine
-from fm9g.data.stream.forecast import LineSample
+from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.forecast import CorpusSample
 from fm9g.training.inputs import Inputs
 from fm9g.training.start import Start
 
@@ -16,7 +16,7 @@ MANY_EPOCHS = 100  # of a dataset, in one run
 SMALL_VOCABULARY = 0.5  # of the model's
 
 
-def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Mapping[str, LineSample]) -> list[str]:
+def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Mapping[str, CorpusSample]) -> list[str]:
     """Warnings about a run, given samples of the datasets that it reads, by name; [] where nothing looks wrong."""
     settings = inputs.settings
     said = []
@@ -30,26 +30,24 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Mappin
             "before the end, and a run that is stopped is lost"
         )
     said += _about_tokenizer(inputs, start)
-    for line in inputs.lines:
-        read_plainly = line.source.share > 0 and line.source.transforms is None
-        unread = line.dataset.meta.get("unread_texts", []) if read_plainly else []
-        said += [f"dataset {line.source.task_name!r}: {unread_texts(advice)}" for advice in unread]
-        if sample := samples.get(line.source.task_name):
-            said += _about_data(inputs, line, sample, tokens_per_step)
+    for corpus in inputs.corpora:
+        read_plainly = corpus.entry.share > 0 and corpus.entry.transforms is None
+        unread = corpus.dataset.meta.get("unread_texts", []) if read_plainly else []
+        said += [f"dataset {corpus.entry.task_name!r}: {unread_texts(advice)}" for advice in unread]
+        if sample := samples.get(corpus.entry.task_name):
+            said += _about_data(inputs, corpus, sample, tokens_per_step)
     return said
 
 
-def _about_data(inputs: Inputs, line: DocumentLine, sample: LineSample, tokens_per_step: int) -> list[str]:
-    settings, source, size = inputs.settings, line.source, sample.mean * line.records
-    said = [
-        f"dataset {source.task_name!r}: {found}" for found in sample.warnings(inputs.tokenizer, settings.max_length)
-    ]
-    epochs = settings.train_iters * tokens_per_step * source.share / size if size else 0.0
-    if source.epochs is not None:
-        epochs = min(epochs, source.epochs)
+def _about_data(inputs: Inputs, corpus: Corpus, sample: CorpusSample, tokens_per_step: int) -> list[str]:
+    settings, entry, size = inputs.settings, corpus.entry, sample.mean * corpus.records
+    said = [f"dataset {entry.task_name!r}: {found}" for found in sample.warnings(inputs.tokenizer, settings.max_length)]
+    epochs = settings.train_iters * tokens_per_step * entry.share / size if size else 0.0
+    if entry.epochs is not None:
+        epochs = min(epochs, entry.epochs)
     if epochs >= MANY_EPOCHS:
         said.append(
-            f"dataset {source.task_name!r} is read about {epochs:,.0f} times in {settings.train_iters:,} "
+            f"dataset {entry.task_name!r} is read about {epochs:,.0f} times in {settings.train_iters:,} "
             "iterations: it is small for its weight, and will be learned by heart"
         )
     return said

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fm9g.data.stream.document import DocumentLine
-from fm9g.data.stream.forecast import LineSample, describe, endings, sample_line
+from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.forecast import CorpusSample, describe, endings, sample_corpus
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
@@ -68,7 +68,7 @@ def report(inputs: Inputs) -> str:
         f"output       {folder.checkpoints}",
         f"data         {LANES_PER_ROW * rows} lanes",
     ]
-    samples = {line.source.task_name: sample_line(line) for line in _read(inputs)}
+    samples = {corpus.entry.task_name: sample_corpus(corpus) for corpus in _read(inputs)}
     lines += _describe_data(inputs, samples, places)
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
@@ -80,23 +80,23 @@ def report(inputs: Inputs) -> str:
     return "\n".join([*lines, "dry run: everything checked, nothing started"])
 
 
-def _read(inputs: Inputs) -> list[DocumentLine]:
-    return [line for line in inputs.lines if line.source.share > 0]
+def _read(inputs: Inputs) -> list[Corpus]:
+    return [corpus for corpus in inputs.corpora if corpus.entry.share > 0]
 
 
-def _describe_data(inputs: Inputs, samples: Mapping[str, LineSample], places: int) -> list[str]:
+def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], places: int) -> list[str]:
     """What a run reads of each dataset, and when they end; `places` are the tokens of a step."""
     settings, lines = inputs.settings, []
-    for line in inputs.lines:
-        sample = samples.get(line.source.task_name)
+    for corpus in inputs.corpora:
+        sample = samples.get(corpus.entry.task_name)
         if sample is None:
-            lines.append(f"  {line.source.task_name}: weight 0, not read")
+            lines.append(f"  {corpus.entry.task_name}: weight 0, not read")
         else:
-            lines.append(_describe_dataset(line, sample, places, settings.train_iters))
-            lines += _describe_special_tokens(line, sample)
+            lines.append(_describe_dataset(corpus, sample, places, settings.train_iters))
+            lines += _describe_special_tokens(corpus, sample)
     means = {name: sample.mean for name, sample in samples.items()}
-    found = endings(inputs.lines, places, [0] * len(inputs.lines), 0, means)
-    all_end = all(line.source.epochs is not None for line in _read(inputs))
+    found = endings(inputs.corpora, places, [0] * len(inputs.corpora), 0, means)
+    all_end = all(corpus.entry.epochs is not None for corpus in _read(inputs))
     return lines + [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
 
 
@@ -120,26 +120,26 @@ def _describe_optimisation(settings: Settings) -> str:
     return said + f"{settings.lr_scheduler}: flat, and falling from {begin:,} on ({drop:,} drop_iters)"
 
 
-def _describe_dataset(line: DocumentLine, sample: LineSample, places: int, train_iters: int) -> str:
-    source, mean = line.source, sample.mean
-    total = mean * line.records
+def _describe_dataset(corpus: Corpus, sample: CorpusSample, places: int, train_iters: int) -> str:
+    entry, mean = corpus.entry, sample.mean
+    total = mean * corpus.records
     if not total:
-        return f"  {source.task_name}: {source.share:.1%}, {line.records:,} records, none of those sampled has tokens"
+        return f"  {entry.task_name}: {entry.share:.1%}, {corpus.records:,} records, none of those sampled has tokens"
     doubt = f" ± {sample.standard_error:,.1f}" if sample.standard_error else ""
-    steps = total / (places * source.share)
-    ends = "repeats" if source.epochs is None else f"ends after {source.epochs * steps:,.0f} steps"
+    steps = total / (places * entry.share)
+    ends = "repeats" if entry.epochs is None else f"ends after {entry.epochs * steps:,.0f} steps"
     return (
-        f"  {source.task_name}: {source.share:.1%}, {line.records:,} records, about {total:,.0f} tokens "
+        f"  {entry.task_name}: {entry.share:.1%}, {corpus.records:,} records, about {total:,.0f} tokens "
         f"({mean:,.0f}{doubt} each); {steps:,.0f} steps per epoch, {train_iters / steps:.2f} epochs in this run; {ends}"
     )
 
 
-def _describe_special_tokens(line: DocumentLine, sample: LineSample) -> list[str]:
+def _describe_special_tokens(corpus: Corpus, sample: CorpusSample) -> list[str]:
     """What becomes of spellings of special tokens in a sample of a dataset; [] where there are none to speak of."""
-    counts = line.special_counts(sample.texts)
-    if not (line.source.special_tokens or counts.plain or counts.tokens):
+    counts = corpus.special_counts(sample.texts)
+    if not (corpus.entry.special_tokens or counts.plain or counts.tokens):
         return []
     return [
         f"    special tokens spelled in {len(sample.texts):,} sampled records: {counts.plain:,} are plain text, "
-        f"{counts.tokens:,} are tokens (special_tokens {str(line.source.special_tokens).lower()})"
+        f"{counts.tokens:,} are tokens (special_tokens {str(corpus.entry.special_tokens).lower()})"
     ]

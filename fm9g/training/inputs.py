@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm9g.commandline import command
-from fm9g.data.stream.document import DocumentLine
-from fm9g.data.stream.mixture import INFORMATIVE, Source, read_mixture
+from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import user_path
@@ -23,14 +23,14 @@ APP = _REPOSITORY_APP if _REPOSITORY_APP.is_dir() else Path.cwd()
 
 @dataclass
 class Inputs:
-    """A run's settings and what they point to. `lines` are its datasets, opened."""
+    """A run's settings and what they point to. `corpora` are its datasets, opened."""
 
     settings: Settings
     model_config: ModelConfig
     tokenizer: Tokenizer
     tokenizer_path: Path
-    sources: list[Source]
-    lines: list[DocumentLine]
+    entries: list[MixtureEntry]
+    corpora: list[Corpus]
     app: Path
 
     @property
@@ -70,13 +70,13 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
             f"{tokenizer_path}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
             f"{config.vocab_size} (vocab_size of config {settings.config!r})"
         )
-    sources = read_mixture(mixture_path(settings, app))
-    lines = [DocumentLine(source, tokenizer, settings.seed, settings.max_length) for source in sources]
-    for line in lines:
-        _check_dataset(line)
+    entries = read_mixture(mixture_path(settings, app))
+    corpora = [Corpus(entry, tokenizer, settings.seed, settings.max_length) for entry in entries]
+    for corpus in corpora:
+        _check_dataset(corpus)
     weights = settings.pretrained_model and str(find(settings, app, settings.pretrained_model))
     settings = dataclasses.replace(settings, pretrained_model=weights)
-    return Inputs(settings, config, tokenizer, tokenizer_path, sources, lines, app)
+    return Inputs(settings, config, tokenizer, tokenizer_path, entries, corpora, app)
 
 
 def read_model_config(settings: Settings) -> ModelConfig:
@@ -107,16 +107,16 @@ def fit_length(settings: Settings, config: ModelConfig) -> Settings:
     return dataclasses.replace(settings, max_length=length, sources={**settings.sources, "max_length": source})
 
 
-def _check_dataset(line: DocumentLine) -> None:
-    source, meta = line.source, line.dataset.meta
-    name = f"dataset {source.task_name!r} ({source.path})"
-    line.check_texts()
+def _check_dataset(corpus: Corpus) -> None:
+    entry, meta = corpus.entry, corpus.dataset.meta
+    name = f"dataset {entry.task_name!r} ({entry.path})"
+    corpus.check_texts()
     actual = {
-        "nlines": line.records,
+        "nlines": corpus.records,
         "ave_tokens_per_line": meta.get("avg_token_per_line"),
-        "total_tokens": (meta.get("avg_token_per_line") or 0) * line.records or None,
+        "total_tokens": (meta.get("avg_token_per_line") or 0) * corpus.records or None,
     }
     for key in INFORMATIVE:
-        declared, found = source.declared.get(key), actual[key]
+        declared, found = entry.declared.get(key), actual[key]
         if declared is not None and found is not None and abs(declared - found) > 0.01 * found:
             print(f"warning: {name}: the mixture says {key} {declared:g}, its meta.json {found:g}", file=sys.stderr)

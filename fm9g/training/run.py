@@ -17,8 +17,8 @@ from fm9g.commandline import command
 from fm9g.data.record import record_name
 from fm9g.data.stream.continuation import Generations, extend_generations
 from fm9g.data.stream.digest import StreamDigest
-from fm9g.data.stream.document import DocumentLine
-from fm9g.data.stream.forecast import describe, endings, sample_line
+from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.forecast import describe, endings, sample_corpus
 from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.files import read_json
@@ -75,7 +75,7 @@ class Run:
         log("\n".join([*where, *settings_lines(self.settings)]))
         if found is not None:
             states = self._resume(self.folder.checkpoints / str(found))
-        log(f"opening {len(inputs.lines)} dataset(s), {sum(line.records for line in inputs.lines):,} records")
+        log(f"opening {len(inputs.corpora)} dataset(s), {sum(corpus.records for corpus in inputs.corpora):,} records")
         self.plan = stream.make_plan(self.inputs)
         self.digest = StreamDigest(self.plan, bytes.fromhex(self.progress.stream_sha256))
         self.loader = stream.make_loader(self.inputs, self.plan, self.progress.step, states, self._generations)
@@ -115,7 +115,7 @@ class Run:
         self._keep_rows_per_step(self.saved["stream"]["rows_per_step"])
         stream.check_stream(self.inputs, self.saved["stream"])
         states = stream.load_states(folder, self.inputs, self.saved["stream"])
-        self._generations = extend_generations(self.inputs.lines, self.settings.seed, self.saved["stream"], states)
+        self._generations = extend_generations(self.inputs.corpora, self.settings.seed, self.saved["stream"], states)
         for name, (*_, before, now) in ((n, g) for n, g in self._generations.items() if len(g) > 1):
             more = now.records - before.records
             log(f"dataset {name!r}: {more:,} records were appended; they are read from epoch {now.epoch + 1} on")
@@ -133,26 +133,26 @@ class Run:
         """Say what looks like a mistake, and which datasets end before the run does."""
         if runtime.rank() > 0:
             return
-        lines, settings = self.loader.stream.lines, self.settings
+        corpora, settings = self.loader.stream.corpora, self.settings
         tokens = self.plan.rows_per_step * self.plan.row_length
-        read = [line for line in self.inputs.lines if line.source.share > 0]
-        samples = {line.source.task_name: sample_line(line, _SAMPLED_AT_START) for line in read}
+        read = [corpus for corpus in self.inputs.corpora if corpus.entry.share > 0]
+        samples = {corpus.entry.task_name: sample_corpus(corpus, _SAMPLED_AT_START) for corpus in read}
         for said in cautions(self.inputs, self.start, tokens, samples):
             log(f"warning: {said}")
         means = {name: sample.mean for name, sample in samples.items()}
-        found = endings(lines, tokens, [self._records_done(line) for line in lines], self.progress.step, means)
-        all_end = all(line.source.epochs is not None for line in lines if line.source.share > 0)
+        found = endings(corpora, tokens, [self._records_done(corpus) for corpus in corpora], self.progress.step, means)
+        all_end = all(corpus.entry.epochs is not None for corpus in corpora if corpus.entry.share > 0)
         for said in describe(found, settings.train_iters, all_end, settings.stop_when_end):
             log(said)
 
-    def _records_done(self, line: DocumentLine) -> int:
-        name = line.source.task_name
+    def _records_done(self, corpus: Corpus) -> int:
+        name = corpus.entry.task_name
         return self.progress.task_documents.get(name, 0) + self.progress.task_skipped.get(name, 0)
 
     def epochs(self) -> dict[str, float]:
         """How many epochs of each dataset have been read."""
-        lines = self.loader.stream.lines
-        return {line.source.task_name: round(line.epochs(self._records_done(line)), 6) for line in lines}
+        corpora = self.loader.stream.corpora
+        return {corpus.entry.task_name: round(corpus.epochs(self._records_done(corpus)), 6) for corpus in corpora}
 
     def batches(self) -> Iterator[tuple[StepBatch, StepCounts, float]]:
         """(batch, counts over all ranks, seconds waited for it) of each step left, until the data ends."""
@@ -175,15 +175,15 @@ class Run:
         """Report damaged records, which every rank skips alike; a UserError where they are too many."""
         reasons = [skip.reason for _, skip in batch.skipped if skip.damaged]
         allowed = self.settings.max_damaged_share
-        for line, damaged in zip(self.loader.stream.lines, counts.damaged, strict=True):
-            name = line.source.task_name
+        for corpus, damaged in zip(self.loader.stream.corpora, counts.damaged, strict=True):
+            name = corpus.entry.task_name
             total = self.progress.task_damaged.get(name, 0) + damaged
-            epochs = 1 + int(line.epochs(self._records_done(line)))  # in each it is met again
-            if damaged and total > allowed * line.records * epochs:
+            epochs = 1 + int(corpus.epochs(self._records_done(corpus)))  # in each it is met again
+            if damaged and total > allowed * corpus.records * epochs:
                 where = f" ({reasons[0]})" if reasons else ""
                 raise UserError(
                     f"dataset {name!r}: {total} damaged record(s) so far{where}, more than the share of "
-                    f"max_damaged_share={allowed:g}: restore the data ({command('check')} {line.source.path} "
+                    f"max_damaged_share={allowed:g}: restore the data ({command('check')} {corpus.entry.path} "
                     "finds every damaged record), then resume"
                 )
         for reason in reasons:
@@ -192,8 +192,8 @@ class Run:
     def _say_what_is_skipped(self, batch: StepBatch, counts: StepCounts) -> None:
         """Name the first record of each dataset that is left out, or its dataset where another rank met it."""
         reasons = {task: skip for task, skip in reversed(batch.skipped) if not skip.damaged}
-        for task, (line, skipped) in enumerate(zip(self.loader.stream.lines, counts.skipped, strict=True)):
-            name = line.source.task_name
+        for task, (corpus, skipped) in enumerate(zip(self.loader.stream.corpora, counts.skipped, strict=True)):
+            name = corpus.entry.task_name
             already = self.progress.task_skipped.get(name, 0) - self.progress.task_damaged.get(name, 0)
             if skipped > counts.damaged[task] and not already:
                 first = reasons.get(task)
@@ -218,8 +218,8 @@ class Run:
             (progress.task_skipped, counts.skipped),
             (progress.task_damaged, counts.damaged),
         ):
-            for source, count in zip(self.inputs.sources, of_step, strict=True):
-                totals[source.task_name] = totals.get(source.task_name, 0) + count
+            for entry, count in zip(self.inputs.entries, of_step, strict=True):
+                totals[entry.task_name] = totals.get(entry.task_name, 0) + count
         self.digest.add(batch.row_digests)
 
     def save(self) -> None:

@@ -41,7 +41,7 @@ def make_loader(
     settings = inputs.settings
     steps = range(first_step, settings.train_iters)
     prefetcher = Prefetcher(settings.dataloader_num_threads, settings.dataloader_prefetch)
-    stream = StepStream(plan, inputs.sources, str(inputs.tokenizer_path), steps, states, prefetcher, generations)
+    stream = StepStream(plan, inputs.entries, str(inputs.tokenizer_path), steps, states, prefetcher, generations)
     return Loader(stream, settings.dataloader_num_workers, settings.dataloader_prefetch_factor)
 
 
@@ -56,16 +56,17 @@ def describe_stream(inputs: Inputs, plan: Plan, generations: Generations) -> dic
         "vocabulary": inputs.tokenizer.vocabulary,
         "tasks": [
             {
-                "name": line.source.task_name,
-                "share": line.source.share,
-                "epochs": line.source.epochs,
-                "special_tokens": line.source.special_tokens,
-                "fingerprint": line.dataset.fingerprint,
+                "name": corpus.entry.task_name,
+                "share": corpus.entry.share,
+                "epochs": corpus.entry.epochs,
+                "special_tokens": corpus.entry.special_tokens,
+                "fingerprint": corpus.dataset.fingerprint,
                 "generations": [
-                    [g.epoch, g.records] for g in generations.get(line.source.task_name, [Generation(0, line.records)])
+                    [g.epoch, g.records]
+                    for g in generations.get(corpus.entry.task_name, [Generation(0, corpus.records)])
                 ],
             }
-            for line in inputs.lines
+            for corpus in inputs.corpora
         ],
     }
 
@@ -107,20 +108,20 @@ def check_stream(inputs: Inputs, saved: dict[str, Any]) -> None:
                 "continue; restore it, or use load_dataloader_ckpt=0 to start the data anew"
             )
     tasks = {task["name"]: task for task in saved["tasks"]}
-    for line in inputs.lines:
-        name = line.source.task_name
+    for corpus in inputs.corpora:
+        name = corpus.entry.task_name
         if name not in tasks or inputs.settings.accept_changed_data:
             continue
-        if (before := tasks[name]["special_tokens"]) != line.source.special_tokens:
+        if (before := tasks[name]["special_tokens"]) != corpus.entry.special_tokens:
             raise UserError(
                 f"dataset {name!r}: special_tokens was {str(before).lower()} when the checkpoint was made and is "
                 f"{str(not before).lower()} now, which changes its tokens: set it in the mixture as it was, give the "
                 "dataset another task_name, or use --accept_changed_data to continue anyway"
             )
-        if tasks[name]["fingerprint"] not in line.dataset.fingerprints:
+        if tasks[name]["fingerprint"] not in corpus.dataset.fingerprints:
             raise UserError(
-                f"dataset {name!r} ({line.source.path}) is not the file that the checkpoint was made with: restore it, "
-                "give the new data a task_name of its own, or use --accept_changed_data to continue anyway"
+                f"dataset {name!r} ({corpus.entry.path}) is not the file that the checkpoint was made with: restore "
+                "it, give the new data a task_name of its own, or use --accept_changed_data to continue anyway"
             )
 
 
@@ -132,4 +133,4 @@ def load_states(folder: Path, inputs: Inputs, saved: dict[str, Any]) -> dict[int
     states = {
         int(lane): state for part in parts for lane, state in zip(part["lanes"], part["states"].numpy(), strict=True)
     }
-    return rearrange_states(states, saved["tasks"], [balanced(line) for line in inputs.lines])
+    return rearrange_states(states, saved["tasks"], [balanced(corpus) for corpus in inputs.corpora])

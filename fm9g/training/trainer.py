@@ -117,7 +117,7 @@ class Training(Run):
         self.advance(batch, counts)
         runtime.synchronize_device()
         seconds = time.perf_counter() - started + waited
-        names = [source.task_name for source in self.inputs.sources]
+        names = [entry.task_name for entry in self.inputs.entries]
         return Metrics(
             iteration=iteration,
             loss=loss if counts.all_valid else None,

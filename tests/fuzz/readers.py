@@ -27,7 +27,7 @@ from fm9g.data.prepare.formats import FORMATS
 from fm9g.data.prepare.plain_text import convert_text
 from fm9g.data.prepare.question_answer import prepare_questions
 from fm9g.data.prepare.writer import prepare_records
-from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.document import Corpus
 from fm9g.data.stream.forecast import describe, endings
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.tokens.tokenizer import load_tokenizer
@@ -242,7 +242,7 @@ def _make_mixture(folder: Path) -> None:
 
 def _use_mixture(folder: Path, output: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    lines = [DocumentLine(source, tokenizer, 1, 64) for source in read_mixture(folder / "x.json")]
+    lines = [Corpus(source, tokenizer, 1, 64) for source in read_mixture(folder / "x.json")]
     describe(endings(lines, 256, [0] * len(lines), 0), 100, False, False)
 
 

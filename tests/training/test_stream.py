@@ -11,7 +11,7 @@ from fm9g.data.stream.continuation import rearrange_states
 from fm9g.data.stream.lane import Lane
 from fm9g.data.stream.loader import STREAM_RULES
 from fm9g.errors import UserError
-from tests.support.lines import OFF, Line, deviations
+from tests.support.corpora import OFF, Line, deviations
 from tests.support.runs import Output, index, train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -229,7 +229,7 @@ def test_a_dataset_that_had_ended_and_goes_on_takes_its_share_and_no_more(length
         for step, taken in zip(steps, result, strict=True):
             for lane in lanes[step % 16 * rows_per_step :][:rows_per_step]:
                 for piece in lane.next_row().pieces:
-                    taken[piece.task] += piece.pairs
+                    taken[piece.task] += piece.places
         return result
 
     first = lanes(0.25)

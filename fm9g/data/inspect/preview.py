@@ -17,7 +17,7 @@ import numpy as np
 from fm9g.data.inspect.display import Span
 from fm9g.data.stream.lane import Lane, Row
 from fm9g.data.stream.loader import IGNORED, Loader, Plan, StepBatch, StepStream, row_digest
-from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.errors import UserError
@@ -73,19 +73,19 @@ class Preview:
     UserError for what is wrong with tokenizer, datasets or transforms.
     """
 
-    def __init__(self, sources: list[Source], tokenizer_path: Path, plan: Plan, steps: int) -> None:
+    def __init__(self, entries: list[MixtureEntry], tokenizer_path: Path, plan: Plan, steps: int) -> None:
         """`plan` is that of any rank."""
-        self.sources, self.plan = sources, plan
+        self.entries, self.plan = entries, plan
         self._tokenizer = load_tokenizer(tokenizer_path)
         # ranks are but a part of the batch: one rank that reads all their rows reads them in the same order
         whole = Plan(plan.seed, plan.row_length, plan.batch_size * plan.ranks, plan.grad_accum)
-        stream = StepStream(whole, sources, str(tokenizer_path), range(steps), {}, Prefetcher(0, 0))
-        self._whole, self._loader, self._lines = whole, Loader(stream, 0, 1), stream.lines
-        for line in self._lines:
-            line.check_texts()
+        stream = StepStream(whole, entries, str(tokenizer_path), range(steps), {}, Prefetcher(0, 0))
+        self._whole, self._loader, self._corpora = whole, Loader(stream, 0, 1), stream.corpora
+        for corpus in self._corpora:
+            corpus.check_texts()
         self._lanes: dict[int, Lane] = {}
-        count = len(sources)
-        self.totals = Totals(tokens=[0] * count, documents=[0] * count, records=[set() for _ in sources])
+        count = len(entries)
+        self.totals = Totals(tokens=[0] * count, documents=[0] * count, records=[set() for _ in entries])
         self.ended = False  # whether the datasets came to their end
 
     def __iter__(self) -> Iterator[list[ShownRow]]:
@@ -100,13 +100,13 @@ class Preview:
 
     def _lane(self, number: int) -> Lane:
         if number not in self._lanes:
-            whole = self._whole
-            self._lanes[number] = Lane(number, whole.lanes, self._lines, whole.seed, whole.row_length, Prefetcher(0, 0))
+            plan, idle = self._whole, Prefetcher(0, 0)
+            self._lanes[number] = Lane(number, plan.lanes, self._corpora, plan.seed, plan.row_length, idle)
         return self._lanes[number]
 
     def _compare(self, batch: StepBatch, rows: list[Row]) -> None:
         """UserError unless our lanes and the loader have read the same."""
-        names = [source.task_name for source in self.sources]
+        names = [entry.task_name for entry in self.entries]
         digests = b"".join(row_digest(row, names) for row in rows)
         length = self._whole.row_length
         same = digests == batch.row_digests
@@ -116,7 +116,7 @@ class Preview:
             filled = np.concatenate(read) if read else np.zeros(0, dtype=np.int32)
             same = same and np.array_equal(tokens, np.pad(filled, (0, length - len(filled))))
         if not same:
-            suspects = [repr(source.task_name) for source in self.sources if source.transforms]
+            suspects = [repr(entry.task_name) for entry in self.entries if entry.transforms]
             assert suspects, "the preview's lanes differ from the loader's"
             raise UserError(
                 f"step {batch.step}: read twice, the rows differ: a transform (that of {' or '.join(suspects)}) draws "
@@ -129,7 +129,7 @@ class Preview:
         totals.steps += 1
         totals.rows += len(rows)
         totals.places += len(rows) * plan.row_length
-        for task in range(len(self.sources)):
+        for task in range(len(self.entries)):
             totals.tokens[task] += batch.tokens[task]
         found = []
         for number, row in enumerate(rows):
@@ -139,7 +139,7 @@ class Preview:
                 totals.records[piece.task].add(piece.record)
                 totals.documents[piece.task] += piece.first == 0
                 totals.with_loss += piece.with_loss
-            filled = sum(piece.pairs for piece in row.pieces)
+            filled = sum(piece.places for piece in row.pieces)
             found.append(ShownRow(batch.step, number, within // plan.batch_size, micro, pieces, filled))
         return found
 
@@ -147,7 +147,7 @@ class Preview:
         shown, place = [], 0
         for piece in row.pieces:
             tokens = piece.document.tokens[piece.first : piece.last + 1].tolist()
-            loss = [False, *(targets[place : place + piece.pairs] != IGNORED).tolist()]
+            loss = [False, *(targets[place : place + piece.places] != IGNORED).tolist()]
             spans = decode_spans(tokens, loss, self._tokenizer, piece.first == 0)
             shown.append(
                 ShownPiece(
@@ -161,7 +161,7 @@ class Preview:
                     spans=spans,
                 )
             )
-            place += piece.pairs
+            place += piece.places
         return shown
 
 

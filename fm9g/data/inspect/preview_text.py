@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fm9g.data.inspect.display import Span, colored, cut_middle, printable
 from fm9g.data.inspect.preview import ShownPiece, ShownRow, Totals
-from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.mixture import MixtureEntry
 
 _COLORS = (36, 33, 32, 35, 34)  # cyan, yellow, green, magenta, blue
 _DIM, _GREY = 2, 90
@@ -51,7 +51,7 @@ class Style:
         return colored(text, _GREY) if self.color else text
 
 
-def row_lines(row: ShownRow, row_length: int, sources: Sequence[Source], style: Style) -> list[str]:
+def row_lines(row: ShownRow, row_length: int, entries: Sequence[MixtureEntry], style: Style) -> list[str]:
     """A row: its fill, then each piece with its text, then its padding."""
     loss = sum(piece.with_loss for piece in row.pieces)
     lines = [
@@ -60,14 +60,14 @@ def row_lines(row: ShownRow, row_length: int, sources: Sequence[Source], style: 
         f"{loss:,} with loss"
     ]
     for number, piece in enumerate(row.pieces):
-        lines.append(f"  {number + 1}. {_origin(piece, sources)}")
+        lines.append(f"  {number + 1}. {_origin(piece, entries)}")
         lines.append(f"     {style.text(piece.spans, number)}")
     if row.filled < row_length:
         lines.append(style.faint(f"  padding: {_counted(row_length - row.filled, 'place')}"))
     return lines
 
 
-def _origin(piece: ShownPiece, sources: Sequence[Source]) -> str:
+def _origin(piece: ShownPiece, entries: Sequence[MixtureEntry]) -> str:
     notes = {
         "continued": piece.first > 0,
         "to be continued": piece.last < piece.length - 1,
@@ -75,7 +75,7 @@ def _origin(piece: ShownPiece, sources: Sequence[Source]) -> str:
     }
     note = ", ".join(text for text, holds in notes.items() if holds) or "whole"
     return (
-        f"{printable(sources[piece.task].task_name)}, record {piece.record}, tokens {piece.first}-{piece.last} of "
+        f"{printable(entries[piece.task].task_name)}, record {piece.record}, tokens {piece.first}-{piece.last} of "
         f"{piece.length} ({note}), {piece.with_loss} with loss"
     )
 
@@ -84,7 +84,7 @@ def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def total_lines(totals: Totals, sources: Sequence[Source]) -> list[str]:
+def total_lines(totals: Totals, entries: Sequence[MixtureEntry]) -> list[str]:
     """Fill over all steps, and of each dataset: its share of tokens as asked and as read, documents, records."""
     filled = totals.filled
     lines = [
@@ -93,10 +93,10 @@ def total_lines(totals: Totals, sources: Sequence[Source]) -> list[str]:
         f"{totals.with_loss:,} with loss ({totals.with_loss / totals.places:.1%})",
         f"{'asked':>7} {'read':>7} {'tokens':>14} {'documents':>12} {'records':>12}  dataset",
     ]
-    for task, source in enumerate(sources):
+    for task, entry in enumerate(entries):
         tokens = totals.tokens[task]
         lines.append(
-            f"{source.share:7.1%} {tokens / filled if filled else 0.0:7.1%} {tokens:14,} {totals.documents[task]:12,} "
-            f"{len(totals.records[task]):12,}  {printable(source.task_name)}"  # last, since names differ in width
+            f"{entry.share:7.1%} {tokens / filled if filled else 0.0:7.1%} {tokens:14,} {totals.documents[task]:12,} "
+            f"{len(totals.records[task]):12,}  {printable(entry.task_name)}"  # last, since names differ in width
         )
     return lines

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fm9g.data.stream.document import DocumentLine
+from fm9g.data.stream.document import Corpus
 from fm9g.data.stream.lane_state import LaneState
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.data.stream.order import Generation, RecordOrder
@@ -17,7 +17,7 @@ Generations = dict[str, list[Generation]]
 
 
 def extend_generations(
-    lines: Sequence[DocumentLine], seed: int, saved: dict[str, Any], states: dict[int, np.ndarray]
+    corpora: Sequence[Corpus], seed: int, saved: dict[str, Any], states: dict[int, np.ndarray]
 ) -> Generations:
     """The saved run's generations, and one more for each dataset that records have been appended to since.
 
@@ -25,16 +25,16 @@ def extend_generations(
     """
     before = {task["name"]: task for task in saved["tasks"]}
     result: Generations = {}
-    for column, line in enumerate(lines):
-        task = before.get(line.source.task_name)
-        known = [Generation(*pair) for pair in task["generations"]] if task else [Generation(0, line.records)]
-        if line.records > known[-1].records and task and task["fingerprint"] != line.dataset.fingerprint:
-            order = RecordOrder(known, seed, line.source.task_name)
+    for column, corpus in enumerate(corpora):
+        task = before.get(corpus.entry.task_name)
+        known = [Generation(*pair) for pair in task["generations"]] if task else [Generation(0, corpus.records)]
+        if corpus.records > known[-1].records and task and task["fingerprint"] != corpus.dataset.fingerprint:
+            order = RecordOrder(known, seed, corpus.entry.task_name)
             stride = LANES_PER_ROW * saved["rows_per_step"]
             last = ((lane, LaneState.unpack(state).begun(column)) for lane, state in states.items())
             begun = max((lane + stride * number for lane, number in last if number >= 0), default=-1)
-            known.append(Generation(order.epoch(max(begun, 0)), line.records))
-        result[line.source.task_name] = known
+            known.append(Generation(order.epoch(max(begun, 0)), corpus.records))
+        result[corpus.entry.task_name] = known
     return result
 
 
@@ -42,9 +42,9 @@ Balanced = tuple[str, float, float | None, str]
 """Of a dataset the name, the share, the epochs (None: for ever) and the fingerprint: what a balance depends on."""
 
 
-def balanced(line: DocumentLine) -> Balanced:
+def balanced(corpus: Corpus) -> Balanced:
     """What a dataset's balance depends on."""
-    return line.source.task_name, line.source.share, line.source.epochs, line.dataset.fingerprint
+    return corpus.entry.task_name, corpus.entry.share, corpus.entry.epochs, corpus.dataset.fingerprint
 
 
 def rearrange_states(
@@ -59,7 +59,7 @@ def rearrange_states(
     if was == now:
         return states
     same_balance = set(was) == set(now)
-    lines = {new: old[name] for new, (name, *_) in enumerate(now) if name in old}
+    corpora = {new: old[name] for new, (name, *_) in enumerate(now) if name in old}
     return {
-        lane: LaneState.unpack(state).arranged(len(now), lines, same_balance).pack() for lane, state in states.items()
+        lane: LaneState.unpack(state).arranged(len(now), corpora, same_balance).pack() for lane, state in states.items()
     }

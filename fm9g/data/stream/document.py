@@ -1,4 +1,4 @@
-"""A dataset as an endless line of documents, read by position.
+"""A dataset as an endless sequence of documents, read by position.
 
 Which record stands at which position is fm9g.data.stream.order's. A document is BOS + input + output + EOS as tokens;
 each token but the first is a target, and loss is on output and EOS only.
@@ -25,7 +25,7 @@ import numpy as np
 from fm9g.commandline import command
 from fm9g.data.index.dataset import DamagedRecord, IndexedDataset
 from fm9g.data.record import NoText, plain_text, record_name
-from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Generation, RecordOrder
 from fm9g.data.stream.transform import Transform, all_strings, apply_transform, load_transform, quick_text
 from fm9g.data.tokens.sample import spread
@@ -48,7 +48,7 @@ class Document:
     may_cut: bool
 
     @property
-    def pairs(self) -> int:
+    def places(self) -> int:
         """How many places of a row the document takes."""
         return len(self.tokens) - 1
 
@@ -102,28 +102,28 @@ class Spent:
     tokenizing: float = 0.0
 
 
-class DocumentLine:
-    """The documents of one source, by position. `spent` adds up where the time goes."""
+class Corpus:
+    """The documents of one entry, by position. `spent` adds up where the time goes."""
 
     def __init__(
         self,
-        source: Source,
+        entry: MixtureEntry,
         tokenizer: Tokenizer,
         seed: int,
         row_length: int,
         generations: Sequence[Generation] = (),
     ) -> None:
-        self.source = source
-        self.dataset = IndexedDataset(source.path)
+        self.entry = entry
+        self.dataset = IndexedDataset(entry.path)
         self.records = len(self.dataset)
-        self._order = RecordOrder(generations or [Generation(0, self.records)], seed, source.task_name)
-        self.end = math.inf if source.epochs is None else self._order.end(source.epochs)
+        self._order = RecordOrder(generations or [Generation(0, self.records)], seed, entry.task_name)
+        self.end = math.inf if entry.epochs is None else self._order.end(entry.epochs)
         start, stop = self.dataset.span(0)[0], self.dataset.span(self.records - 1)[1]
-        self.typical_pairs = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
+        self.typical_places = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
         self._tokenizer, self._seed, self._row_length = tokenizer, seed, row_length
-        self._transform = load_transform(source.transforms) if source.transforms else None
+        self._transform = load_transform(entry.transforms) if entry.transforms else None
         self._written = Written.NONE
-        if source.special_tokens:
+        if entry.special_tokens:
             self._written = Written.ALL if self._transform else Written.INNER
             for written in (self._written, Written.INNER):  # has what it takes made here, before processes are forked
                 tokenizer.encode("", written)
@@ -134,17 +134,17 @@ class DocumentLine:
 
         Its builder has counted them; where it did not look (--no-validation, older ones), a few records are read here.
         """
-        source, meta = self.source, self.dataset.meta
+        entry, meta = self.entry, self.dataset.meta
         without = meta.get("records_without_text")
         if without is None:
             return self._check_some_texts()
-        allowed = source.skip_unlearned and without < self.records
-        if self._transform or not source.share or not without or allowed:
+        allowed = entry.skip_unlearned and without < self.records
+        if self._transform or not entry.share or not without or allowed:
             return
         first, fields = meta.get("first_record_without_text"), next(iter(meta.get("fields_without_text", {})), "")
         advice = "; ".join(meta.get("unread_texts", [])) or "give the dataset a transform"
         raise UserError(
-            f"dataset {source.task_name!r} ({source.path}): {without:,} of {self.records:,} records have no text to "
+            f"dataset {entry.task_name!r} ({entry.path}): {without:,} of {self.records:,} records have no text to "
             'learn in "output"'
             + (f", the first is {record_name(first - 1)}" if isinstance(first, int) else "")
             + (f" (fields: {fields})" if fields else "")
@@ -153,7 +153,7 @@ class DocumentLine:
         )
 
     def _check_some_texts(self) -> None:
-        if self._transform or not self.source.share or self.source.skip_unlearned:
+        if self._transform or not self.entry.share or self.entry.skip_unlearned:
             return
         for number in spread(self.records, _LOOKED_AT):
             try:
@@ -161,15 +161,15 @@ class DocumentLine:
             except DamagedRecord:
                 continue  # max_damaged_share is for those
             except NoText as error:
-                where = f"dataset {self.source.task_name!r} ({self.source.path}): {record_name(number)}"
+                where = f"dataset {self.entry.task_name!r} ({self.entry.path}): {record_name(number)}"
                 raise UserError(
                     f"{where}: {error}; such records were not counted when it was built ({command('check')} "
-                    f"{self.source.path} does): give the dataset a transform, or skip them with skip_unlearned: true "
+                    f"{self.entry.path} does): give the dataset a transform, or skip them with skip_unlearned: true "
                     "in the mixture"
                 ) from None
 
     def record(self, position: int) -> int:
-        """The record at a position of the line."""
+        """The record at a position of the corpus."""
         return self._order.record(position)
 
     def epochs(self, documents: int) -> float:
@@ -178,12 +178,12 @@ class DocumentLine:
 
     @functools.cached_property
     def pilots(self) -> tuple[Pilot, ...]:
-        """The first documents of the line, of those that are any; () where all may be cut, and so fill any row."""
+        """The first documents of the corpus, of those that are any; () where all may be cut, and so fill any row."""
         texts: list[Text | Skip] = []
         for position in range(PILOTS):
             with contextlib.suppress(UserError):  # of a transform: it is raised when the record is met
                 texts += self.texts([position])
-        if self.source.oversize_rule == "segment" and not any(isinstance(text, Text) and text.prompt for text in texts):
+        if self.entry.oversize_rule == "segment" and not any(isinstance(text, Text) and text.prompt for text in texts):
             return ()
         return pilots_of(self.documents(texts, self.encoded(texts)))
 
@@ -216,14 +216,14 @@ class DocumentLine:
         except NoText as error:
             if self._transform is None:  # a run asks at its start whether those that the index counts may be skipped
                 return Skip(number, str(error))
-            where = f"dataset {self.source.task_name!r}, {record_name(number)} of {self.source.path}"
+            where = f"dataset {self.entry.task_name!r}, {record_name(number)} of {self.entry.path}"
             raise UserError(f"{where}: {error}") from error.__cause__
 
     def _transformed(self, transform: Transform, number: int, position: int) -> Text:
         record = self.dataset.record(number)
         started = time.perf_counter()
         strings = all_strings(record) if self._written is Written.ALL else ()  # before the transform changes it
-        generator = random.Random(f"{self._seed}/{self.source.task_name}/{position}")
+        generator = random.Random(f"{self._seed}/{self.entry.task_name}/{position}")
         text = apply_transform(transform, record, generator)
         self.spent.transforming += time.perf_counter() - started
         return Text(number, *text, strings)
@@ -271,9 +271,9 @@ class DocumentLine:
         # a transform may have written them itself
         head = head if bos is None or (head or body)[:1] == [bos] else [bos, *head]
         tokens = [*head, *body] if body[-1:] == [eos] else [*head, *body, eos]
-        may_cut = not prompt and self.source.oversize_rule == "segment"
+        may_cut = not prompt and self.entry.oversize_rule == "segment"
         if len(tokens) - 1 > self._row_length and not may_cut:
-            if self.source.oversize_rule == "drop":
+            if self.entry.oversize_rule == "drop":
                 return Skip(record, f"{len(tokens) - 1} tokens exceed max_length {self._row_length}", long=True)
             tokens = tokens[: self._row_length + 1]
             if len(head) >= len(tokens):
@@ -288,7 +288,7 @@ class DocumentLine:
 
 def pilots_of(documents: Iterable[Document | Skip]) -> tuple[Pilot, ...]:
     """The sizes of documents, and whether they may be cut."""
-    return tuple((found.pairs, found.may_cut) for found in documents if isinstance(found, Document))
+    return tuple((found.places, found.may_cut) for found in documents if isinstance(found, Document))
 
 
 def _as_array(tokens: list[int]) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fm9g.data.stream.document import Document, DocumentLine, Ids, Skip, Text
+from fm9g.data.stream.document import Corpus, Document, Ids, Skip, Text
 from fm9g.data.tokens.sample import estimate, spread
 from fm9g.data.tokens.survey import Survey
 from fm9g.data.tokens.tokenizer import Tokenizer
@@ -18,7 +18,7 @@ LONG = 0.01  # of the records, too long for a row: from here on it is a warning
 
 
 @dataclass(frozen=True)
-class LineSample:
+class CorpusSample:
     """Some documents of a dataset, evenly spread over its first epoch."""
 
     texts: list[Text | Skip]
@@ -43,7 +43,7 @@ class LineSample:
     def cut(self) -> int:
         """Documents that lose the end of their output at the end of a row."""
         return sum(
-            isinstance(document, Document) and not document.may_cut and self._tokens(text) > document.pairs
+            isinstance(document, Document) and not document.may_cut and self._tokens(text) > document.places
             for text, document in zip(self.texts, self.documents, strict=True)
         )
 
@@ -62,17 +62,17 @@ class LineSample:
         return said
 
 
-def sample_line(line: DocumentLine, count: int = SAMPLED_DOCUMENTS) -> LineSample:
+def sample_corpus(corpus: Corpus, count: int = SAMPLED_DOCUMENTS) -> CorpusSample:
     """Tokenize up to `count` documents as training does, transform included."""
-    texts = line.texts(spread(line.records, count))
-    ids = line.encoded(texts)
-    documents = line.documents(texts, ids)
-    places = np.array([document.pairs if isinstance(document, Document) else 0 for document in documents])
-    spans = [line.dataset.span(document.record) for document in documents]
+    texts = corpus.texts(spread(corpus.records, count))
+    ids = corpus.encoded(texts)
+    documents = corpus.documents(texts, ids)
+    places = np.array([document.places if isinstance(document, Document) else 0 for document in documents])
+    spans = [corpus.dataset.span(document.record) for document in documents]
     nbytes = np.array([end - start for start, end in spans])
-    found = LineSample(texts, ids, documents, *estimate(places, nbytes, line.records, line.dataset.nbytes))
+    found = CorpusSample(texts, ids, documents, *estimate(places, nbytes, corpus.records, corpus.dataset.nbytes))
     if found.lost or found.cut:  # then places do not go with bytes
-        mean = estimate(places, np.ones_like(nbytes), line.records, line.records)
+        mean = estimate(places, np.ones_like(nbytes), corpus.records, corpus.records)
         found = dataclasses.replace(found, mean=mean[0], standard_error=mean[1])
     return found
 
@@ -86,18 +86,18 @@ class Ending:
     tokens: float
 
 
-def tokens_per_document(line: DocumentLine) -> float:
-    """The mean number of places that a record takes, estimated as sample_line does."""
-    return sample_line(line).mean
+def tokens_per_document(corpus: Corpus) -> float:
+    """The mean number of places that a record takes, estimated as sample_corpus does."""
+    return sample_corpus(corpus).mean
 
 
-def _mean(line: DocumentLine, known: Mapping[str, float]) -> float:
-    name = line.source.task_name
-    return known[name] if name in known else tokens_per_document(line)
+def _mean(corpus: Corpus, known: Mapping[str, float]) -> float:
+    name = corpus.entry.task_name
+    return known[name] if name in known else tokens_per_document(corpus)
 
 
 def endings(
-    lines: Sequence[DocumentLine],
+    corpora: Sequence[Corpus],
     tokens_per_step: int,
     done: Sequence[int],
     first_step: int,
@@ -110,21 +110,21 @@ def endings(
     `means` are the tokens_per_document by task where they are known; others are counted.
     """
     known = means or {}
-    active = {i: line for i, line in enumerate(lines) if line.source.share > 0}
+    active = {i: corpus for i, corpus in enumerate(corpora) if corpus.entry.share > 0}
     left = {
-        i: max(0.0, line.end - done[i]) * _mean(line, known)
-        for i, line in active.items()
-        if line.source.epochs is not None
+        i: max(0.0, corpus.end - done[i]) * _mean(corpus, known)
+        for i, corpus in active.items()
+        if corpus.entry.epochs is not None
     }
     total, step, found = dict(left), float(first_step), []
     while left:
-        whole = sum(line.source.share for line in active.values())
-        rates = {i: tokens_per_step * active[i].source.share / whole for i in left}
+        whole = sum(corpus.entry.share for corpus in active.values())
+        rates = {i: tokens_per_step * active[i].entry.share / whole for i in left}
         first = min(left, key=lambda i: left[i] / rates[i])
         steps = left[first] / rates[first]
         step += steps
         left = {i: tokens - steps * rates[i] for i, tokens in left.items() if i != first}
-        found.append(Ending(active.pop(first).source.task_name, step, total[first]))
+        found.append(Ending(active.pop(first).entry.task_name, step, total[first]))
     return found
 
 

@@ -1,6 +1,6 @@
 """A lane: an endless source of packed rows, drawing from all datasets by token share.
 
-Lane l of L visits positions l, l + L, l + 2L, … of every dataset's line, so lanes never meet and together
+Lane l of L visits positions l, l + L, l + 2L, … of every dataset's corpus, so lanes never meet and together
 read every record once an epoch. All that a lane must remember is its state, a few integers.
 
 Which dataset comes next: where documents are short (SHORT), the one that is due first after each document; where they
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fm9g.data.stream.document import Document, DocumentLine, Ids, Skip, Text
+from fm9g.data.stream.document import Corpus, Document, Ids, Skip, Text
 from fm9g.data.stream.fills import deal
 from fm9g.data.stream.lane_state import NONE, LaneState
 from fm9g.data.stream.order import unit_interval
@@ -52,7 +52,7 @@ class Piece:
     last: int
 
     @property
-    def pairs(self) -> int:
+    def places(self) -> int:
         return self.last - self.first
 
 
@@ -66,23 +66,23 @@ class Row:
 
 
 class Lane:
-    """Packs rows of `row_length` places from `lines`. A line's share is `line.source.share`."""
+    """Packs rows of `row_length` places from `corpora`. A corpus's share is `corpus.entry.share`."""
 
     def __init__(
-        self, number: int, lanes: int, lines: list[DocumentLine], seed: int, row_length: int, prefetcher: Prefetcher
+        self, number: int, lanes: int, corpora: list[Corpus], seed: int, row_length: int, prefetcher: Prefetcher
     ) -> None:
         self._number, self._row_length = number, row_length
-        self._windows, self._prefetcher = [Window(line, number, lanes) for line in lines], prefetcher
-        self._last = {  # how many documents a row took of each line when it last took any; at first, a guess
-            task: int(row_length / line.typical_pairs) for task, line in enumerate(lines)
+        self._windows, self._prefetcher = [Window(corpus, number, lanes) for corpus in corpora], prefetcher
+        self._last = {  # how many documents a row took of each corpus when it last took any; at first, a guess
+            task: int(row_length / corpus.typical_places) for task, corpus in enumerate(corpora)
         }
         self._coming: tuple[Texts, Future[dict[int, Ids]]] | None = None  # and their tokens by task
         self._prepared = False
-        self._offsets = [unit_interval(seed, line.source.task_name, "turns") for line in lines]
+        self._offsets = [unit_interval(seed, corpus.entry.task_name, "turns") for corpus in corpora]
         self._begin_balance(0)
 
     def _begin_balance(self, rows: int) -> None:
-        """Forget what was read: as if the lane had read its `rows` rows by turns of the lines that are left.
+        """Forget what was read: as if the lane had read its `rows` rows by turns of the corpora that are left.
 
         So lanes keep their places in the sequence of turns, in whichever row each of them begins anew.
         """
@@ -94,16 +94,16 @@ class Lane:
             self._tokens[task] += round((self._number * GOLDEN % 1 - 0.5) * room)
 
     def _set_turns(self, rows: int) -> None:
-        lines = {
-            task: window.line
+        corpora = {
+            task: window.corpus
             for task, window in enumerate(self._windows)
-            if window.line.source.share > 0 and not window.ended
+            if window.corpus.entry.share > 0 and not window.ended
         }
-        whole = sum(line.source.share for line in lines.values())
-        shares = {task: line.source.share / whole for task, line in lines.items()}
-        self._typical = max((line.typical_pairs for line in lines.values()), default=1.0)
+        whole = sum(corpus.entry.share for corpus in corpora.values())
+        shares = {task: corpus.entry.share / whole for task, corpus in corpora.items()}
+        self._typical = max((corpus.typical_places for corpus in corpora.values()), default=1.0)
         self._short = self._typical <= SHORT * self._row_length
-        pilots = tuple(() if self._short else line.pilots for line in lines.values())
+        pilots = tuple(() if self._short else corpus.pilots for corpus in corpora.values())
         self._dealt = deal(pilots, tuple(shares.values()), self._row_length)
         self._turns = Turns(shares, self._dealt, self._offsets, self._number, rows)
         self._order: list[int] = []  # of the row that is being packed, if each is one dataset's turn
@@ -137,7 +137,7 @@ class Lane:
         if self._prepared:
             return
         order = self._due_order()
-        # some more than last time; where documents are short, of every line that gives a row several
+        # some more than last time; where documents are short, of every corpus that gives a row several
         counts = {task: self._last.get(task, 0) for task in (order if self._short else order[:1])}
         likely = {task: count + count // 4 + 1 for task, count in counts.items() if count > 1}
         likely |= {task: 1 for task in order[:1] if task not in likely}
@@ -147,14 +147,14 @@ class Lane:
 
     def _encoded(self, texts: Texts) -> dict[int, Ids]:
         """{task: token ids} of texts; called in another thread, which does what nobody else can do meanwhile."""
-        return {task: self._windows[task].line.encoded(some.values()) for task, some in texts.items()}
+        return {task: self._windows[task].corpus.encoded(some.values()) for task, some in texts.items()}
 
     def _receive(self) -> None:
         """Wait for what was prepared."""
         if self._coming is not None:
             texts, coming = self._coming
             for task, ids in self._prefetcher.wait(coming).items():
-                documents = self._windows[task].line.documents(texts[task].values(), ids)
+                documents = self._windows[task].corpus.documents(texts[task].values(), ids)
                 self._windows[task].know(dict(zip(texts[task], documents, strict=True)))
         self._coming, self._prepared = None, False
 
@@ -184,18 +184,18 @@ class Lane:
         first = max(window.next_token, 0) if slot == 0 else 0
         if first == 0:
             row.begun[task] = row.begun.get(task, 0) + 1
-        piece = Piece(task, document, first, min(document.pairs, first + room))
+        piece = Piece(task, document, first, min(document.places, first + room))
         window.take(slot, piece.last)
         self._yield(row, piece)
-        return piece.pairs
+        return piece.places
 
     def _yield(self, row: Row, piece: Piece) -> None:
         row.pieces.append(piece)
-        self._tokens[piece.task] += piece.pairs
+        self._tokens[piece.task] += piece.places
         self._restart_if_ended(piece.task)
 
     def _due_order(self) -> list[int]:
-        """The lines in the order in which they are due."""
+        """The corpora in the order in which they are due."""
         if self._short:
             return self._turns.by_document(self._tokens, self._typical)
         if not self._order:
@@ -203,9 +203,9 @@ class Lane:
         return self._order
 
     def _choose(self, room: int, row: Row) -> tuple[int, int]:
-        """The line to take the next piece from and the place in its window.
+        """The corpus to take the next piece from and the place in its window.
 
-        Both are NONE where nothing that may come next fits, or all lines have ended.
+        Both are NONE where nothing that may come next fits, or all corpora have ended.
         """
         skips = 0
         while order := self._due_order():
@@ -231,17 +231,17 @@ class Lane:
         return NONE, NONE
 
     def _next_piece(self, task: int, room: int) -> tuple[int, int]:
-        """The place in its window of a line's next piece, or NONE where nothing fits, and how much that takes."""
+        """The place in its window of a corpus's next piece, or NONE where nothing fits, and how much that takes."""
         window = self._windows[task]
         slot = window.fitting(room)
         if slot <= 0:
             return slot, window.left if slot == NONE else min(window.left, room)
         document = window.document(slot)
         assert isinstance(document, Document)
-        return slot, document.pairs
+        return slot, document.places
 
     def _skip(self, task: int, row: Row) -> bool:
-        """Leave the next document of a line behind if it cannot be used."""
+        """Leave the next document of a corpus behind if it cannot be used."""
         why = self._windows[task].skip()
         if why is None:
             return False
@@ -253,7 +253,7 @@ class Lane:
         if skips >= MOST_SKIPS:
             task, why = row.skipped[-1]
             raise UserError(
-                f"dataset {self._windows[task].line.source.task_name!r}: {skips} records in a row cannot be used "
+                f"dataset {self._windows[task].corpus.entry.task_name!r}: {skips} records in a row cannot be used "
                 f"(the last one: {why.reason})"
             )
 

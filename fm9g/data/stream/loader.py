@@ -1,6 +1,6 @@
 """Packed batches of a rank, step by step, with the state after each of them.
 
-    mixture -> DocumentLine of each dataset -> Lane (rows) -> StepBatch (all rows of a rank's step) -> trainer
+    mixture -> Corpus of each dataset -> Lane (rows) -> StepBatch (all rows of a rank's step) -> trainer
 
 Row k of step t comes from lane (t mod 16) * G + k, G rows a step; k = (micro * ranks + rank) * batch_size + i. So
 which rank and which worker reads a lane changes nothing in what it yields: lanes are dealt to ranks by k and
@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from fm9g.data.stream.document import DocumentLine, Skip
+from fm9g.data.stream.document import Corpus, Skip
 from fm9g.data.stream.lane import Lane, Row
 from fm9g.data.stream.lane_state import LaneState
-from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import load_tokenizer
@@ -142,12 +142,14 @@ def make_strip(rows: list[Row], row_length: int) -> Strip:
         place = number * row_length
         for piece in row.pieces:
             document = piece.document
-            tokens[place : place + piece.pairs] = document.tokens[piece.first : piece.last]
-            skipped = min(max(document.first_target - piece.first - 1, 0), piece.pairs)
-            targets[place + skipped : place + piece.pairs] = document.tokens[piece.first + 1 + skipped : piece.last + 1]
-            lengths.append(piece.pairs)
+            tokens[place : place + piece.places] = document.tokens[piece.first : piece.last]
+            skipped = min(max(document.first_target - piece.first - 1, 0), piece.places)
+            targets[place + skipped : place + piece.places] = document.tokens[
+                piece.first + 1 + skipped : piece.last + 1
+            ]
+            lengths.append(piece.places)
             tasks.append(piece.task)
-            place += piece.pairs
+            place += piece.places
         if place < (number + 1) * row_length:
             lengths.append((number + 1) * row_length - place)
             tasks.append(PADDING_TASK)
@@ -163,20 +165,19 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
     def __init__(
         self,
         plan: Plan,
-        sources: list[Source],
+        entries: list[MixtureEntry],
         tokenizer_path: str,
         steps: range,
         states: dict[int, np.ndarray],
         prefetcher: Prefetcher,
         generations: Mapping[str, Sequence[Generation]] = MappingProxyType({}),
     ) -> None:
-        self.plan, self.sources, self.steps = plan, sources, steps
+        self.plan, self.entries, self.steps = plan, entries, steps
         self._tokenizer = load_tokenizer(tokenizer_path)
-        self.lines = [
-            DocumentLine(s, self._tokenizer, plan.seed, plan.row_length, generations.get(s.task_name, ()))
-            for s in sources
+        self.corpora = [
+            Corpus(s, self._tokenizer, plan.seed, plan.row_length, generations.get(s.task_name, ())) for s in entries
         ]
-        self._names = [source.task_name for source in sources]
+        self._names = [entry.task_name for entry in entries]
         self.states, self._prefetcher = states, prefetcher
         self._lanes: dict[int, Lane] = {}
 
@@ -195,7 +196,7 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
     def _lane(self, number: int) -> Lane:
         if number not in self._lanes:
             plan = self.plan
-            lane = Lane(number, plan.lanes, self.lines, plan.seed, plan.row_length, self._prefetcher)
+            lane = Lane(number, plan.lanes, self.corpora, plan.seed, plan.row_length, self._prefetcher)
             if number in self.states:
                 lane.load_state(self.states[number])
             self._lanes[number] = lane
@@ -217,12 +218,12 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
         rows = [lane.next_row() for lane in lanes]
         self._prefetcher.start()
         size = self.plan.batch_size
-        documents, tokens = [0] * len(self.lines), [0] * len(self.lines)
+        documents, tokens = [0] * len(self.corpora), [0] * len(self.corpora)
         for row in rows:
             for task, count in row.begun.items():
                 documents[task] += count
             for piece in row.pieces:
-                tokens[piece.task] += piece.pairs
+                tokens[piece.task] += piece.places
         return StepBatch(
             step,
             [make_strip(rows[i : i + size], self.plan.row_length) for i in range(0, len(rows), size)],
@@ -237,7 +238,7 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
 
     def _spent(self) -> np.ndarray:
         """Seconds of reading, transforming and tokenizing so far."""
-        spent = [line.spent for line in self.lines]
+        spent = [corpus.spent for corpus in self.corpora]
         total = np.array([[s.reading, s.transforming, s.tokenizing] for s in spent]).sum(axis=0)
         total[2] += self._prefetcher.waited
         return total
@@ -250,7 +251,7 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
             reading=reading,
             transforming=transforming,
             tokenizing=tokenizing,
-            retries=sum(line.dataset.retries for line in self.lines),
+            retries=sum(corpus.dataset.retries for corpus in self.corpora),
             memory_bytes=_resident_bytes(),
         )
 
@@ -295,6 +296,6 @@ class Loader:
     def state_dict(self) -> dict[str, Tensor]:
         """{lanes [n] int64, states [n, state size] int64} of this rank's lanes that were read."""
         mine = sorted(set(self.states) & set(self.stream.plan.lanes_of_rank()))
-        size = LaneState.size(len(self.stream.lines))
+        size = LaneState.size(len(self.stream.corpora))
         states = np.stack([self.states[number] for number in mine]) if mine else np.zeros((0, size), dtype=np.int64)
         return {"lanes": torch.tensor(mine, dtype=torch.int64), "states": torch.from_numpy(states)}

@@ -31,7 +31,7 @@ INFORMATIVE = ("nlines", "ave_tokens_per_line", "total_tokens")
 
 
 @dataclass(frozen=True)
-class Source:
+class MixtureEntry:
     """One entry of a mixture. `share` is its part of all tokens: abs_weight over the sum of weights."""
 
     task_name: str
@@ -51,7 +51,7 @@ class Source:
         return self.max_epochs if self.allow_repeat else min(1.0, self.max_epochs or 1.0)
 
 
-def read_mixture(path: str | os.PathLike[str]) -> list[Source]:
+def read_mixture(path: str | os.PathLike[str]) -> list[MixtureEntry]:
     """Read and check a mixture file; a UserError names the file, the entry and the key."""
     path = Path(path)
     entries = read_json(path)
@@ -65,7 +65,7 @@ def read_mixture(path: str | os.PathLike[str]) -> list[Source]:
     total = sum(entry["abs_weight"] for entry in checked)
     if total <= 0:
         raise UserError(f"{path}: the weights sum to zero: give at least one dataset a positive abs_weight")
-    return [_source(entry, name, total, path.parent) for entry, name in zip(checked, names, strict=True)]
+    return [_entry(entry, name, total, path.parent) for entry, name in zip(checked, names, strict=True)]
 
 
 def _checked(entry: Any, where: str) -> dict[str, Any]:
@@ -103,9 +103,9 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _source(entry: dict[str, Any], name: str, total: float, folder: Path) -> Source:
+def _entry(entry: dict[str, Any], name: str, total: float, folder: Path) -> MixtureEntry:
     transforms = entry.get("transforms") or None
-    return Source(
+    return MixtureEntry(
         task_name=name,
         path=folder / user_path(entry["path"]),
         share=entry["abs_weight"] / total,

@@ -1,6 +1,6 @@
-"""A lane's place in one dataset: which documents of the line are done, and which comes next.
+"""A lane's place in one dataset: which documents of the corpus are done, and which comes next.
 
-A lane goes through its positions of a line in order, except that a document that must not be cut and does not fit
+A lane goes through its positions of a corpus in order, except that a document that must not be cut and does not fit
 what is left of a row may wait while another of the next WINDOW does. The first one waiting goes at the start of a row
 at the latest, so none waits for long. What must be remembered is where the window begins and which documents in
 it are taken.
@@ -9,23 +9,23 @@ it are taken.
 from __future__ import annotations
 
 from fm9g.data.index.dataset import IndexedDataset
-from fm9g.data.stream.document import Document, DocumentLine, Skip, Text
+from fm9g.data.stream.document import Corpus, Document, Skip, Text
 from fm9g.data.stream.lane_state import NONE
 
 WINDOW = 32  # enough to fill 98 % of a row of four average documents; a mask of so many bits fits the state
 
 
 class Window:
-    """The documents of `line` at positions lane, lane + lanes, lane + 2 * lanes, …
+    """The documents of `corpus` at positions lane, lane + lanes, lane + 2 * lanes, …
 
     `base` counts the documents done before the window, `taken` is a mask of those done within it (bit 0, the head,
     never is), `next_token` is where the head goes on that has been begun, or NONE.
     """
 
-    def __init__(self, line: DocumentLine, lane: int, lanes: int) -> None:
-        self.line, self._lane, self._lanes = line, lane, lanes
+    def __init__(self, corpus: Corpus, lane: int, lanes: int) -> None:
+        self.corpus, self._lane, self._lanes = corpus, lane, lanes
         self.base = self.taken = 0
-        self._asked = 0  # how many of the lane's documents of this line `ahead` has named, or are done
+        self._asked = 0  # how many of the lane's documents of this corpus `ahead` has named, or are done
         self.next_token = NONE
         self._known: dict[int, Document | Skip] = {}  # by their number in the lane; few more than the window
 
@@ -37,7 +37,7 @@ class Window:
     @property
     def ended(self) -> bool:
         """Whether nothing is left to read."""
-        return self._position(0) >= self.line.end
+        return self._position(0) >= self.corpus.end
 
     def _position(self, slot: int) -> int:
         return self._lane + (self.base + slot) * self._lanes
@@ -46,7 +46,7 @@ class Window:
         """The document in a place of the window, 0 the head."""
         known = self._known.get(self.base + slot)
         if known is None:
-            known = self._known[self.base + slot] = self.line.document(self._position(slot))
+            known = self._known[self.base + slot] = self.corpus.document(self._position(slot))
         return known
 
     def texts(self, count: int) -> dict[int, Text | Skip]:
@@ -56,9 +56,9 @@ class Window:
             for slot in range(count)
             if not self.taken >> slot & 1
             and self.base + slot not in self._known
-            and self._position(slot) < self.line.end
+            and self._position(slot) < self.corpus.end
         ]
-        texts = self.line.texts(map(self._position, slots))
+        texts = self.corpus.texts(map(self._position, slots))
         return {self.base + slot: text for slot, text in zip(slots, texts, strict=True)}
 
     def know(self, documents: dict[int, Document | Skip]) -> None:
@@ -69,7 +69,9 @@ class Window:
         """(dataset, record) of the next `count` documents, but for those named before."""
         first, self._asked = max(self.base, self._asked), max(self.base + count, self._asked)
         positions = [self._lane + place * self._lanes for place in range(first, self._asked)]
-        return [(self.line.dataset, self.line.record(position)) for position in positions if position < self.line.end]
+        return [
+            (self.corpus.dataset, self.corpus.record(position)) for position in positions if position < self.corpus.end
+        ]
 
     def head(self) -> Document:
         """The document at the window's start, after unusable ones were skipped."""
@@ -80,7 +82,7 @@ class Window:
     @property
     def left(self) -> int:
         """How many places what is left of the head takes."""
-        return self.head().pairs - max(self.next_token, 0)
+        return self.head().places - max(self.next_token, 0)
 
     def fitting(self, room: int) -> int:
         """The place in the window of the document to take into `room` places, or NONE where none fits.
@@ -91,19 +93,19 @@ class Window:
             return 0
         best, size = NONE, 0
         for slot in range(1, WINDOW):
-            if self._position(slot) >= self.line.end:
+            if self._position(slot) >= self.corpus.end:
                 break
             if not self.taken >> slot & 1:
                 document = self.document(slot)
-                if isinstance(document, Document) and size < document.pairs <= room:
-                    best, size = slot, document.pairs
+                if isinstance(document, Document) and size < document.places <= room:
+                    best, size = slot, document.places
         return best
 
     def take(self, slot: int, last: int) -> None:
         """Note that the document in a place of the window is done up to its token `last`."""
         document = self.document(slot)
         assert isinstance(document, Document)
-        if last == document.pairs:
+        if last == document.places:
             self._leave(slot)
         else:
             assert slot == 0, "only the head is cut"

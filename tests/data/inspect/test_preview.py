@@ -107,7 +107,7 @@ def test_totals(place):
         pieces = [piece for row in rows for piece in row.pieces if piece.task == task]
         assert totals.records[task] == {piece.record for piece in pieces}
         assert totals.documents[task] == sum(piece.first == 0 for piece in pieces)
-    lines = "\n".join(total_lines(totals, shown.sources))
+    lines = "\n".join(total_lines(totals, shown.entries))
     assert "60 steps, 120 rows, 5,760 places" in lines
     assert re.search(r"70\.0% +\d\d\.\d% +[\d,]+ +\d+ +\d+  prose", lines)
 
@@ -153,10 +153,10 @@ def test_without_colours_bounds_and_loss_can_still_be_read(place):
     plain, colors = Style(False, False), Style(True, False)
     for rows in shown:
         for row in rows:
-            lines = row_lines(row, ROW, shown.sources, plain)
+            lines = row_lines(row, ROW, shown.entries, plain)
             assert not any("\x1b" in line for line in lines)
             assert len(lines) == 1 + 2 * len(row.pieces) + (row.filled < ROW)
-            colored = row_lines(row, ROW, shown.sources, colors)
+            colored = row_lines(row, ROW, shown.entries, colors)
             without = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in colored]
             assert without == [line.replace("⟦", "").replace("⟧", "") for line in lines]
             for piece, text in zip(row.pieces, lines[2::2], strict=False):
@@ -172,8 +172,8 @@ def test_long_pieces_are_cut_unless_asked_for(tmp_path, place):
     mixture = own.write_mixture("m", [{"path": "long", "abs_weight": 1}])
     shown = Preview(read_mixture(mixture), place.tokenizer, Plan(1, 3000, 1, 1), 1)
     (rows,) = list(shown)
-    cut = "\n".join(row_lines(rows[0], 3000, shown.sources, Style(False, False)))
-    full = "\n".join(row_lines(rows[0], 3000, shown.sources, Style(False, True)))
+    cut = "\n".join(row_lines(rows[0], 3000, shown.entries, Style(False, False)))
+    full = "\n".join(row_lines(rows[0], 3000, shown.entries, Style(False, True)))
     assert re.search(r"\[… [\d,]+ characters …\]", cut)
     assert "characters" not in full
     assert "ab\\n\\x1b" * 300 in full

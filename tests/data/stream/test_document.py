@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from fm9g.data.stream.document import DocumentLine, Skip, SpecialCounts
-from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.document import Corpus, Skip, SpecialCounts
+from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
@@ -26,8 +26,8 @@ def line(tmp_path, tokenizer):
 
     def make(*records, tokenizer=tokenizer, seed=1, **changes):
         path = index(tmp_path / str(len(list(tmp_path.iterdir()))), records)
-        source = Source("task", path, 1.0, None, True, "segment", None, {})
-        return DocumentLine(dataclasses.replace(source, **changes), tokenizer, seed, ROW)
+        entry = MixtureEntry("task", path, 1.0, None, True, "segment", None, {})
+        return Corpus(dataclasses.replace(entry, **changes), tokenizer, seed, ROW)
 
     return make
 
@@ -51,7 +51,7 @@ def test_loss_is_on_output_and_eos_only(line, tokenizer):
 def test_without_input_every_token_but_bos_is_a_target(line):
     document = line(record("", "some text")).document(0)
     assert document.first_target == 1
-    assert document.pairs == len(document.tokens) - 1
+    assert document.places == len(document.tokens) - 1
 
 
 def test_a_tokenizer_without_bos_gives_no_bos(line, tokenizer):
@@ -98,21 +98,21 @@ LONG = "long text " * 20
 
 @pytest.mark.parametrize("rule", ["segment", "head", "drop"])
 def test_a_document_that_fits_a_row_is_kept_whole(line, rule):
-    assert line(record("", "short"), oversize_rule=rule).document(0).pairs < ROW
+    assert line(record("", "short"), oversize_rule=rule).document(0).places < ROW
 
 
 def test_segment_keeps_a_long_document_whole_to_be_cut_at_row_ends(line, tokenizer):
     document = line(record("", LONG), oversize_rule="segment").document(0)
     assert document.may_cut
     assert document.tokens[-1] == tokenizer.eos_id
-    assert document.pairs == len(tokenizer.encode(LONG)) + 1
+    assert document.places == len(tokenizer.encode(LONG)) + 1
 
 
 def test_head_keeps_what_fills_a_row(line, tokenizer):
     document = line(record("", LONG), oversize_rule="head").document(0)
     assert not document.may_cut
     assert document.tokens.tolist() == [tokenizer.bos_id, *tokenizer.encode(LONG)][: ROW + 1]
-    assert document.pairs == ROW
+    assert document.places == ROW
 
 
 def test_drop_leaves_a_long_document_out(line):
@@ -126,7 +126,7 @@ def test_drop_leaves_a_long_document_out(line):
 def test_a_long_document_with_input_is_never_cut_but_loses_its_tail(line, rule):
     document = line(record("q?", LONG), oversize_rule=rule).document(0)
     assert not document.may_cut
-    assert document.pairs == ROW
+    assert document.places == ROW
 
 
 def test_a_document_with_input_is_not_cut_at_a_row_end(line):

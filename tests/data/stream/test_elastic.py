@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fm9g.data.stream import loader
 from fm9g.data.stream.continuation import rearrange_states
 from fm9g.data.stream.loader import LANES_PER_ROW, Plan, StepStream
-from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
 from tests.support.runs import index
 
@@ -48,16 +48,16 @@ def datasets(tmp_path_factory):
 
 @st.composite
 def mixtures(draw, repeat):
-    """[Source] of one to four of the datasets; the paths are filled in by the test."""
+    """[MixtureEntry] of one to four of the datasets; the paths are filled in by the test."""
     names = draw(st.lists(st.sampled_from(["one", "few", "short", "long", "questions", "gaps"]), min_size=1, max_size=4,
                           unique=True))  # fmt: skip
     weights = draw(st.lists(st.integers(1, 100), min_size=len(names), max_size=len(names)))
-    sources = []
+    entries = []
     for name, weight in zip(names, weights, strict=True):
         rule = draw(st.sampled_from(["segment", "head", "drop"])) if repeat else "segment"
         epochs = draw(st.sampled_from([None, None, 0.5, 1.5, 3.0])) if repeat else 1.0
-        sources.append(Source(name, name, weight / sum(weights), None, True, rule, epochs, {}))
-    return sources
+        entries.append(MixtureEntry(name, name, weight / sum(weights), None, True, rule, epochs, {}))
+    return entries
 
 
 lives = st.lists(st.tuples(st.integers(1, 15), st.sampled_from([1, 2, 4])), min_size=1, max_size=6)
@@ -66,15 +66,15 @@ lives = st.lists(st.tuples(st.integers(1, 15), st.sampled_from([1, 2, 4])), min_
 class Run:
     """A run's rows of pieces (task, record, first, last), through lives on different numbers of ranks."""
 
-    def __init__(self, place, sources, seed):
-        self.place, self.sources, self.seed = place, sources, seed
+    def __init__(self, place, entries, seed):
+        self.place, self.entries, self.seed = place, entries, seed
         self.states, self.step, self.rows = {}, 0, []
 
     def live(self, steps, ranks):
         plans = [Plan(self.seed, ROW, ROWS // ranks, 1, rank, ranks) for rank in range(ranks)]
         span = range(self.step, self.step + steps)
         streams = [
-            StepStream(plan, self.sources, str(self.place.tokenizer), span, self.states, Prefetcher(0, 0))
+            StepStream(plan, self.entries, str(self.place.tokenizer), span, self.states, Prefetcher(0, 0))
             for plan in plans
         ]
         for step in range(span.start, span.stop + 3):
@@ -89,7 +89,7 @@ class Run:
 
 def shown(row, names):
     """In the place of a row's digest: its pieces, to be looked at."""
-    pieces = [f"{names[p.task]},{p.document.record},{p.first},{p.last},{p.document.pairs}" for p in row.pieces]
+    pieces = [f"{names[p.task]},{p.document.record},{p.first},{p.last},{p.document.places}" for p in row.pieces]
     return (";".join(pieces) + "\n").encode()
 
 
@@ -99,13 +99,13 @@ def pieces_of(digests):
 
 
 @NO_FIXTURE_CHECK
-@given(sources=mixtures(repeat=True), seed=st.integers(0, 1000), lives=lives)
-def test_ranks_and_kills_change_nothing(place, datasets, monkeypatch, sources, seed, lives):
+@given(entries=mixtures(repeat=True), seed=st.integers(0, 1000), lives=lives)
+def test_ranks_and_kills_change_nothing(place, datasets, monkeypatch, entries, seed, lives):
     monkeypatch.setattr(loader, "row_digest", shown)
-    sources = [replace(source, path=datasets[source.task_name]) for source in sources]
-    whole = Run(place, sources, seed)
+    entries = [replace(entry, path=datasets[entry.task_name]) for entry in entries]
+    whole = Run(place, entries, seed)
     whole.live(sum(steps for steps, _ in lives), 1)
-    parts = Run(place, sources, seed)
+    parts = Run(place, entries, seed)
     for steps, ranks in lives:
         parts.live(steps, ranks)
     assert parts.rows == whole.rows
@@ -113,18 +113,18 @@ def test_ranks_and_kills_change_nothing(place, datasets, monkeypatch, sources, s
 
 
 @NO_FIXTURE_CHECK
-@given(sources=mixtures(repeat=False), seed=st.integers(0, 1000), lives=lives, data=st.data())
-def test_changed_weights_lose_and_repeat_nothing(place, datasets, monkeypatch, sources, seed, lives, data):
+@given(entries=mixtures(repeat=False), seed=st.integers(0, 1000), lives=lives, data=st.data())
+def test_changed_weights_lose_and_repeat_nothing(place, datasets, monkeypatch, entries, seed, lives, data):
     """One epoch of each dataset, its weights changed with each life: the pieces of each record are all of it, once."""
     monkeypatch.setattr(loader, "row_digest", shown)
-    run = Run(place, [replace(source, path=datasets[source.task_name]) for source in sources], seed)
+    run = Run(place, [replace(entry, path=datasets[entry.task_name]) for entry in entries], seed)
     for steps, ranks in lives:
         run.live(steps, ranks)
-        before = [{"name": s.task_name, "share": s.share, "epochs": s.epochs, "fingerprint": ""} for s in run.sources]
-        shares = [data.draw(st.integers(1, 100)) for _ in sources]
-        order = data.draw(st.permutations(range(len(sources))))
-        run.sources = [replace(run.sources[old], share=shares[old] / sum(shares)) for old in order]
-        run.states = rearrange_states(run.states, before, [(s.task_name, s.share, s.epochs, "") for s in run.sources])
+        before = [{"name": s.task_name, "share": s.share, "epochs": s.epochs, "fingerprint": ""} for s in run.entries]
+        shares = [data.draw(st.integers(1, 100)) for _ in entries]
+        order = data.draw(st.permutations(range(len(entries))))
+        run.entries = [replace(run.entries[old], share=shares[old] / sum(shares)) for old in order]
+        run.states = rearrange_states(run.states, before, [(s.task_name, s.share, s.epochs, "") for s in run.entries])
     while any(run.rows[-LANES_PER_ROW * ROWS :]):
         run.live(STEPS, 1)
     pieces, pairs = collections.defaultdict(list), {}
@@ -137,8 +137,8 @@ def test_changed_weights_lose_and_repeat_nothing(place, datasets, monkeypatch, s
         assert [first for first, _ in spans] == [0, *(last for _, last in spans[:-1])], key
         assert spans[-1][1] == pairs[key], key
     counts = collections.Counter(task for task, _ in pieces)
-    for source in run.sources:
-        assert counts[source.task_name] == (40 if source.task_name == "gaps" else count_lines(source.path))
+    for entry in run.entries:
+        assert counts[entry.task_name] == (40 if entry.task_name == "gaps" else count_lines(entry.path))
 
 
 def count_lines(folder):

@@ -15,7 +15,7 @@ from fm9g.data.stream.lane_state import LaneState
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.window import WINDOW
 from fm9g.errors import UserError
-from tests.support.lines import OFF, Line
+from tests.support.corpora import OFF, Line
 
 ROW = 16
 
@@ -30,7 +30,7 @@ class WatchedLane(Lane):
     def _yield(self, row, piece):
         super()._yield(row, piece)
         active = list(self._turns.shares)
-        self.moments.append((active, self._short, piece.task, piece.document.pairs, list(self._tokens)))
+        self.moments.append((active, self._short, piece.task, piece.document.places, list(self._tokens)))
 
 
 def make_lanes(lines, count, kind=Lane, seed=7, row=ROW):
@@ -122,12 +122,12 @@ def test_a_row_is_full_unless_the_next_document_must_not_be_cut(lines, count):
     lane = make_lanes(lines, count)[0]
     for _ in range(20):
         row = lane.next_row()
-        filled = sum(piece.pairs for piece in row.pieces)
+        filled = sum(piece.places for piece in row.pieces)
         if filled < ROW:
             tokens = lane.state()[len(lines) : 2 * len(lines)]
-            behind = min(range(len(lines)), key=lambda task: tokens[task] / lines[task].source.share)  # always may come
+            behind = min(range(len(lines)), key=lambda task: tokens[task] / lines[task].entry.share)  # always may come
             assert not lines[behind].may_cut
-            assert all(document.pairs > ROW - filled for document in window(lane, behind))
+            assert all(document.places > ROW - filled for document in window(lane, behind))
         assert filled <= ROW
 
 
@@ -153,9 +153,9 @@ def test_tokens_follow_the_shares(lines, count, number, ending, row):
             bound[task] = min(pairs, row)
         else:
             bound = [lane_module.LEAD_ROWS * row] * len(lines)
-        total, whole = sum(tokens), sum(lines[d].source.share for d in active)
+        total, whole = sum(tokens), sum(lines[d].entry.share for d in active)
         for d in active:
-            ahead = tokens[d] - lines[d].source.share / whole * total
+            ahead = tokens[d] - lines[d].entry.share / whole * total
             assert ahead <= bound[d] + 1e-9
             assert -ahead <= sum(bound[other] for other in active if other != d) + 1e-9
 
@@ -258,7 +258,7 @@ def test_documents_begun_are_counted_once_however_they_are_cut():
 def test_a_document_that_must_not_be_cut_waits_for_the_next_row():
     lines = [Line("a", 1.0, [10], may_cut=False)]
     (lane,) = make_lanes(lines, 1)
-    assert [[piece.pairs for piece in lane.next_row().pieces] for _ in range(3)] == [[10], [10], [10]]
+    assert [[piece.places for piece in lane.next_row().pieces] for _ in range(3)] == [[10], [10], [10]]
 
 
 def test_a_dataset_that_is_dropped_throughout_is_an_error(monkeypatch):
@@ -344,7 +344,7 @@ def test_a_document_that_does_not_fit_waits_while_a_smaller_one_takes_the_room()
     lines = [Line("a", 1.0, [10, 9, 8, 7, 6, 5, 4, 3, 2, 1] * 3, may_cut=False, epochs=2.0)]
     (lane,) = make_lanes(lines, 1)
     rows = rows_until_exhausted(lane)
-    filled = [sum(piece.pairs for piece in row.pieces) for row in rows]
+    filled = [sum(piece.places for piece in row.pieces) for row in rows]
     assert all(size == ROW for size in filled[:10])  # in order, 30 % of them would not be
     begun = collections.Counter(record for _, record, *_ in pieces(rows))
     assert begun == dict.fromkeys(range(30), 2)
@@ -354,7 +354,7 @@ def test_rows_of_short_answers_are_filled_to_98_percent():
     """Lengths like those of instruction sets: most short, a few long, rows of four average documents."""
     sizes = np.minimum(np.random.default_rng(3).lognormal(4.7, 0.8, 4000).astype(int) + 3, 512).tolist()
     lane = Lane(0, 1, [Line("a", 1.0, sizes, may_cut=False)], 7, 512, OFF)
-    filled = [sum(piece.pairs for piece in lane.next_row().pieces) for _ in range(500)]
+    filled = [sum(piece.places for piece in lane.next_row().pieces) for _ in range(500)]
     assert sum(filled) >= 0.98 * 512 * len(filled)
 
 
@@ -378,4 +378,4 @@ def test_a_document_that_was_damaged_while_it_waited_is_skipped():
     again.load_state(state)
     row = again.next_row()
     assert {skip.record for _, skip in row.skipped} == {0}
-    assert sum(piece.pairs for piece in row.pieces) == ROW
+    assert sum(piece.places for piece in row.pieces) == ROW

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fm9g.data.stream.fills import deal
 from fm9g.data.stream.turns import Turns
-from tests.support.lines import Line, deviations, sizes, tokens_by_step
+from tests.support.corpora import Line, deviations, sizes, tokens_by_step
 
 ROW = 64
 FEW = settings(max_examples=settings().max_examples * 8 // 100, deadline=None)

@@ -11,7 +11,7 @@ import numpy as np
 
 from fm9g.data.stream.document import PILOTS, Document, Pilot, Skip, pilots_of
 from fm9g.data.stream.lane import Lane
-from fm9g.data.stream.mixture import Source
+from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Permutation
 from fm9g.data.stream.prefetch import Prefetcher
 
@@ -19,15 +19,15 @@ OFF = Prefetcher(0, 0)
 
 
 class Line:
-    """A DocumentLine without files: record i takes sizes[i] places; size 0 stands for one that is dropped."""
+    """A Corpus without files: record i takes sizes[i] places; size 0 stands for one that is dropped."""
 
     def __init__(
         self, name: str, share: float, sizes: list[int], may_cut: bool = True, epochs: float | None = None
     ) -> None:
-        self.source = Source(name, None, share, None, True, "segment", epochs, {})
+        self.entry = MixtureEntry(name, None, share, None, True, "segment", epochs, {})
         self.sizes, self.may_cut, self.records = sizes, may_cut, len(sizes)
         self.end = math.inf if epochs is None else math.ceil(epochs * self.records)
-        self.typical_pairs = max(1.0, sum(sizes) / len(sizes))
+        self.typical_places = max(1.0, sum(sizes) / len(sizes))
         self.dataset = f"dataset of {name}"
         self._order = functools.lru_cache(4)(lambda epoch: Permutation(self.records, name, epoch))
 
@@ -75,7 +75,7 @@ def tokens_by_step(lines: list[Line], rows_per_step: int, steps: int, seed: int,
         first = step % 16 * rows_per_step
         for lane in lanes[first : first + rows_per_step]:
             for piece in lane.next_row().pieces:
-                tokens[step, piece.task] += piece.pairs
+                tokens[step, piece.task] += piece.places
     return tokens
 
 
