@@ -1,11 +1,14 @@
-"""Numbers that a launcher or a person gives in environment variables."""
+"""What surrounds the program: its repository, and numbers that a launcher or a person gives in the environment."""
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from fm9g.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[1]  # of an installed fm9g, the folder that it is installed in
 
 
 def whole_number(name: str, default: int, least: int = 0, most: int = 1_000_000_000) -> int:

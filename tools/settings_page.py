@@ -1,40 +1,32 @@
 #!/usr/bin/env python
-"""Write docs/settings.md and docs/settings.zh.md from the settings in fm9g/training/arguments.py.
+"""Write docs/settings.md and docs/settings.zh.md from the groups of settings in fm9g.
 
     python settings_page.py                               both pages
     python settings_page.py --language zh --output FILE   one of them, elsewhere
     python settings_page.py --check                       fail if a page is not up to date
 
-The English meanings are those of the code; the Chinese ones are in docs/settings.zh.json, which must have every
-setting and no other.
+A group is a section; its title and each setting's meaning stand in the code in both languages.
 """
 
+from __future__ import annotations
+
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 
 from fm9g.commandline import parse_flags, path
 from fm9g.errors import UserError, run_command
-from fm9g.files import read_json, write_text
-from fm9g.training.arguments import FIELDS, describe_settings
+from fm9g.files import write_text
+from fm9g.settings import default_text, fields, groups, kind_of, meaning
+from fm9g.training.settings import Settings
 
 DOCS = ROOT / "docs"
 PAGES = {"en": DOCS / "settings.md", "zh": DOCS / "settings.zh.md"}
-TRANSLATIONS = DOCS / "settings.zh.json"
-
-# the first setting of each section, in the order of the code
-SECTIONS = {
-    "pretrained_model": {"en": "Where a run starts", "zh": "从哪里开始"},
-    "config": {"en": "What is trained", "zh": "训练什么"},
-    "n_gpus": {"en": "How it is run", "zh": "如何运行"},
-    "dataloader": {"en": "The data", "zh": "数据"},
-    "train_iters": {"en": "Optimisation", "zh": "优化"},
-    "output_dir": {"en": "What is written", "zh": "写出什么"},
-    "lora_layer": {"en": "Later versions", "zh": "后续版本"},
-}
 TEXT = {
     "en": {
         "title": "Settings",
@@ -53,37 +45,23 @@ TEXT = {
 }
 
 
-def translations() -> dict[str, str]:
-    """{setting: Chinese meaning}; UserError where a setting has none, or where there is no such setting."""
-    found = read_json(TRANSLATIONS)
-    missing, unknown = sorted(FIELDS.keys() - found.keys()), sorted(found.keys() - FIELDS.keys())
-    if missing or unknown:
-        problems = [f"no translation of {', '.join(missing)}"] if missing else []
-        problems += [f"no such setting: {', '.join(unknown)}"] if unknown else []
-        raise UserError(f"{TRANSLATIONS}: {'; '.join(problems)}")
-    return found
-
-
-def meanings(language: str) -> dict[str, str]:
-    """{setting: meaning} in a language."""
-    if language == "en":
-        return {name: meaning for name, _, meaning in describe_settings()}
-    chinese = translations()
-    later = {name: item.metadata.get("later") for name, item in FIELDS.items()}
-    return {name: chinese[name] + (f"（后续版本：{later[name]}）" if later[name] else "") for name in FIELDS}
-
-
 def page(language: str) -> str:
     """The page as Markdown."""
-    text, meaning = TEXT[language], meanings(language)
+    text = TEXT[language]
     lines = [f"# {text['title']}", "", text["other"], "", text["note"]]
-    for name, default, _ in describe_settings():
-        if name in SECTIONS:
-            lines += ["", f"## {SECTIONS[name][language]}", "", text["header"], "|---|---|---|---|"]
-        kind = str(FIELDS[name].type).split(" | ")[0]
-        shown = "" if default == "unset" else f"`{default}`"
-        lines.append(f"| `{name}` | {kind} | {shown} | {_cell(meaning[name])} |")
+    for group in groups(Settings):
+        title = group.title if language == "en" else group.chinese_title
+        lines += ["", f"## {title}", "", text["header"], "|---|---|---|---|"]
+        for name, item in fields(group).items():
+            default = "" if default_text(item) == "unset" else f"`{default_text(item)}`"
+            said = meaning(item) if language == "en" else _chinese(item)
+            lines.append(f"| `{name}` | {kind_of(item)} | {default} | {_cell(said)} |")
     return "\n".join(lines) + "\n"
+
+
+def _chinese(item: dataclasses.Field[Any]) -> str:
+    later = item.metadata.get("later")
+    return item.metadata["chinese"] + (f"（后续版本：{later}）" if later else "")
 
 
 def _cell(text: str) -> str:

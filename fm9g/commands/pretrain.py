@@ -7,14 +7,15 @@ import sys
 from pathlib import Path
 
 from fm9g.errors import run_command
-from fm9g.training.arguments import help_text, read_settings
+from fm9g.settings import help_text
 from fm9g.training.inputs import APP, open_inputs
+from fm9g.training.settings import Settings, read_settings
 
 
 def main(app: Path = APP) -> None:
     """Run the command line; `app` is the folder of the app."""
     if "-h" in sys.argv or "--help" in sys.argv:
-        print(help_text())
+        print(help_text(Settings))
         return
     settings = read_settings(sys.argv[1:], os.environ.get("FM9G_ARGS_TABLE", ""))
     inputs = open_inputs(settings, app)

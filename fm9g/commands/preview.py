@@ -12,14 +12,14 @@ import argparse
 import sys
 
 from fm9g.commandline import parse_flags
-from fm9g.data.inspect.display import COLOR_CHOICES, wants_color
 from fm9g.data.inspect.preview import Preview
 from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
 from fm9g.data.stream.loader import Plan
 from fm9g.data.stream.mixture import read_mixture
+from fm9g.display import COLOR_CHOICES, wants_color
 from fm9g.errors import UserError
-from fm9g.training.arguments import Settings
 from fm9g.training.inputs import APP, find, mixture_path
+from fm9g.training.settings import Settings
 
 
 def _arguments() -> argparse.Namespace:

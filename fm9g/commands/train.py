@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fm9g.environment import whole_number
+from fm9g.environment import REPOSITORY, whole_number
 from fm9g.errors import UserError
-from fm9g.training.arguments import REPOSITORY, Settings, config_paths, help_text, read_settings
+from fm9g.settings import help_text
 from fm9g.training.inputs import APP, open_inputs
 from fm9g.training.run_folder import RunFolder
+from fm9g.training.settings import Settings, config_paths, read_settings
 from fm9g.training.start import start_from
 
 if TYPE_CHECKING:  # torch is imported late here, after the settings have been checked
@@ -93,7 +94,7 @@ def _report(failed: ChildFailedError) -> NoReturn:
 def start(program: list[str], words: list[str], app: Path) -> None:
     """Check what a run would read, and start `program`, as Python takes it: a file, or -m and a module."""
     if "-h" in words or "--help" in words:
-        print(help_text())
+        print(help_text(Settings))
         return
     settings = read_settings(words, os.environ.get("FM9G_ARGS_TABLE", ""))
     _check_config(settings)

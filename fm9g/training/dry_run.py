@@ -10,12 +10,13 @@ from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
-from fm9g.training.arguments import Settings
+from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions
 from fm9g.training.inputs import Inputs
 from fm9g.training.run_folder import RunFolder
 from fm9g.training.schedule import FLOOR
-from fm9g.training.start import settings_lines, start_from
+from fm9g.training.settings import Settings
+from fm9g.training.start import start_from
 
 _BYTES = {"bf16": 2, "fp16": 2, "float32": 4}
 
@@ -74,7 +75,7 @@ def report(inputs: Inputs) -> str:
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
     lines.append("settings")
-    lines += [f"  {said}" for said in settings_lines(settings)]
+    lines += [f"  {said}" for said in told_lines(settings)]
     warnings = cautions(inputs, start, places, samples) + _unexportable(inputs)
     lines += [f"warning: {said}" for said in warnings]
     return "\n".join([*lines, "dry run: everything checked, nothing started"])

@@ -11,10 +11,12 @@ from fm9g.commandline import command
 from fm9g.data.stream.document import Corpus
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from fm9g.environment import REPOSITORY
 from fm9g.errors import UserError
 from fm9g.files import user_path
 from fm9g.model.config import ModelConfig
-from fm9g.training.arguments import COMMAND_LINE, DEFAULT, REPOSITORY, TABLE, Settings, config_paths
+from fm9g.settings import DEFAULT
+from fm9g.training.settings import COMMAND_LINE, TABLE, Settings, config_paths
 
 _REPOSITORY_APP = REPOSITORY / "apps" / "fm9g_7b"
 # beside it relative paths are also looked for, and in its data/ a run writes; an installed fm9g has none

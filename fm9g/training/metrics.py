@@ -11,7 +11,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from fm9g.data.inspect.display import LINE_WIDTH, columns
+from fm9g.display import LINE_WIDTH, columns
 from fm9g.files import write_text
 
 

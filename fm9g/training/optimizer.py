@@ -7,7 +7,7 @@ from typing import Any
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
 from fm9g.runtime import backend, bmt
-from fm9g.training.arguments import Settings
+from fm9g.training.optimizer_settings import OptimizerSettings
 
 FP16_LOSS_SCALE = 65536.0
 
@@ -26,14 +26,14 @@ def parameter_groups(model: Decoder) -> list[dict[str, Any]]:
     return [matrices, others]
 
 
-def initial_loss_scale(settings: Settings, config: ModelConfig) -> float | None:
+def initial_loss_scale(settings: OptimizerSettings, config: ModelConfig) -> float | None:
     """The loss scale to start with, or None for no scaling."""
     if settings.loss_scale is None:
         return FP16_LOSS_SCALE if config.dtype == "fp16" else None
     return settings.loss_scale or None
 
 
-def make_optimizer(settings: Settings, model: Decoder) -> Any:
+def make_optimizer(settings: OptimizerSettings, model: Decoder) -> Any:
     """BMTrain's OptimManager over one AdamW.
 
     grad_scale is 1 because the loss is divided by the tokens of all ranks already.

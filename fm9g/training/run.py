@@ -23,13 +23,14 @@ from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.files import read_json
 from fm9g.model.decoder import Decoder
+from fm9g.settings import changed, fields, told_lines
 from fm9g.training import stream
-from fm9g.training.arguments import FIELDS
 from fm9g.training.cautions import cautions
 from fm9g.training.inputs import Inputs
 from fm9g.training.objective import StepCounts, count_step
 from fm9g.training.run_folder import RunFolder
-from fm9g.training.start import changed_settings, settings_lines, start_from
+from fm9g.training.settings import Settings
+from fm9g.training.start import start_from
 from fm9g.training.throughput import step_flops
 
 _SAMPLED_AT_START = 64  # documents of each dataset, by rank 0: a fraction of a second
@@ -72,7 +73,7 @@ class Run:
         found = self._open_folder()
         self.start = start_from(self.settings, self.folder.checkpoints, found)
         where = [f"starting from {self.start}", f"writing to {self.folder.checkpoints}"]
-        log("\n".join([*where, *settings_lines(self.settings)]))
+        log("\n".join([*where, *told_lines(self.settings)]))
         if found is not None:
             states = self._resume(self.folder.checkpoints / str(found))
         log(f"opening {len(inputs.corpora)} dataset(s), {sum(corpus.records for corpus in inputs.corpora):,} records")
@@ -107,7 +108,7 @@ class Run:
         self.progress = Progress(**self.saved["progress"])
         self.resumed_at = self._saved_step = self.progress.step
         log(f"resuming {folder} at step {self.progress.step}")
-        for said in changed_settings(self.saved["settings"], self.settings):
+        for said in changed(self.saved["settings"], self.settings):
             log(f"  {said} in the checkpoint's run")
         if self.settings.load_dataloader_ckpt is False:
             log("load_dataloader_ckpt=0: the data starts anew")
@@ -239,7 +240,7 @@ class Run:
                 "progress": dataclasses.asdict(self.progress),
                 "stream": stream.describe_stream(self.inputs, self.plan, self._generations),
                 "ranks": runtime.world_size(),
-                "settings": {name: getattr(self.settings, name) for name in FIELDS},
+                "settings": {name: getattr(self.settings, name) for name in fields(Settings)},
                 "model": dataclasses.asdict(self.inputs.model_config),
                 **state,
             },

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from fm9g.training.arguments import Settings
+from fm9g.checkpoint.settings import StartSettings
+from fm9g.training.optimizer_settings import OptimizerSettings
 
 FLOOR = 0.1  # cosine and warmupstabledrop end at 10 % of the peak
 
 
-def learning_rate(settings: Settings, iteration: int) -> float:
+def learning_rate(settings: OptimizerSettings, iteration: int) -> float:
     """The rate of optimizer step `iteration`, 1 to train_iters.
 
     A linear warm-up (peak at warmup_iters), then by lr_scheduler: cosine to 10 % at train_iters;
@@ -31,7 +32,7 @@ def learning_rate(settings: Settings, iteration: int) -> float:
     return settings.lr * settings.drop_rate ** ((iteration - begin) / drop)
 
 
-def resume_ramp(settings: Settings, steps_since_resume: int) -> float:
+def resume_ramp(settings: StartSettings, steps_since_resume: int) -> float:
     """What the rate is multiplied by in the first resume_no_optimze steps after a resume: 0, 1/n, 2/n, …"""
     if steps_since_resume >= settings.resume_no_optimze:
         return 1.0

@@ -15,8 +15,8 @@ from fm9g.data.stream.loader import STREAM_RULES, Loader, Plan, StepStream
 from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.errors import UserError
-from fm9g.training.arguments import Settings
 from fm9g.training.inputs import Inputs
+from fm9g.training.settings import Settings
 
 DATA_FILE = "data-{rank:05d}.pt"
 

@@ -16,7 +16,7 @@ import fm9g.__main__ as command
 from fm9g import commandline
 from fm9g.commands import convert, env, train
 from fm9g.errors import UserError
-from fm9g.training.arguments import COMMAND_LINE
+from fm9g.training.settings import COMMAND_LINE
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = {
@@ -191,7 +191,7 @@ def test_train_says_what_an_installed_package_lacks(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "tools/check_index.py"), "x"])
     assert commandline.command("prepare") == f"python {ROOT}/tools/prepare_data.py"
     monkeypatch.setattr(sys, "argv", ["fm9g index"])
-    for module in (train, sys.modules["fm9g.training.arguments"]):
+    for module in (train, sys.modules["fm9g.training.settings"]):
         monkeypatch.setattr(module, "REPOSITORY", tmp_path / "site-packages")
     monkeypatch.delenv("FM9G_ARGS_TABLE", raising=False)
     monkeypatch.delenv("GPUS_PER_NODE", raising=False)

@@ -13,7 +13,8 @@ import pytest
 
 import fm9g.__main__ as command
 from fm9g.data.stream.mixture import read_mixture
-from fm9g.training.arguments import FIELDS, read_train_config
+from fm9g.settings import fields
+from fm9g.training.settings import Settings, read_train_config
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ROOT = EXAMPLES.parent
@@ -48,7 +49,7 @@ def test_commands_of_the_scripts_exist_with_their_flags(name, monkeypatch, capsy
     for verb, *words in found:
         flags = {word[2:].replace("_", "-") for word in words if word.startswith("--")}
         if verb == "train":
-            known = {field.replace("_", "-") for field in FIELDS}
+            known = {field.replace("_", "-") for field in fields(Settings)}
         else:
             monkeypatch.setattr(sys, "argv", ["fm9g", verb, *words[: verb == "convert"], "--help"])
             with pytest.raises(SystemExit, match="0"):

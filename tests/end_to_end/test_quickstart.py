@@ -9,7 +9,7 @@ import pytest
 from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
-from fm9g.training.arguments import config_paths, read_settings
+from fm9g.training.settings import config_paths, read_settings
 from tests.support.ranks import REPOSITORY
 
 

@@ -34,8 +34,9 @@ from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
+from fm9g.settings import parse_words
 from fm9g.tensors.readers import Checkpoint, map_tensors, read_huggingface_folder, read_pt
-from fm9g.training.arguments import parse_command_line, read_train_config
+from fm9g.training.settings import COMMAND_LINE, Settings, read_train_config
 
 TEXTS = [
     f"{text} {i}"
@@ -285,8 +286,8 @@ READERS = {
     "train config": Reader(_as_json("x.json", TRAIN), lambda folder, _: read_train_config(folder / "x.json")),
     "command line": Reader(
         _write("words", LINE.encode),
-        lambda folder, _: parse_command_line(
-            require_file(folder / "words").read_text("utf-8", "surrogateescape").split()
+        lambda folder, _: parse_words(
+            Settings, require_file(folder / "words").read_text("utf-8", "surrogateescape").split(), COMMAND_LINE
         ),
     ),
     "model config": Reader(_as_json("x.json", MODEL), _model_config),

@@ -281,8 +281,8 @@ def run_words_here(words: list[str], output: Path, name: str = "u") -> Ended:
     from fm9g import runtime
     from fm9g.errors import UserError
     from fm9g.training import trainer
-    from fm9g.training.arguments import read_settings
     from fm9g.training.inputs import open_inputs
+    from fm9g.training.settings import read_settings
 
     torch.set_num_threads(1)  # as ranks have; several threads on a busy machine wait for each other
     printed = io.StringIO()
@@ -335,8 +335,8 @@ def training_here(place: Place, output: Path, **changes: object) -> Iterator[Any
     """A fm9g.training.trainer.Training of this process before its first step; its log is not shown."""
     import torch
 
-    from fm9g.training.arguments import read_settings
     from fm9g.training.inputs import open_inputs
+    from fm9g.training.settings import read_settings
     from fm9g.training.trainer import Training
 
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fm9g.training.arguments import Settings
+from fm9g.training.settings import Settings
 from tests.support.runs import Place, index
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"

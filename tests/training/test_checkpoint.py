@@ -163,7 +163,7 @@ SAVE_AGAIN = """
 import json, sys
 from pathlib import Path
 from fm9g import runtime
-from fm9g.training.arguments import read_settings
+from fm9g.training.settings import read_settings
 from fm9g.training.inputs import open_inputs
 from fm9g.training.run_folder import RunFolder
 from fm9g.training.trainer import Training

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm9g.data.inspect.display import columns
+from fm9g.display import columns
 from fm9g.training.metrics import Metrics, MetricsWriter, drop_later_lines, readable_line, readable_time
 from fm9g.training.throughput import peak_flops
 from tests.support.runs import Output

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from fm9g.training.arguments import Settings
 from fm9g.training.schedule import learning_rate, resume_ramp
+from fm9g.training.settings import Settings
 
 LR, ITERS, WARMUP = 0.02, 200, 10
 

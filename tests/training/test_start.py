@@ -1,15 +1,15 @@
 """Where a run starts, where its settings come from, and what is said about it."""
 
-import dataclasses
 import json
 
 import pytest
 
+from fm9g.environment import REPOSITORY
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
-from fm9g.training.arguments import COMMAND_LINE, REPOSITORY, Settings, read_settings
 from fm9g.training.inputs import fit_length
-from fm9g.training.start import Start, changed_settings, settings_lines, start_from
+from fm9g.training.settings import COMMAND_LINE, Settings, read_settings
+from fm9g.training.start import Start, start_from
 
 
 def model(positions):
@@ -108,22 +108,3 @@ def test_a_start_is_told_in_words(tmp_path):
 
 
 # where settings come from
-
-
-def test_settings_are_told_with_their_sources():
-    lines = settings_lines(read("--lr", "1e-5", "--seed", "7", table="batch_size=3", config="tiny"))
-    assert all(len(line) <= 120 for line in lines)
-    told = "\n".join(lines)
-    assert "command line: config tiny, lr 1e-05, seed 7" in told
-    assert "the args table of run_bmtrain.sh: " not in told  # train_configs/tiny.json has another batch_size
-    (line,) = [line for line in lines if line.startswith("train_configs/tiny.json: ")]
-    assert "max_length 256, batch_size 4" in line
-    assert lines.index(line) < [line.startswith("default: ") for line in lines].index(True)
-    assert "weight_decay 0.1" in told
-    assert "lora_r" not in told
-
-
-def test_a_resumed_run_tells_what_it_has_otherwise():
-    before = json.loads(json.dumps(dataclasses.asdict(read("--lr", "1e-4"))))
-    assert changed_settings(before, read("--lr", "1e-4")) == []
-    assert changed_settings(before, read()) == ["lr is 0.01 (default), it was 0.0001"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fm9g.data.index.dataset import IndexedDataset
-from fm9g.data.inspect.display import bars, printable, shorten
 from fm9g.data.inspect.lengths import Lengths, token_bins
 from fm9g.data.inspect.search import Hit
 from fm9g.data.tokens.sample import TokenSample, meta_estimate
+from fm9g.display import bars, printable, shorten
 from fm9g.errors import UserError
 
 _SHOWN_APART = {"nlines", "nbytes", "language", "length_distribute"}  # told by the lines above the other figures

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fm9g.data.inspect.display import Span
 from fm9g.data.stream.lane import Lane, Row
 from fm9g.data.stream.loader import IGNORED, Loader, Plan, StepBatch, StepStream, row_digest
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from fm9g.display import Span
 from fm9g.errors import UserError
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fm9g.data.inspect.display import Span, colored, cut_middle, printable
 from fm9g.data.inspect.preview import ShownPiece, ShownRow, Totals
 from fm9g.data.stream.mixture import MixtureEntry
+from fm9g.display import Span, colored, cut_middle, printable
 
 _COLORS = (36, 33, 32, 35, 34)  # cyan, yellow, green, magenta, blue
 _DIM, _GREY = 2, 90

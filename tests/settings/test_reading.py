@@ -5,74 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from fm9g.environment import REPOSITORY
 from fm9g.errors import UserError
-from fm9g.training.arguments import (
-    FIELDS,
-    REPOSITORY,
-    Settings,
-    config_paths,
-    describe_settings,
-    help_text,
-    parse_command_line,
-    parse_table,
-    read_settings,
-)
-
-DEFAULTS = {
-    "pretrained_model": "",
-    "resume_ckpt": "",
-    "only_load_model": None,
-    "load_grad": None,
-    "grad_ckpt_num": 160,
-    "load_dataloader_ckpt": None,
-    "parallel_load_datastate": 8,
-    "resume_no_optimze": 0,
-    "strict_state_dict": True,
-    "tokenizer_path": "./tokenizer/tokenizer.model",
-    "dataset_config": "data_test",
-    "model_unique": "7b",
-    "config": "7b",
-    "n_gpus": 2,
-    "flash": "cuda",
-    "max_length": 4096,
-    "batch_size": 1,
-    "grad_accum": 1,
-    "local": False,
-    "dataloader": "indexed",
-    "dataloader_num_workers": 1,
-    "dataloader_num_threads": 1,
-    "dataloader_prefetch": 1,
-    "dataloader_prefetch_factor": 1,
-    "save": True,
-    "save_iters": 500,
-    "async_save": False,
-    "train_iters": 10000,
-    "stop_when_end": False,
-    "log_iters": 1,
-    "inspect_iters": 100,
-    "lr": 1e-2,
-    "warmup_iters": 20,
-    "drop_iters": 0.1,
-    "lr_scheduler": "cosine",
-    "drop_begin": -1,
-    "drop_rate": 0.5,
-    "eps": None,
-    "weight_decay": 0.1,
-    "betas": (0.9, 0.95),
-    "clip_grad": 1.0,
-    "offload": None,
-    "loss_scale": None,
-    "use_checkpoint": False,
-    "tp_size": 1,
-    "ignore_cuda_oom": True,
-    "only_run_dataloader": False,
-    "tensorboard_all_tasks": False,
-    "exp_group": "",
-    "seed": 1234,
-    "output_dir": "",
-    "dry_run": False,
-}
-LATER = ("lora_layer", "lora_r", "lora_alpha", "lora_dropout")
+from fm9g.settings import fields, groups, help_text, meaning, parse_lines, parse_words
+from fm9g.training.settings import COMMAND_LINE, TABLE, Settings, config_paths, read_settings
+from tests.settings.helpers import read, refused
 
 
 @pytest.fixture
@@ -87,27 +24,14 @@ def config(tmp_path):
     return write
 
 
-def read(*words, table="", config="no-such-config"):
-    return read_settings(["--config", config, *words], table)
-
-
-def refused(*words, **options):
-    with pytest.raises(UserError) as error:
-        read(*words, **options)
-    return str(error.value)
-
-
-@pytest.mark.parametrize("name", DEFAULTS)
-def test_every_setting_of_the_reference_has_its_default(name):
-    assert getattr(Settings(), name) == DEFAULTS[name]
-
-
-def test_every_setting_has_a_line_of_documentation():
-    described = {name: meaning for name, _, meaning in describe_settings()}
-    assert set(described) == set(FIELDS) >= {*DEFAULTS, *LATER}
-    assert all(meaning and "\n" not in meaning for meaning in described.values())
-    for name in FIELDS:
-        assert f"--{name} " in help_text()
+def test_every_setting_has_a_line_of_documentation_in_both_languages():
+    for name, item in fields(Settings).items():
+        for text in (meaning(item), item.metadata["chinese"]):
+            assert text and "\n" not in text
+        assert f"--{name} " in help_text(Settings)
+    for group in groups(Settings):
+        assert group.title and group.chinese_title
+        assert f"\n{group.title}:\n" in help_text(Settings)
 
 
 # where a value comes from, later over earlier
@@ -118,7 +42,7 @@ def test_later_sources_win(config):
     table = "lr=0.5\nbatch_size=2\ngrad_accum=2\n"
     settings = read("--grad_accum", "4", table=table, config=path)
     assert (settings.lr, settings.batch_size, settings.grad_accum) == (0.5, 3, 4)
-    assert settings.train_iters == DEFAULTS["train_iters"]
+    assert settings.train_iters == 10000
 
 
 def test_sources_tell_what_the_user_set_even_to_the_default():
@@ -130,11 +54,11 @@ def test_sources_tell_what_the_user_set_even_to_the_default():
 
 
 def test_an_empty_value_in_the_table_is_unset():
-    assert parse_table("lr=\nresume_ckpt= \nbatch_size=2\n") == {"batch_size": 2}
+    assert parse_lines(Settings, "lr=\nresume_ckpt= \nbatch_size=2\n", TABLE) == {"batch_size": 2}
 
 
 def test_a_value_in_the_table_may_hold_an_equals_sign():
-    assert parse_table("exp_group=lr=3/\n") == {"exp_group": "lr=3/"}
+    assert parse_lines(Settings, "exp_group=lr=3/\n", TABLE) == {"exp_group": "lr=3/"}
 
 
 @pytest.mark.parametrize("wrapped", ["pretrain", "finetune", None])
@@ -212,8 +136,8 @@ def test_a_train_config_that_is_no_object_is_refused(tmp_path, content):
     ],
 )
 def test_values_as_users_write_them(config, name, text, value):
-    assert parse_command_line([f"--{name}", text]) == {name: value}
-    assert parse_table(f"{name}={text}") == {name: value}
+    assert parse_words(Settings, [f"--{name}", text], COMMAND_LINE) == {name: value}
+    assert parse_lines(Settings, f"{name}={text}", TABLE) == {name: value}
     assert getattr(read(config=config({name: text})), name) == value
 
 
@@ -230,12 +154,12 @@ def test_values_of_a_train_config_keep_their_kind(config):
 @pytest.mark.parametrize("word", ["--batch-size", "--batch_size", "--batch-size=4"])
 def test_dash_and_underscore_are_the_same(word):
     words = [word] if "=" in word else [word, "4"]
-    assert parse_command_line(words) == {"batch_size": 4}
+    assert parse_words(Settings, words, COMMAND_LINE) == {"batch_size": 4}
 
 
 def test_booleans_work_bare_or_with_a_value():
     words = ["--save", "--local", "--dry_run", "0", "--only-run-dataloader", "--offload"]
-    assert parse_command_line(words) == {
+    assert parse_words(Settings, words, COMMAND_LINE) == {
         "save": True,
         "local": True,
         "dry_run": False,
@@ -246,7 +170,7 @@ def test_booleans_work_bare_or_with_a_value():
 
 def test_the_last_value_of_a_repeated_flag_wins():
     words = ["--save", "--lr", "1", "--lr=2", "--save", "False", "--lr", "3"]
-    assert parse_command_line(words) == {"save": False, "lr": 3.0}
+    assert parse_words(Settings, words, COMMAND_LINE) == {"save": False, "lr": 3.0}
 
 
 @pytest.mark.parametrize(
@@ -320,54 +244,3 @@ def test_a_value_without_a_flag_is_refused():
 @pytest.mark.parametrize("words", [["--lr"], ["--lr", "--save"], ["--resume_ckpt"]])
 def test_a_flag_without_its_value_is_refused(words):
     assert refused(*words) == f"command line: {words[0]} needs a value"
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--tp_size", "2"], "tp_size=2: tensor parallelism belongs to a later version; use tp_size=1"),
-        (["--async_save", "True"], "async_save=True: background checkpoints belong to a later version"),
-        (["--flash", "1d"], "flash=1d is no longer there: use flash=cuda"),
-        (["--flash", "triton"], "flash=triton is no longer there: use flash=cuda"),
-        (["--flash", "cude"], "flash must be cuda or none, not 'cude' (did you mean 'cuda'?)"),
-        (["--dataloader", "normal"], "dataloader 'normal' does not exist: the only one is 'indexed'"),
-        (["--lr_scheduler", "cosin"], "not 'cosin' (did you mean 'cosine'?)"),
-        (["--pretrained_model", "a.pt", "--resume_ckpt", "5"], "give only one of them"),
-        (["--betas", "(0.9, 1.0)"], "betas must be in [0, 1)"),
-        (["--warmup_iters", "30", "--train_iters", "20"], "warmup_iters (30) is beyond train_iters (20)"),
-        (["--lr_scheduler", "warmupstabledrop", "--drop_iters", "0"], "needs drop_iters of at least one iteration"),
-        (["--loss_scale_factor", "1"], "loss_scale_factor must be finite and above 1"),
-        (["--loss_scale_factor", "inf"], "loss_scale_factor must be finite and above 1"),
-        (["--loss_scale_steps", "0"], "loss_scale_steps must be at least 1, not 0"),
-        (["--resume_no_optimze", "-3"], "resume_no_optimze must be at least 0, not -3"),
-        (["--drop_begin", "-7"], "drop_begin must be at least -1, not -7"),
-        (["--max_damaged_share", "-1"], "max_damaged_share must be from 0 to 1, not -1"),
-        (["--train_iters", "0"], "train_iters must be at least 1, not 0"),
-        (["--n_gpus", "0"], "n_gpus must be at least 1, not 0"),
-        (["--batch_size", "-1"], "batch_size must be at least 1, not -1"),
-        (["--grad_accum", "0"], "grad_accum must be at least 1"),
-        (["--save_iters", "0"], "save_iters must be at least 1"),
-        (["--max_length", "0"], "max_length must be at least 1"),
-        (["--dataloader_num_workers", "-1"], "dataloader_num_workers must not be negative"),
-        (["--dataloader_prefetch_factor", "0"], "dataloader_prefetch_factor must be at least 1"),
-        (["--parallel_load_datastate", "0"], "parallel_load_datastate must be at least 1"),
-        (["--lr", "-1"], "lr must be finite and not negative"),
-        (["--clip_grad", "-1"], "clip_grad must be finite and not negative"),
-        (
-            ["--model_unique", ""],
-            "model_unique names the run's folders: it must be a name (without /, not logs), not ''",
-        ),
-        (["--model_unique", "../other"], "not '../other'"),
-        (["--model_unique", "logs"], "not 'logs'"),
-        (["--exp_group", "../"], "exp_group begins the name of a folder below tensorboard/, so not '../'"),
-        (["--weight_decay", "-0.1"], "weight_decay must be finite and not negative"),
-    ],
-)
-def test_values_that_no_run_can_have_are_refused(words, says):
-    assert says in refused(*words)
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_lora_belongs_to_a_later_version(config, name):
-    assert f"{name} belongs to LoRA" in refused(f"--{name}", "16")
-    assert f"{name} belongs to LoRA" in refused(config=config({name: 16}))

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from fm9g.data.inspect.display import Span, bars, cut_middle, list_lines, printable, shorten, wants_color
+from fm9g.display import Span, bars, cut_middle, list_lines, printable, shorten, wants_color
 from fm9g.errors import UserError
 
 

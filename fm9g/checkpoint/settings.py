@@ -1,0 +1,99 @@
+"""The settings of where a run starts and where it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fm9g.errors import UserError, shown
+from fm9g.settings import Group, setting
+
+
+@dataclass(frozen=True)
+class StartSettings(Group):
+    """What a run begins with."""
+
+    title: ClassVar[str] = "Where a run starts"
+    chinese_title: ClassVar[str] = "从哪里开始"
+
+    pretrained_model: str = setting(
+        "",
+        "a .pt of weights in our names to start from, at step 0; beside resume_ckpt latest, if nothing is to resume",
+        "以我们的参数名保存的 .pt 权重，从它出发，步数从 0 开始；"
+        "与 resume_ckpt latest 同时给出时，只在没有可恢复的检查点时使用",
+    )
+    resume_ckpt: str = setting(
+        "",
+        'a step of this run to resume, or "latest" (which starts at 0 if there is none)',
+        '从本次运行的某一步继续，或写 "latest"（没有检查点时从 0 开始）',
+    )
+    only_load_model: bool | None = setting(
+        None,
+        "with resume_ckpt: 1 loads the weights alone and starts at step 0",
+        "与 resume_ckpt 一起使用：1 表示只加载权重，步数从 0 开始",
+    )
+    load_grad: bool | None = setting(
+        None,
+        "load the optimizer state; implied by a full resume, 0 starts it anew",
+        "加载优化器状态；完整恢复时自动加载，0 表示优化器从头开始",
+    )
+    grad_ckpt_num: int = setting(
+        160,
+        "number of optimizer files; found from the checkpoint, checked if given",
+        "优化器文件的个数；由检查点自身得出，给出时会核对",
+    )
+    load_dataloader_ckpt: bool | None = setting(
+        None,
+        "resume the data position; implied by a full resume, 0 restarts",
+        "恢复数据读取位置；完整恢复时自动恢复，0 表示数据从头开始",
+    )
+    parallel_load_datastate: int = setting(
+        8, "threads that read the files of a checkpoint's data state", "读取检查点中数据状态文件的线程数", least=1
+    )
+    resume_no_optimze: int = setting(
+        0,
+        "steps after a resume over which the learning rate is ramped from 0",
+        "恢复后学习率从 0 线性升起的步数",
+        least=0,
+    )
+    strict_state_dict: bool = setting(
+        True, "0 allows missing and unexpected keys, and lists them", "0 允许缺失或多余的参数名，并将其列出"
+    )
+
+    def check(self) -> None:
+        """A run starts from one thing."""
+        if self.pretrained_model and self.resume_ckpt not in ("", "latest"):
+            raise UserError(
+                f"pretrained_model starts a new run and resume_ckpt {self.resume_ckpt} continues one: give only one of "
+                'them (beside resume_ckpt "latest", pretrained_model is used where there is nothing to resume)'
+            )
+
+
+@dataclass(frozen=True)
+class OutputSettings(Group):
+    """Where a run writes, and its checkpoints."""
+
+    title: ClassVar[str] = "What is written"
+    chinese_title: ClassVar[str] = "写出什么"
+
+    model_unique: str = setting("7b", "the run's name, and that of its folders", "运行的名字，也是它的文件夹名")
+    output_dir: str = setting(
+        "", "where the run writes; default: the app's data/", "运行写到哪里；默认：应用目录下的 data/"
+    )
+    exp_group: str = setting("", "prefix of the TensorBoard folder", "TensorBoard 文件夹名的前缀")
+    save: bool = setting(True, "write checkpoints", "写检查点")
+    save_iters: int = setting(500, "iterations between checkpoints", "两次检查点之间的迭代数", least=1, told=True)
+    async_save: bool = setting(False, "write checkpoints in the background", "在后台写检查点")
+
+    def check(self) -> None:
+        """The run's name is that of its folders, whose other entries are not to be met."""
+        name, group = self.model_unique, Path(self.exp_group)
+        if not name or "/" in name or "\0" in name or name in (".", "..", "logs") or len(name.encode()) > 200:
+            raise UserError(
+                f"model_unique names the run's folders: it must be a name (without /, not logs), not {shown(name)}"
+            )
+        if group.is_absolute() or ".." in group.parts or "\0" in self.exp_group:
+            raise UserError(f"exp_group begins the name of a folder below tensorboard/, so not {shown(self.exp_group)}")
+        if self.async_save:
+            raise UserError("async_save=True: background checkpoints belong to a later version; use async_save=False")

@@ -1,0 +1,117 @@
+"""The settings of optimisation: how long, how fast, and with what."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fm9g.errors import UserError
+from fm9g.settings import Group, setting
+
+SCHEDULERS = ("cosine", "warmupstabledrop", "warmupstableexp")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings(Group):
+    """The length of a run, its learning rate, AdamW and the loss scale."""
+
+    title: ClassVar[str] = "Optimisation"
+    chinese_title: ClassVar[str] = "优化"
+
+    train_iters: int = setting(10000, "iterations to run", "要运行的迭代数", least=1, told=True, learned_with=True)
+    lr: float = setting(
+        1e-2,
+        "peak learning rate; must be given with pretrained_model",
+        "学习率峰值；有 pretrained_model 时必须给出",
+        least=0,
+        told=True,
+        learned_with=True,
+    )
+    lr_scheduler: str = setting(
+        "cosine",
+        "cosine, warmupstabledrop or warmupstableexp",
+        "cosine、warmupstabledrop 或 warmupstableexp",
+        choices=SCHEDULERS,
+        lower=True,
+        told=True,
+        learned_with=True,
+    )
+    warmup_iters: float = setting(
+        20,
+        "iterations of linear warm-up; in (0, 1): a fraction of train_iters",
+        "线性预热的迭代数；取值在 (0, 1) 内时为 train_iters 的比例",
+        least=0,
+        told=True,
+        learned_with=True,
+    )
+    drop_iters: float = setting(
+        0.1,
+        "iterations of the final drop; in (0, 1): a fraction of train_iters",
+        "最后下降阶段的迭代数；取值在 (0, 1) 内时为 train_iters 的比例",
+        least=0,
+        learned_with=True,
+    )
+    drop_begin: int = setting(
+        -1,
+        "iteration at which the drop begins; -1: train_iters - drop_iters",
+        "开始下降的迭代；-1：train_iters - drop_iters",
+        least=-1,
+        learned_with=True,
+    )
+    drop_rate: float = setting(
+        0.5,
+        "warmupstableexp: what the rate is multiplied by every drop_iters",
+        "warmupstableexp：每 drop_iters 个迭代学习率乘以的系数",
+        above=0,
+        learned_with=True,
+    )
+    weight_decay: float = setting(
+        0.1,
+        "AdamW's decoupled weight decay, on every parameter",
+        "AdamW 的解耦权重衰减，作用于每个参数",
+        least=0,
+        told=True,
+        learned_with=True,
+    )
+    betas: tuple[float, float] = setting(
+        (0.9, 0.95), "AdamW's decay rates of the moments", "AdamW 两个矩的衰减率", learned_with=True
+    )
+    clip_grad: float = setting(
+        1.0,
+        "largest gradient norm; 0 does not clip",
+        "梯度范数的上限；0 表示不裁剪",
+        least=0,
+        told=True,
+        learned_with=True,
+    )
+    offload: bool | None = setting(
+        None,
+        "optimizer state and step on the CPU; default: on the native backend only",
+        "优化器状态与更新放在 CPU 上；默认：仅在 native 后端如此",
+    )
+    loss_scale: float | None = setting(
+        None,
+        "initial loss scale; default: none, 65536 for fp16; 0 turns it off",
+        "初始损失缩放；默认：无，fp16 为 65536；0 表示关闭",
+        least=0,
+    )
+    loss_scale_factor: float = setting(
+        2.0, "what the loss scale is divided or multiplied by", "损失缩放每次除以或乘以的系数", above=1
+    )
+    loss_scale_steps: int = setting(
+        1024, "steps without overflow after which the loss scale grows", "连续多少步没有溢出后增大损失缩放", least=1
+    )
+    min_loss_scale: float = setting(1.0, "the loss scale does not fall below this", "损失缩放不会低于此值", above=0)
+
+    def iterations(self, name: str) -> int:
+        """warmup_iters or drop_iters in iterations, where given as a fraction of train_iters."""
+        value = getattr(self, name)
+        return round(value * self.train_iters) if 0 < value < 1 else int(value)
+
+    def check(self) -> None:
+        """What the decay rates and a schedule must be."""
+        if not all(0 <= beta < 1 and math.isfinite(beta) for beta in self.betas):
+            raise UserError(f"betas must be in [0, 1), not {self.betas}")
+        if self.lr_scheduler != "cosine" and self.iterations("drop_iters") < 1:
+            raise UserError(f"{self.lr_scheduler} needs drop_iters of at least one iteration")

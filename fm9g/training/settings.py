@@ -1,0 +1,128 @@
+"""The settings of a run: its groups, and the places that values come from.
+
+Later over earlier: the defaults; the args[...] table of run_bmtrain.sh; train_configs/<config>.json; the command line.
+Docs and --help are made from the groups, so they cannot differ from the code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fm9g.checkpoint.settings import OutputSettings, StartSettings
+from fm9g.data.stream.settings import DataSettings
+from fm9g.environment import REPOSITORY
+from fm9g.errors import UserError
+from fm9g.files import read_json, user_path
+from fm9g.lora.settings import LoraSettings
+from fm9g.model.settings import ModelSettings
+from fm9g.settings import Group, Merged, fields, merge, parse_lines, parse_mapping, parse_words, setting
+from fm9g.training.metrics_settings import MetricsSettings
+from fm9g.training.optimizer_settings import OptimizerSettings
+
+COMMAND_LINE, TABLE = "command line", "the args table of run_bmtrain.sh"
+_SECTIONS = ("pretrain", "finetune")  # under which a train config's settings may stand
+
+
+@dataclass(frozen=True)
+class RunSettings(Group):
+    """The processes of a run, and how rows are dealt to them."""
+
+    title: ClassVar[str] = "How it is run"
+    chinese_title: ClassVar[str] = "如何运行"
+
+    n_gpus: int = setting(
+        2,
+        "processes on this node (CPU ranks where there is no GPU)",
+        "本节点的进程数（没有 GPU 时为 CPU 进程数）",
+        least=1,
+    )
+    batch_size: int = setting(1, "rows per rank and micro-step", "每个进程每个微步的行数", least=1, told=True)
+    grad_accum: int = setting(1, "micro-steps per optimizer step", "每个优化器步的微步数", least=1, told=True)
+    tp_size: int = setting(1, "tensor-parallel ranks", "张量并行的进程数")
+    seed: int = setting(1234, "everything random derives from it", "一切随机性由它决定", least=0, told=True)
+    local: bool = setting(
+        False,
+        "True: paths as they are; False: relative ones are also looked for beside the app",
+        "True：路径原样使用；False：相对路径还会在应用目录旁查找",
+    )
+    ignore_cuda_oom: bool = setting(True, "accepted and without effect, as it always was", "接受但不起作用，一直如此")
+    dry_run: bool = setting(
+        False, "check everything, report sizes and memory, and exit", "检查一切，报告规模与内存，然后退出"
+    )
+
+    def check(self) -> None:
+        """Ranks share out data alone, so far."""
+        if self.tp_size != 1:
+            raise UserError(f"tp_size={self.tp_size}: tensor parallelism belongs to a later version; use tp_size=1")
+
+
+@dataclass(frozen=True)
+class Settings(
+    StartSettings,
+    ModelSettings,
+    DataSettings,
+    RunSettings,
+    OptimizerSettings,
+    OutputSettings,
+    MetricsSettings,
+    LoraSettings,
+    Merged,
+):
+    """All settings of a run, after merging."""
+
+    def check(self) -> None:
+        """What one group's settings mean for another's."""
+        if self.pretrained_model and "lr" not in self.sources and not self.only_run_dataloader:
+            raise UserError(
+                f"lr is not set, and its default, {self.lr:g}, would destroy the weights of pretrained_model: give the "
+                f"peak learning rate as --lr 1e-5, say, or as lr in {_shown(config_paths(self.config)[1])}"
+            )
+        if self.iterations("warmup_iters") > self.train_iters:
+            raise UserError(
+                f"warmup_iters ({self.warmup_iters:g}) is beyond train_iters ({self.train_iters}): the first is "
+                f"from: {self.source('warmup_iters')}, the second from: {self.source('train_iters')}; "
+                "--warmup_iters 0.05 means a twentieth of any train_iters"
+            )
+
+
+def read_train_config(path: Path) -> dict[str, Any]:
+    """train_configs/*.json: settings, possibly under "pretrain" or "finetune"."""
+    content = read_json(path)
+    if isinstance(content, dict) and len(content) == 1 and next(iter(content)) in _SECTIONS:
+        content = next(iter(content.values()))
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected an object of settings")
+    for section in _SECTIONS:
+        if section in content:
+            raise UserError(f"{path}: settings may stand under {section!r} only where it is the only key of the file")
+    return parse_mapping(Settings, content, str(path))
+
+
+def config_paths(config: str) -> tuple[Path, Path]:
+    """The model config and the train config (which may not exist) that `config` names.
+
+    A name's are both the current folder's where the model config is there, else both the repository's.
+    """
+    if config.endswith(".json"):
+        model = user_path(config)
+        return model, model.parent.parent / "train_configs" / model.name
+    name = f"{config}.json"
+    root = Path() if Path("model_configs", name).exists() else REPOSITORY
+    return root / "model_configs" / name, root / "train_configs" / name
+
+
+def read_settings(words: list[str], table: str = "") -> Settings:
+    """Merge all sources of settings and check the result; a UserError names the source and the key."""
+    from_table, from_line = parse_lines(Settings, table, TABLE), parse_words(Settings, words, COMMAND_LINE)
+    config = from_line.get("config", from_table.get("config", fields(Settings)["config"].default))
+    train_config = config_paths(config)[1]
+    from_file = read_train_config(train_config) if train_config.exists() else {}
+    from_file.pop("config", None)
+    return merge(Settings, [(TABLE, from_table), (_shown(train_config), from_file), (COMMAND_LINE, from_line)])
+
+
+def _shown(path: Path) -> str:
+    """A path as a person would write it in the repository."""
+    return str(path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path)

@@ -1,0 +1,132 @@
+"""Optimisation: defaults, what is refused, and what each setting does."""
+
+import math
+
+import pytest
+import torch
+
+from fm9g.errors import UserError
+from fm9g.runtime import bmt
+from fm9g.training.optimizer_settings import OptimizerSettings
+from tests.settings.helpers import FROZEN, defaults, iterations, rates, refused, sees
+from tests.support.runs import training_here
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+DEFAULTS = {
+    "train_iters": 10000,
+    "lr": 0.01,
+    "lr_scheduler": "cosine",
+    "warmup_iters": 20,
+    "drop_iters": 0.1,
+    "drop_begin": -1,
+    "drop_rate": 0.5,
+    "weight_decay": 0.1,
+    "betas": (0.9, 0.95),
+    "clip_grad": 1.0,
+    "offload": None,
+    "loss_scale": None,
+    "loss_scale_factor": 2.0,
+    "loss_scale_steps": 1024,
+    "min_loss_scale": 1.0,
+}
+
+
+def norm(state, moment):
+    return math.sqrt(sum(float(item[moment].double().square().sum()) for item in state.values()))
+
+
+def test_defaults():
+    assert defaults(OptimizerSettings) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["--lr_scheduler", "cosin"],
+            "lr_scheduler must be one of cosine, warmupstabledrop, warmupstableexp, "
+            "not 'cosin' (did you mean 'cosine'?)",
+        ),
+        (["--betas", "(0.9, 1.0)"], "betas must be in [0, 1)"),
+        (["--warmup_iters", "30", "--train_iters", "20"], "warmup_iters (30) is beyond train_iters (20)"),
+        (["--lr_scheduler", "warmupstabledrop", "--drop_iters", "0"], "needs drop_iters of at least one iteration"),
+        (["--loss_scale_factor", "1"], "loss_scale_factor must be finite and above 1"),
+        (["--loss_scale_factor", "inf"], "loss_scale_factor must be finite and above 1"),
+        (["--loss_scale_steps", "0"], "loss_scale_steps must be at least 1, not 0"),
+        (["--drop_begin", "-7"], "drop_begin must be at least -1, not -7"),
+        (["--train_iters", "0"], "train_iters must be at least 1, not 0"),
+        (["--lr", "-1"], "lr must be finite and at least 0, not -1"),
+        (["--clip_grad", "-1"], "clip_grad must be finite and at least 0, not -1"),
+        (["--weight_decay", "-0.1"], "weight_decay must be finite and at least 0, not -0.1"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(words, says):
+    assert says in refused(*words)
+
+
+@sees("offload")
+def test_offload_gives_the_same_numbers(place, plain, run, tmp_path):
+    assert run(offload=1).losses() == pytest.approx(plain.losses(), rel=1e-6)
+    with training_here(place, tmp_path / "o", offload=True) as training:
+        assert isinstance(training.optimizer, bmt.optim.AdamOffloadOptimizer)
+
+
+@sees("train_iters")
+def test_train_iters_ends_the_run_and_saves_there(run):
+    for end in (0, 1):
+        found = run(train_iters=3, stop_when_end=end)
+        assert iterations(found) == [1, 2, 3]
+        assert found.steps() == [3]
+
+
+@sees("lr", "warmup_iters", "lr_scheduler", "drop_iters", "drop_begin", "drop_rate")
+def test_the_schedule_is_what_the_settings_say(run):
+    found = run(
+        **{"lr": 0.01, "warmup_iters": 2, "lr_scheduler": "WarmupStableExp", "train_iters": 8},
+        **{"drop_iters": 2, "drop_begin": 4, "drop_rate": 0.25},
+    )
+    assert rates(found) == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.005, 0.0025, 0.00125, 0.000625])
+    dropped = run(lr=0.01, warmup_iters=0, lr_scheduler="warmupstabledrop", train_iters=10, drop_iters=0.2)
+    assert rates(dropped) == pytest.approx([0.01] * 8 + [0.0055, 0.001])
+
+
+@sees("lr", "weight_decay")
+def test_the_first_update_is_adamws(run):
+    """|update| is lr for every element that has a gradient, and the decay is lr · weight_decay · weight."""
+    start = run(**FROZEN, warmup_iters=0, train_iters=1).weights(1)
+    plain = run(lr=1e-3, warmup_iters=0, weight_decay=0, train_iters=1)
+    decayed = run(lr=1e-3, warmup_iters=0, weight_decay=0.5, train_iters=1)
+    rate = rates(plain)[0]
+    for name, weight in plain.weights(1).items():
+        assert (weight - start[name]).abs().max() == pytest.approx(rate, rel=1e-2)
+        torch.testing.assert_close(decayed.weights(1)[name], weight - rate * 0.5 * start[name], rtol=1e-4, atol=1e-6)
+
+
+@sees("betas", "clip_grad")
+def test_betas_and_clip_grad_show_in_the_first_moments(run):
+    options = {"train_iters": 1, "warmup_iters": 0}
+    free = run(**options, clip_grad=0, betas="(0.5, 0.75)")
+    (gradient,) = [line["grad_norm"] for line in free.metrics()]
+    assert norm(free.optimizer(1), "exp_avg") == pytest.approx(0.5 * gradient, rel=1e-4)
+    clipped = run(**options, clip_grad=0.125, betas="(0.9, 0.75)")
+    assert clipped.metrics()[0]["grad_norm"] == pytest.approx(gradient)  # as it was before clipping
+    assert norm(clipped.optimizer(1), "exp_avg") == pytest.approx(0.1 * 0.125, rel=1e-3)
+    second = [run.optimizer(1)["lm_head.weight"]["exp_avg_sq"].sum() for run in (free, clipped)]
+    assert float(second[0] / second[1]) == pytest.approx((gradient / 0.125) ** 2, rel=1e-2)
+
+
+@sees("loss_scale", "loss_scale_factor", "loss_scale_steps", "min_loss_scale")
+def test_the_loss_scale_falls_on_overflow_and_rises_again(place, run):
+    config = place.write_model("half", dtype="fp16")
+    overflowing = run(config=config, loss_scale=2**40, loss_scale_factor=4, loss_scale_steps=2, train_iters=16)
+    lines = overflowing.metrics()
+    scales = [line["loss_scale"] for line in lines]
+    assert scales[:3] == [2**40, 2**38, 2**36]
+    assert lines[0]["grad_norm"] is None
+    assert "skipped (overflow)" in overflowing.log
+    first = next(i for i, line in enumerate(lines) if line["grad_norm"] is not None)
+    assert scales[first : first + 3] == [scales[first], scales[first], 4 * scales[first]]
+    with pytest.raises(UserError, match=r"iteration 2: loss .* training has diverged"):  # 2**30 is below the least
+        run(config=config, loss_scale=2**40, loss_scale_factor=2**10, min_loss_scale=2**35)
+    assert [line["loss_scale"] for line in run(config=config).metrics()] == [65536.0] * 4
+    assert [line["loss_scale"] for line in run(config=config, loss_scale=0).metrics()] == [1.0] * 4

@@ -1,0 +1,65 @@
+"""What a run writes: defaults, what is refused, and what each setting does."""
+
+import pytest
+
+from fm9g.checkpoint.settings import OutputSettings
+from fm9g.settings import fields
+from fm9g.training.settings import Settings
+from tests.settings.helpers import defaults, iterations, refused, sees
+from tests.support.runs import SETTINGS, train_here
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+DEFAULTS = {
+    "model_unique": "7b",
+    "output_dir": "",
+    "exp_group": "",
+    "save": True,
+    "save_iters": 500,
+    "async_save": False,
+}
+
+
+def test_defaults():
+    assert defaults(OutputSettings) == DEFAULTS
+
+
+@sees("async_save")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--async_save", "True"], "async_save=True: background checkpoints belong to a later version"),
+        (["--save_iters", "0"], "save_iters must be at least 1"),
+        (
+            ["--model_unique", ""],
+            "model_unique names the run's folders: it must be a name (without /, not logs), not ''",
+        ),
+        (["--model_unique", "../other"], "not '../other'"),
+        (["--model_unique", "logs"], "not 'logs'"),
+        (["--exp_group", "../"], "exp_group begins the name of a folder below tensorboard/, so not '../'"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(words, says):
+    assert says in refused(*words)
+
+
+@sees("model_unique", "output_dir")
+def test_model_unique_and_output_dir_say_where_a_run_writes(place, tmp_path):
+    train_here(place, tmp_path / "here", model_unique="mine", train_iters=2)
+    for written in ("checkpoints/mine/2", "checkpoints/mine/latest", "checkpoints/logs/mine/metrics.jsonl"):
+        assert (tmp_path / "here" / written).exists()
+    assert list((tmp_path / "here/tensorboard/mine").glob("events.*"))
+
+
+@sees("save", "save_iters")
+def test_save_and_save_iters(run):
+    assert run(save_iters=3).steps() == [3, 4]
+    without = run(save=False, save_iters=1)
+    assert without.steps() == []
+    assert not (without.checkpoints / "latest").exists()
+    assert iterations(without) == [1, 2, 3, 4]
+
+
+def test_the_settings_of_a_run_are_in_its_checkpoint(plain):
+    saved = plain.state(4)["settings"]
+    assert set(saved) == set(fields(Settings))
+    assert {name: saved[name] for name in SETTINGS} == {**SETTINGS, "save_iters": 1}

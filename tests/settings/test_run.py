@@ -1,0 +1,111 @@
+"""How a run is dealt to processes: defaults, what is refused, and what each setting does."""
+
+import os
+import sys
+
+import pytest
+
+from fm9g.commands import train
+from fm9g.training.inputs import find
+from fm9g.training.settings import RunSettings, Settings
+from tests.settings.helpers import defaults, refused, sees
+from tests.support.runs import SETTINGS, command_here, load_program
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+DEFAULTS = {
+    "n_gpus": 2,
+    "batch_size": 1,
+    "grad_accum": 1,
+    "tp_size": 1,
+    "seed": 1234,
+    "local": False,
+    "ignore_cuda_oom": True,
+    "dry_run": False,
+}
+
+
+def test_defaults():
+    assert defaults(RunSettings) == DEFAULTS
+
+
+@sees("tp_size")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--tp_size", "2"], "tp_size=2: tensor parallelism belongs to a later version; use tp_size=1"),
+        (["--n_gpus", "0"], "n_gpus must be at least 1, not 0"),
+        (["--batch_size", "-1"], "batch_size must be at least 1, not -1"),
+        (["--grad_accum", "0"], "grad_accum must be at least 1"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(words, says):
+    assert says in refused(*words)
+
+
+def launched(monkeypatch, place, tmp_path, **changes):
+    """What launch.py gives to torchrun."""
+    commands = []
+    monkeypatch.setattr(sys, "argv", ["launch.py", "program.py", *place.words(tmp_path, **changes)])
+    monkeypatch.setattr(train, "launch", commands.append)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    load_program("launch").main()
+    return commands[0]
+
+
+@sees("n_gpus")
+def test_n_gpus_is_the_number_of_processes(monkeypatch, place, tmp_path):
+    command = launched(monkeypatch, place, tmp_path, n_gpus=3)
+    assert "--nproc_per_node=3" in command
+    assert "--standalone" in command
+
+
+@sees("max_length", "batch_size", "grad_accum")
+def test_a_step_is_grad_accum_times_batch_size_rows_of_max_length(run):
+    found = run(max_length=32, batch_size=3, grad_accum=2, train_iters=2)
+    assert "6 rows of 32 tokens per step" in found.log
+    assert 5 * 32 < found.metrics()[0]["tokens"] <= 6 * 32
+    stream = found.state(2)["stream"]
+    assert (stream["rows_per_step"], stream["row_length"]) == (6, 32)
+
+
+@sees("local")
+def test_local_takes_paths_as_they_are(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    assert find(Settings(local=False), tmp_path, "tokenizer") == tmp_path / "tokenizer"
+    assert str(find(Settings(local=True), tmp_path, "tokenizer")) == "tokenizer"
+
+
+@sees("ignore_cuda_oom")
+def test_ignore_cuda_oom_is_accepted_and_changes_nothing(plain, run):
+    assert run(ignore_cuda_oom=0).losses() == plain.losses()
+
+
+@sees("seed")
+def test_the_seed_changes_weights_and_data(plain, run):
+    assert run(seed=SETTINGS["seed"]).losses() == plain.losses()
+    other = run(seed=77, train_iters=2, save_iters=1)
+    assert other.losses()[0] != plain.losses()[0]
+    assert other.progress(1)["stream_sha256"] != plain.progress(1)["stream_sha256"]
+
+
+@sees("dry_run")
+def test_dry_run_reports_and_starts_nothing(place, tmp_path):
+    result = command_here(place.words(tmp_path, dry_run=1, n_gpus=2))
+    assert result.returncode == 0
+    for part in (
+        "parameters, float32, 2 layers",
+        "4 rows x 64 = 256 tokens",
+        "2 ranks",
+        "prose",
+        "GB per rank",
+        "lanes",
+    ):
+        assert part in result.output
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+    assert not list(tmp_path.rglob("[0-9]*"))
+
+
+@sees("dry_run")
+@pytest.mark.parametrize("wrong", [{"tokenizer_path": "nowhere"}, {"resume_ckpt": "7"}, {"max_length": 4096}])
+def test_dry_run_checks_everything(place, tmp_path, wrong):
+    assert command_here(place.words(tmp_path, dry_run=1, **wrong)).returncode == 1
