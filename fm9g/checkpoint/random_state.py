@@ -33,10 +33,14 @@ def load_random_state(folder: Path) -> bool:
     path = folder / RANDOM_FILE.format(rank=runtime.rank())
     if not path.exists():
         return False
-    state = torch.load(path, weights_only=True)
+    set_random_state(torch.load(path, weights_only=True))
+    return True
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put all generators into a state of `random_state`."""
     torch.set_rng_state(state["torch"])
     random.setstate((3, tuple(state["python"].tolist()), None))
     np.random.set_state(("MT19937", state["numpy"].numpy().astype(np.uint32), state["numpy_position"], 0, 0.0))
     if "cuda" in state:
         runtime.load_device_random_state(state["cuda"])
-    return True

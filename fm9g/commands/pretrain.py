@@ -24,7 +24,7 @@ def main(app: Path = APP) -> None:
 
         print(report(inputs), flush=True)
         return
-    from fm9g.training.trainer import run
+    from fm9g.training.run import run
 
     run(inputs)
 

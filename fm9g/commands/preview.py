@@ -57,7 +57,7 @@ def main() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # for terminals without UTF-8
     style = Style(wants_color(arguments.color, sys.stdout), arguments.full)
     settings = Settings(dataset_config=arguments.dataset_config)
-    entries = read_mixture(mixture_path(settings, APP))
+    entries = read_mixture(mixture_path(settings, APP, settings.dataset_config))
     plan = Plan(arguments.seed, arguments.max_length, arguments.batch_size, arguments.grad_accum, ranks=arguments.ranks)
     preview = Preview(entries, find(settings, APP, arguments.tokenizer_path), plan, arguments.steps)
     if arguments.rows != 0:

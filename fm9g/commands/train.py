@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from fm9g.checkpoint.folder import RunFolder
 from fm9g.environment import REPOSITORY, whole_number
 from fm9g.errors import UserError
 from fm9g.settings import help_text
 from fm9g.training.inputs import APP, open_inputs
-from fm9g.training.run_folder import RunFolder
 from fm9g.training.settings import Settings, config_paths, read_settings
 from fm9g.training.start import start_from
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fm9g.checkpoint.weights import weights_name
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.record_kinds import unread_texts
 from fm9g.data.stream.document import Corpus
@@ -30,6 +29,7 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Mappin
             "before the end, and a run that is stopped is lost"
         )
     said += _about_tokenizer(inputs, start)
+    said += _about_held_out(inputs)
     for corpus in inputs.corpora:
         read_plainly = corpus.entry.share > 0 and corpus.entry.transforms is None
         unread = corpus.dataset.meta.get("unread_texts", []) if read_plainly else []
@@ -53,6 +53,16 @@ def _about_data(inputs: Inputs, corpus: Corpus, sample: CorpusSample, tokens_per
     return said
 
 
+def _about_held_out(inputs: Inputs) -> list[str]:
+    trained = {entry.path.resolve() for entry in inputs.entries if entry.share > 0}
+    return [
+        f"dataset {entry.task_name!r} of eval_dataset is {entry.path}, which is trained on too: its loss will not tell "
+        "how well the model does on other text"
+        for entry in inputs.held_out
+        if entry.path.resolve() in trained
+    ]
+
+
 def _about_tokenizer(inputs: Inputs, start: Start) -> list[str]:
     said = []
     tokenizer, model = inputs.tokenizer, inputs.model_config.vocab_size
@@ -62,16 +72,13 @@ def _about_tokenizer(inputs: Inputs, start: Start) -> list[str]:
             "tokenizer? The other rows of its embedding are never used"
         )
     if _vocabulary(start) not in (None, tokenizer.vocabulary):
-        weights = start.checkpoint or start.pretrained
         said.append(
-            f"{inputs.tokenizer_path} is not the tokenizer that the weights of {weights} came with: to them, its ids "
-            "mean other text"
+            f"{inputs.tokenizer_path} is not the tokenizer that the weights of {start.weights} came with: to them, "
+            "its ids mean other text"
         )
     return said
 
 
 def _vocabulary(start: Start) -> str | None:
     """What the ids spell of the tokenizer that a start's weights came with, None where it is not known."""
-    if start.checkpoint is not None:
-        return vocabulary_of(start.checkpoint / weights_name(int(start.checkpoint.name)))
-    return None if start.pretrained is None else vocabulary_of(start.pretrained)
+    return None if start.weights is None else vocabulary_of(start.weights)

@@ -4,56 +4,72 @@ from __future__ import annotations
 
 import time
 
-from fm9g.data.stream.loader import Work
-from fm9g.training.inputs import Inputs
-from fm9g.training.run import Run, log
+from fm9g.checkpoint.checkpoints import Checkpoints, Contents
+from fm9g.data.stream.loader import StepBatch, Work
+from fm9g.runtime.log import log
+from fm9g.training.run_state import run_state
+from fm9g.training.run_stream import RunStream
+
+_KEPT_LENGTHS = 100_000
 
 
-class DataRun(Run):
+def _no_units(batch: StepBatch) -> list[int]:
+    return [0] * len(batch.tokens)  # nothing is learned
+
+
+class DataRun:
     """The data pipeline alone: only_run_dataloader."""
 
-    kind = "dataloader"
-
-    def __init__(self, inputs: Inputs) -> None:
-        super().__init__(inputs)
+    def __init__(self, stream: RunStream, checkpoints: Checkpoints) -> None:
+        self._stream, self._checkpoints = stream, checkpoints
+        self._settings, self._progress = stream.inputs.settings, stream.progress
         self._lengths: list[int] = []
         self._places = 0
         self._work: list[Work] = []
 
     def run(self) -> None:
         """Read the steps that are left, save as training does, and report."""
-        started, first_tokens = time.perf_counter(), self.progress.tokens
-        for batch, counts, waited in self.batches():
+        started, first_tokens = time.perf_counter(), self._progress.tokens
+        for step in self._stream.steps(_no_units):
             if not self._work:
-                log(f"first batch after {waited:.2f} s")
-            self._work.append(batch.work)
-            self.advance(batch, counts)
-            for strip in batch.strips:
-                self._lengths += [n for n, task in zip(strip.lengths, strip.tasks, strict=True) if task >= 0]
-            self._places += self.plan.rows_per_step * self.plan.row_length
-            if self.settings.inspect_iters and self.progress.step % self.settings.inspect_iters == 0:
+                log(f"first batch after {step.waited:.2f} s")
+            self._stream.advance(step)
+            self._note(step.batch)
+            every = self._settings.inspect_iters
+            if every and self._progress.step % every == 0:
                 self._report(started, first_tokens)
-            self._lengths = self._lengths[-100_000:]
-            self.save_if_due()
-        self.save_if_new()
+            self._checkpoints.save_if_due(self._progress.step, self._contents)
+        self._checkpoints.save_if_new(self._progress.step, self._contents)
+        self._stream.check_end()
         self._report(started, first_tokens)
         log(self._describe_work())
-        digest = self.digest.fold()
+        digest = self._stream.digest.fold()
         log(f"stream_sha256 {digest}")
 
+    def _note(self, batch: StepBatch) -> None:
+        plan = self._stream.plan
+        self._work.append(batch.work)
+        for strip in batch.strips:
+            self._lengths += [n for n, task in zip(strip.lengths, strip.tasks, strict=True) if task >= 0]
+        self._lengths = self._lengths[-_KEPT_LENGTHS:]
+        self._places += plan.rows_per_step * plan.row_length
+
+    def _contents(self) -> Contents:
+        return Contents(self._stream.files(), run_state(self._stream, "dataloader"))
+
     def _report(self, started: float, first_tokens: int) -> None:
-        seconds, tokens = time.perf_counter() - started, self.progress.tokens - first_tokens
-        shares = ", ".join(self._describe_task(name, epochs) for name, epochs in self.epochs().items())
+        seconds, tokens = time.perf_counter() - started, self._progress.tokens - first_tokens
+        shares = ", ".join(self._describe_task(name, epochs) for name, epochs in self._stream.epochs().items())
         lengths = sorted(self._lengths) or [0]
         middle, longest = lengths[len(lengths) // 2], lengths[-1]
         log(
-            f"data {self.progress.step}/{self.settings.train_iters} | {tokens / max(seconds, 1e-9):,.0f} tok/s | "
+            f"data {self._progress.step}/{self._settings.train_iters} | {tokens / max(seconds, 1e-9):,.0f} tok/s | "
             f"fill {tokens / max(1, self._places):.1%} | "
             f"rank 0: piece length median {middle}, longest {longest} | {shares}"
         )
 
     def _describe_task(self, name: str, epochs: float) -> str:
-        progress = self.progress
+        progress = self._progress
         tokens, documents, skipped = (
             counts.get(name, 0) for counts in (progress.task_tokens, progress.task_documents, progress.task_skipped)
         )
@@ -68,7 +84,7 @@ class DataRun(Run):
         reading, transforming, tokenizing = (
             sum(getattr(w, part) for w in work) / total for part in ("reading", "transforming", "tokenizing")
         )
-        tokens = self._places / self.plan.ranks
+        tokens = self._places / self._stream.plan.ranks
         last = {w.process: w for w in work}.values()
         memory = ", ".join(f"{w.memory_bytes / 1e6:,.0f} MB" for w in last)
         retries = sum(w.retries for w in last)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fm9g.checkpoint.folder import RunFolder
 from fm9g.data.stream.document import Corpus
 from fm9g.data.stream.forecast import CorpusSample, describe, endings, sample_corpus
 from fm9g.data.stream.loader import LANES_PER_ROW
@@ -13,7 +14,6 @@ from fm9g.model.config import ModelConfig
 from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions
 from fm9g.training.inputs import Inputs
-from fm9g.training.run_folder import RunFolder
 from fm9g.training.schedule import FLOOR
 from fm9g.training.settings import Settings
 from fm9g.training.start import start_from
@@ -71,6 +71,7 @@ def report(inputs: Inputs) -> str:
     ]
     samples = {corpus.entry.task_name: sample_corpus(corpus) for corpus in _read(inputs)}
     lines += _describe_data(inputs, samples, places)
+    lines += _describe_evaluation(inputs)
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
@@ -99,6 +100,13 @@ def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], places: 
     found = endings(inputs.corpora, places, [0] * len(inputs.corpora), 0, means)
     all_end = all(corpus.entry.epochs is not None for corpus in _read(inputs))
     return lines + [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
+
+
+def _describe_evaluation(inputs: Inputs) -> list[str]:
+    settings = inputs.settings
+    names = ", ".join(entry.task_name for entry in inputs.held_out)
+    read = f"{settings.eval_iters:,} steps of" if settings.eval_iters else "all of"
+    return [f"evaluation   every {settings.eval_interval:,} iterations, {read} {names}"] if names else []
 
 
 def _unexportable(inputs: Inputs) -> list[str]:

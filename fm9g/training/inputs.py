@@ -33,6 +33,7 @@ class Inputs:
     tokenizer_path: Path
     entries: list[MixtureEntry]
     corpora: list[Corpus]
+    held_out: list[MixtureEntry]  # of the evaluation, each read once
     app: Path
 
     @property
@@ -51,9 +52,8 @@ def find(settings: Settings, app: Path, value: str) -> Path:
     return beside[0] if beside else path
 
 
-def mixture_path(settings: Settings, app: Path) -> Path:
-    """The mixture file: a path, or the name of one in dataset_config/."""
-    value = settings.dataset_config
+def mixture_path(settings: Settings, app: Path, value: str) -> Path:
+    """The mixture file that `value` means: a path, or the name of one in dataset_config/."""
     if value.endswith(".json"):
         return find(settings, app, value)
     return find(settings, app, f"dataset_config/{value}.json")
@@ -72,13 +72,22 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
             f"{tokenizer_path}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
             f"{config.vocab_size} (vocab_size of config {settings.config!r})"
         )
-    entries = read_mixture(mixture_path(settings, app))
-    corpora = [Corpus(entry, tokenizer, settings.seed, settings.max_length) for entry in entries]
+    entries = read_mixture(mixture_path(settings, app, settings.dataset_config))
+    held_out = _read_held_out(settings, app)
+    corpora = [Corpus(entry, tokenizer, settings.seed, settings.max_length) for entry in [*entries, *held_out]]
     for corpus in corpora:
         _check_dataset(corpus)
     weights = settings.pretrained_model and str(find(settings, app, settings.pretrained_model))
     settings = dataclasses.replace(settings, pretrained_model=weights)
-    return Inputs(settings, config, tokenizer, tokenizer_path, entries, corpora, app)
+    return Inputs(settings, config, tokenizer, tokenizer_path, entries, corpora[: len(entries)], held_out, app)
+
+
+def _read_held_out(settings: Settings, app: Path) -> list[MixtureEntry]:
+    """The entries of the evaluation's mixture, each to be read once; [] without one."""
+    if not settings.eval_dataset:
+        return []
+    entries = read_mixture(mixture_path(settings, app, settings.eval_dataset))
+    return [dataclasses.replace(entry, allow_repeat=False) for entry in entries]
 
 
 def read_model_config(settings: Settings) -> ModelConfig:

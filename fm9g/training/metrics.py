@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class Metrics:
     task_documents: dict[str, int]
     task_epochs: dict[str, float]
     loss_scale: float
+    seen: dict[str, float] = field(default_factory=dict)  # by the objective, beside its loss
+    eval_loss: float | None = None  # of a held-out evaluation after this iteration, as all that follow
+    eval_perplexity: float | None = None
+    eval_task_loss: dict[str, float] = field(default_factory=dict)
+    eval_seen: dict[str, float] = field(default_factory=dict)
 
 
 def readable_time(seconds: float) -> str:
@@ -133,9 +138,14 @@ class MetricsWriter:
             "Speed/step_seconds": metrics.step_seconds,
             "Speed/data_seconds": metrics.data_seconds,
             "Data/tokens": metrics.tokens,
+            "Loss/eval": metrics.eval_loss,
+            "Eval/perplexity": metrics.eval_perplexity,
+            **{f"Objective/{name}": value for name, value in metrics.seen.items()},
+            **{f"Eval/{name}": value for name, value in metrics.eval_seen.items()},
         }
         if self._all_tasks:
             scalars |= {f"Loss/task/{task}": loss for task, loss in metrics.task_loss.items()}
+            scalars |= {f"Loss/eval_task/{task}": loss for task, loss in metrics.eval_task_loss.items()}
             scalars |= {f"Data/task_tokens/{task}": count for task, count in metrics.task_tokens.items()}
             scalars |= {f"Data/task_documents/{task}": count for task, count in metrics.task_documents.items()}
             scalars |= {f"Data/task_epochs/{task}": count for task, count in metrics.task_epochs.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fm9g.errors import UserError
+from fm9g.objectives import OBJECTIVES
 from fm9g.settings import Group, setting
 
 SCHEDULERS = ("cosine", "warmupstabledrop", "warmupstableexp")
@@ -19,6 +20,12 @@ class OptimizerSettings(Group):
     title: ClassVar[str] = "Optimisation"
     chinese_title: ClassVar[str] = "优化"
 
+    objective: str = setting(
+        "pretrain",
+        "what is learned: pretrain (the next token)",
+        "学习目标：pretrain（预测下一个 token）",
+        choices=OBJECTIVES,
+    )
     train_iters: int = setting(10000, "iterations to run", "要运行的迭代数", least=1, told=True, learned_with=True)
     lr: float = setting(
         1e-2,

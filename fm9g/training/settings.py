@@ -18,6 +18,7 @@ from fm9g.files import read_json, user_path
 from fm9g.lora.settings import LoraSettings
 from fm9g.model.settings import ModelSettings
 from fm9g.settings import Group, Merged, fields, merge, parse_lines, parse_mapping, parse_words, setting
+from fm9g.training.evaluation_settings import EvaluationSettings
 from fm9g.training.metrics_settings import MetricsSettings
 from fm9g.training.optimizer_settings import OptimizerSettings
 
@@ -65,6 +66,7 @@ class Settings(
     DataSettings,
     RunSettings,
     OptimizerSettings,
+    EvaluationSettings,
     OutputSettings,
     MetricsSettings,
     LoraSettings,

@@ -1,27 +1,31 @@
-"""Where a run starts."""
+"""Where a run starts: from settings and what is on the disk to what is loaded and how rows are dealt."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 from fm9g.checkpoint.settings import StartSettings
+from fm9g.checkpoint.weights import weights_name
 from fm9g.errors import UserError
 from fm9g.files import require_file
+from fm9g.training.settings import Settings
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with: a checkpoint of its own, or pretrained weights, or (both None) new ones."""
+    """What a run begins with; what is not named begins anew."""
 
-    checkpoint: Path | None = None  # the folder of a step
-    pretrained: Path | None = None  # a .pt
-    only_weights: bool = False  # of the checkpoint: all else is new
+    weights: Path | None = None  # a .pt
+    optimizer: Path | None = None  # the folder of a checkpoint, for the optimizer's state
+    resumed: Path | None = None  # that of the checkpoint whose progress, loss scale and random generators go on
+    data: bool = False  # whether its data goes on, too
 
     def __str__(self) -> str:
-        if self.checkpoint is not None:
-            return f"step 0 with the weights of {self.checkpoint}" if self.only_weights else f"{self.checkpoint}"
-        return "step 0 with new weights" if self.pretrained is None else f"step 0 with the weights of {self.pretrained}"
+        if self.resumed is not None:
+            return str(self.resumed)
+        return "step 0 with new weights" if self.weights is None else f"step 0 with the weights of {self.weights}"
 
 
 def start_from(settings: StartSettings, checkpoints: Path, step: int | None) -> Start:
@@ -30,12 +34,38 @@ def start_from(settings: StartSettings, checkpoints: Path, step: int | None) -> 
     What is resumed comes first, so that the same command begins a run from pretrained weights and restarts it.
     """
     if step is not None:
-        return Start(checkpoint=checkpoints / str(step), only_weights=bool(settings.only_load_model))
+        folder, full = checkpoints / str(step), not settings.only_load_model
+        optimizer = full if settings.load_grad is None else settings.load_grad
+        return Start(
+            weights=folder / weights_name(step),
+            optimizer=folder if optimizer else None,
+            resumed=folder if full else None,
+            data=full and settings.load_dataloader_ckpt is not False,
+        )
     if not settings.pretrained_model:
+        if settings.load_grad:
+            raise UserError("load_grad=1 needs a checkpoint: give resume_ckpt or pretrained_model")
         return Start()
     weights = Path(settings.pretrained_model)
     try:
         require_file(weights)
     except UserError as error:
         raise UserError(f"pretrained_model: {error}") from None
-    return Start(pretrained=weights)
+    return Start(weights=weights, optimizer=weights.parent if settings.load_grad else None)
+
+
+def deal_rows(settings: Settings, rows: int, ranks: int) -> Settings:
+    """The settings with which a step of so many ranks has as many rows as in the saved run.
+
+    The order of rows depends on their number per step, so where no grad_accum fits this is a UserError.
+    """
+    if rows % (ranks * settings.batch_size):
+        sizes = [size for size in range(1, rows + 1) if rows % (ranks * size) == 0]
+        fitting = ", ".join(f"batch_size {size} with grad_accum {rows // (ranks * size)}" for size in sizes)
+        numbers = ", ".join(str(count) for count in range(1, rows + 1) if rows % count == 0)
+        raise UserError(
+            f"the checkpoint was made with {rows} rows per step, which {ranks} rank(s) with batch_size "
+            f"{settings.batch_size} cannot divide: use {fitting or f'a number of ranks among {numbers}'}, "
+            "or load_dataloader_ckpt=0 to start the data anew"
+        )
+    return dataclasses.replace(settings, grad_accum=rows // (ranks * settings.batch_size))

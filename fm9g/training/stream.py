@@ -16,7 +16,6 @@ from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.errors import UserError
 from fm9g.training.inputs import Inputs
-from fm9g.training.settings import Settings
 
 DATA_FILE = "data-{rank:05d}.pt"
 
@@ -69,23 +68,6 @@ def describe_stream(inputs: Inputs, plan: Plan, generations: Generations) -> dic
             for corpus in inputs.corpora
         ],
     }
-
-
-def grad_accum_for(settings: Settings, rows: int, ranks: int) -> int:
-    """The micro-steps with which a step has as many rows as in the saved run.
-
-    The order of rows depends on their number per step, so where no grad_accum fits this is a UserError.
-    """
-    if rows % (ranks * settings.batch_size):
-        sizes = [size for size in range(1, rows + 1) if rows % (ranks * size) == 0]
-        fitting = ", ".join(f"batch_size {size} with grad_accum {rows // (ranks * size)}" for size in sizes)
-        numbers = ", ".join(str(count) for count in range(1, rows + 1) if rows % count == 0)
-        raise UserError(
-            f"the checkpoint was made with {rows} rows per step, which {ranks} rank(s) with batch_size "
-            f"{settings.batch_size} cannot divide: use {fitting or f'a number of ranks among {numbers}'}, "
-            "or load_dataloader_ckpt=0 to start the data anew"
-        )
-    return rows // (ranks * settings.batch_size)
 
 
 def check_stream(inputs: Inputs, saved: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from fm9g.data import jsonl_files
 from tests.support.builds import dump
-from tests.support.runs import Place
+from tests.support.places import Place
 
 
 @pytest.fixture(scope="session")

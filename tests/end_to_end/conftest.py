@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.runs import Place
+from tests.support.places import Place
 
 
 @pytest.fixture(scope="session")

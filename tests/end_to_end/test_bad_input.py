@@ -9,23 +9,12 @@ import torch
 
 from fm9g.data.index.build import Options, build
 from fm9g.data.stream.order import Generation, RecordOrder
+from tests.support.apps import start_app
+from tests.support.outputs import Output, copy_output
+from tests.support.places import PROSE_RECORDS, SETTINGS, Place, index, prose_records, write_jsonl
+from tests.support.processes import descendants, is_alive, wait_until
 from tests.support.ranks import finish
-from tests.support.runs import (
-    PROSE_RECORDS,
-    SETTINGS,
-    Output,
-    Place,
-    command_here,
-    copy_output,
-    descendants,
-    index,
-    is_alive,
-    prose_records,
-    start_app,
-    train_here,
-    wait_until,
-    write_jsonl,
-)
+from tests.support.runs_here import command_here, train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 _ROWS = 2  # of a step

@@ -11,7 +11,11 @@ import pytest
 
 from fm9g.data.index.build import Options, build
 from fm9g.errors import UserError
-from tests.support.runs import Output, index, kill_all, prose_records, run_app, start_app, train_here, wait_until
+from tests.support.apps import run_app, start_app
+from tests.support.outputs import Output
+from tests.support.places import index, prose_records
+from tests.support.processes import kill_all, wait_until
+from tests.support.runs_here import train_here
 
 DATA = {"only_run_dataloader": 1, "batch_size": 1, "save": True, "inspect_iters": 0}
 ROWS = 8  # a step, on any number of ranks

@@ -9,7 +9,8 @@ import sentencepiece
 
 from fm9g.convert.tokenizer.of_weights import note_tokenizer
 from fm9g.data.tokens.tokenizer import load_tokenizer
-from tests.support.runs import command_here, index, train_here
+from tests.support.places import index
+from tests.support.runs_here import command_here, train_here
 from tests.support.tiny_tokenizers import sentence_pieces
 
 

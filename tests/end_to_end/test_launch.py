@@ -11,19 +11,11 @@ import pytest
 
 from fm9g.commands import train
 from fm9g.errors import UserError
-from tests.support.ranks import free_port
-from tests.support.runs import (
-    APP,
-    SCRIPT,
-    Output,
-    descendants,
-    finish,
-    is_alive,
-    run_app,
-    start_app,
-    train_here,
-    wait_until,
-)
+from tests.support.apps import SCRIPT, run_app, start_app
+from tests.support.outputs import Output
+from tests.support.processes import descendants, is_alive, wait_until
+from tests.support.ranks import finish, free_port
+from tests.support.runs_here import APP, train_here
 
 
 @pytest.fixture
@@ -219,7 +211,7 @@ def test_a_rank_that_is_killed_is_named_in_a_line(place, tmp_path):
 
 
 def test_a_second_run_of_the_same_name_is_refused_while_the_first_one_writes(place, single_rank, tmp_path):
-    from fm9g.training.run_folder import RunFolder
+    from fm9g.checkpoint.folder import RunFolder
 
     folder = RunFolder(tmp_path / "out", "u", "")
     folder.create()

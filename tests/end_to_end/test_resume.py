@@ -10,19 +10,10 @@ import time
 import pytest
 import torch
 
-from tests.support.runs import (
-    Output,
-    copy_output,
-    descendants,
-    is_alive,
-    kill_all,
-    run_app,
-    run_killed,
-    start_app,
-    train_here,
-    training_here,
-    wait_until,
-)
+from tests.support.apps import run_app, run_killed, start_app
+from tests.support.outputs import Output, copy_output
+from tests.support.processes import descendants, is_alive, kill_all, wait_until
+from tests.support.runs_here import train_here, training_here
 
 STEPS, KILLED_AT = 12, 6
 
@@ -103,10 +94,10 @@ def test_a_resume_can_go_back_to_an_earlier_step(place, single_rank, tmp_path):
 def test_after_a_return_to_an_earlier_step_latest_follows_the_new_course(place, single_rank, tmp_path):
     train_here(place, tmp_path, train_iters=6, save_iters=2)
     with training_here(place, tmp_path, train_iters=6, save_iters=2, resume_ckpt=2, lr=1e-4) as run:
-        run.progress.step = 4  # as if it were killed after this checkpoint, with that of step 6 from before
-        run.save()
+        run.stream.progress.step = 4  # as if it were killed after this checkpoint, with that of step 6 from before
+        run.checkpoints.save(run.stream.progress.step, run.contents)
     with training_here(place, tmp_path, resume_ckpt="latest", train_iters=6) as run:
-        assert run.progress.step == 4
+        assert run.stream.progress.step == 4
 
 
 def test_a_finished_run_that_is_resumed_has_nothing_to_do(place, single_rank, tmp_path):

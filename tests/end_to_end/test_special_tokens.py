@@ -7,7 +7,8 @@ from fm9g.data.stream.loader import Plan, StepStream
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import load_tokenizer
-from tests.support.runs import Place, command_here, index
+from tests.support.places import Place, index
+from tests.support.runs_here import command_here
 from tests.support.tiny_tokenizers import KINDS
 
 STRIKE = [{"input": "", "output": f"the <s>tiny</s> model {i}"} for i in range(20)]

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from fm9g.runtime.backend import bmtrain_folder, load_extension, probe_kernels
+from tests.support.apps import run_app
+from tests.support.outputs import Output
+from tests.support.places import Place
 from tests.support.ranks import run_ranks
-from tests.support.runs import Output, Place, run_app
 
 PROGRAM = """
 import json, sys, torch

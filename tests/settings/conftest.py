@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import Ended, Output, Place, copy_output, train_here
+from tests.support.outputs import Output, copy_output
+from tests.support.places import Place
+from tests.support.runs_here import Ended, train_here
 
 
 @pytest.fixture(scope="session")

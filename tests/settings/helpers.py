@@ -10,7 +10,7 @@ import pytest
 from fm9g.errors import UserError
 from fm9g.settings import Group, fields
 from fm9g.training.settings import Settings, read_settings
-from tests.support.runs import Output
+from tests.support.outputs import Output
 
 Test = TypeVar("Test", bound=Callable[..., None])
 SEEN: set[str] = set()

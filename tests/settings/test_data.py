@@ -12,7 +12,9 @@ from fm9g.training import stream
 from fm9g.training.inputs import mixture_path
 from fm9g.training.settings import Settings
 from tests.settings.helpers import defaults, refused, sees
-from tests.support.runs import Output, index, train_here
+from tests.support.outputs import Output
+from tests.support.places import index
+from tests.support.runs_here import train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {
@@ -78,7 +80,7 @@ def test_tokenizer_path_chooses_the_tokenizer(place, plain, run, tmp_path):
 def test_dataset_config_is_a_path_or_a_name(place, run):
     mixture = place.write_mixture("one", [{"path": "prose", "abs_weight": 1, "task_name": "alone"}])
     assert set(run(dataset_config=mixture).metrics()[0]["task_tokens"]) == {"alone"}
-    assert mixture_path(Settings(), place.root).parts[-2:] == ("dataset_config", "data_test.json")
+    assert mixture_path(Settings(), place.root, "data_test").parts[-2:] == ("dataset_config", "data_test.json")
 
 
 @sees("dataloader_num_workers", "dataloader_num_threads", "dataloader_prefetch", "dataloader_prefetch_factor")

@@ -15,6 +15,7 @@ from tests.settings.helpers import SEEN
 def test_every_setting_is_seen() -> None:
     for path in Path(__file__).parent.glob("test_*.py"):
         importlib.import_module(f"tests.settings.{path.stem}")
+    importlib.import_module("tests.objectives.test_objectives")
     assert set(fields(Settings)) == SEEN
 
 

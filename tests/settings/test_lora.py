@@ -4,7 +4,7 @@ import pytest
 
 from fm9g.lora.settings import LoraSettings
 from tests.settings.helpers import defaults, refused, sees
-from tests.support.runs import command_here
+from tests.support.runs_here import command_here
 
 DEFAULTS = {"lora_layer": None, "lora_r": None, "lora_alpha": None, "lora_dropout": None}
 

@@ -5,7 +5,7 @@ import pytest
 from fm9g.model.settings import ModelSettings
 from fm9g.runtime import bmt
 from tests.settings.helpers import defaults, refused, sees
-from tests.support.runs import training_here
+from tests.support.runs_here import training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {"config": "7b", "eps": None, "flash": "cuda", "use_checkpoint": False}
@@ -62,4 +62,4 @@ def test_use_checkpoint_recomputes_and_changes_nothing(place, plain, run, tmp_pa
 
 
 def blocks(training):
-    return [module for module in training.model.modules() if isinstance(module, bmt.Block)]
+    return [module for module in training.learner.model.modules() if isinstance(module, bmt.Block)]

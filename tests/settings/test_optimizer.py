@@ -9,10 +9,11 @@ from fm9g.errors import UserError
 from fm9g.runtime import bmt
 from fm9g.training.optimizer_settings import OptimizerSettings
 from tests.settings.helpers import FROZEN, defaults, iterations, rates, refused, sees
-from tests.support.runs import training_here
+from tests.support.runs_here import training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {
+    "objective": "pretrain",
     "train_iters": 10000,
     "lr": 0.01,
     "lr_scheduler": "cosine",
@@ -68,7 +69,7 @@ def test_values_that_no_run_can_have_are_refused(words, says):
 def test_offload_gives_the_same_numbers(place, plain, run, tmp_path):
     assert run(offload=1).losses() == pytest.approx(plain.losses(), rel=1e-6)
     with training_here(place, tmp_path / "o", offload=True) as training:
-        assert isinstance(training.optimizer, bmt.optim.AdamOffloadOptimizer)
+        assert isinstance(training.learner.optimizer, bmt.optim.AdamOffloadOptimizer)
 
 
 @sees("train_iters")

@@ -6,7 +6,8 @@ from fm9g.checkpoint.settings import OutputSettings
 from fm9g.settings import fields
 from fm9g.training.settings import Settings
 from tests.settings.helpers import defaults, iterations, refused, sees
-from tests.support.runs import SETTINGS, train_here
+from tests.support.places import SETTINGS
+from tests.support.runs_here import train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {

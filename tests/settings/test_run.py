@@ -9,7 +9,8 @@ from fm9g.commands import train
 from fm9g.training.inputs import find
 from fm9g.training.settings import RunSettings, Settings
 from tests.settings.helpers import defaults, refused, sees
-from tests.support.runs import SETTINGS, command_here, load_program
+from tests.support.places import SETTINGS
+from tests.support.runs_here import command_here, load_program
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {

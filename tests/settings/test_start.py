@@ -7,7 +7,7 @@ from fm9g.checkpoint.settings import StartSettings
 from fm9g.errors import UserError
 from fm9g.training import stream
 from tests.settings.helpers import FROZEN, defaults, iterations, rates, refused, sees
-from tests.support.runs import train_here
+from tests.support.runs_here import train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {

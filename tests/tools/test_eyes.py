@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fm9g.training.settings import Settings
-from tests.support.runs import Place, index
+from tests.support.places import Place, index
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 POEMS = ["床前明月光\n疑是地上霜", "春眠不覺曉\x1b[31m", "白日依山盡 " + "長" * 3000, "last"]

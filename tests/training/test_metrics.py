@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from fm9g.display import columns
 from fm9g.training.metrics import Metrics, MetricsWriter, drop_later_lines, readable_line, readable_time
 from fm9g.training.throughput import peak_flops
-from tests.support.runs import Output
+from tests.support.outputs import Output
 
 KEYS = [
     *("iteration", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "mfu", "step_seconds", "data_seconds"),
     *("memory_bytes", "task_loss", "task_tokens", "task_documents", "task_epochs", "loss_scale"),
+    *("seen", "eval_loss", "eval_perplexity", "eval_task_loss", "eval_seen"),
 ]
 
 

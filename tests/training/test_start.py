@@ -9,7 +9,7 @@ from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.training.inputs import fit_length
 from fm9g.training.settings import COMMAND_LINE, Settings, read_settings
-from fm9g.training.start import Start, start_from
+from fm9g.training.start import Start, deal_rows, start_from
 
 
 def model(positions):
@@ -87,12 +87,41 @@ def test_pretrained_weights_are_for_a_run_with_nothing_to_resume(tmp_path):
     weights = tmp_path / "w.pt"
     weights.write_bytes(b"")
     settings = Settings(pretrained_model=str(weights), resume_ckpt="latest", sources={"lr": COMMAND_LINE})
-    assert start_from(settings, tmp_path, None) == Start(pretrained=weights)
-    assert start_from(settings, tmp_path, 40) == Start(checkpoint=tmp_path / "40")
+    assert start_from(settings, tmp_path, None) == Start(weights=weights)
+    assert start_from(settings, tmp_path, 40).resumed == tmp_path / "40"
     weights.unlink()
-    assert start_from(settings, tmp_path, 40).checkpoint == tmp_path / "40"  # they are needed no more
+    assert start_from(settings, tmp_path, 40).resumed == tmp_path / "40"  # they are needed no more
     with pytest.raises(UserError, match=r"w\.pt: no such file"):
         start_from(settings, tmp_path, None)
+
+
+def test_what_a_resume_takes_along(tmp_path):
+    folder, weights = tmp_path / "40", tmp_path / "40/fm9g_live_checkpoint-40.pt"
+
+    def start(**settings):
+        return start_from(Settings(**settings), tmp_path, 40)
+
+    assert start() == Start(weights, optimizer=folder, resumed=folder, data=True)
+    assert start(load_grad=False) == Start(weights, resumed=folder, data=True)
+    assert start(load_dataloader_ckpt=False) == Start(weights, optimizer=folder, resumed=folder)
+    assert start(only_load_model=True) == Start(weights)
+    assert start(only_load_model=True, load_grad=True) == Start(weights, optimizer=folder)
+
+
+def test_an_optimizer_state_needs_a_checkpoint_to_come_from(tmp_path):
+    with pytest.raises(UserError, match="load_grad=1 needs a checkpoint: give resume_ckpt or pretrained_model"):
+        start_from(Settings(load_grad=True), tmp_path, None)
+    (tmp_path / "w.pt").write_bytes(b"")
+    settings = Settings(load_grad=True, pretrained_model=str(tmp_path / "w.pt"))
+    assert start_from(settings, tmp_path, None) == Start(tmp_path / "w.pt", optimizer=tmp_path)
+
+
+def test_rows_are_dealt_to_other_ranks_as_they_were():
+    settings = Settings(batch_size=2, grad_accum=4)
+    assert deal_rows(settings, 16, ranks=2).grad_accum == 4
+    assert deal_rows(settings, 16, ranks=8).grad_accum == 1
+    with pytest.raises(UserError, match=r"16 rows per step, which 3 rank\(s\) with batch_size 2 cannot divide"):
+        deal_rows(settings, 16, ranks=3)
 
 
 def test_a_step_and_pretrained_weights_contradict_each_other():
@@ -102,9 +131,5 @@ def test_a_step_and_pretrained_weights_contradict_each_other():
 
 def test_a_start_is_told_in_words(tmp_path):
     assert str(Start()) == "step 0 with new weights"
-    assert str(Start(pretrained=tmp_path / "w.pt")) == f"step 0 with the weights of {tmp_path}/w.pt"
-    assert str(Start(checkpoint=tmp_path / "5", only_weights=True)) == f"step 0 with the weights of {tmp_path}/5"
-    assert str(Start(checkpoint=tmp_path / "5")) == str(tmp_path / "5")
-
-
-# where settings come from
+    assert str(Start(weights=tmp_path / "w.pt")) == f"step 0 with the weights of {tmp_path}/w.pt"
+    assert str(Start(weights=tmp_path / "w.pt", resumed=tmp_path / "5")) == str(tmp_path / "5")

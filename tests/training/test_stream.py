@@ -12,7 +12,9 @@ from fm9g.data.stream.lane import Lane
 from fm9g.data.stream.loader import STREAM_RULES
 from fm9g.errors import UserError
 from tests.support.corpora import OFF, Line, deviations
-from tests.support.runs import Output, index, train_here
+from tests.support.outputs import Output
+from tests.support.places import index
+from tests.support.runs_here import train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DATA = {"only_run_dataloader": 1, "save_iters": 8}

@@ -9,7 +9,7 @@ from fm9g.data.index import reading
 from fm9g.data.index.dataset import DamagedRecord, IndexedDataset
 from fm9g.data.index.reading import SteadyFile
 from fm9g.errors import UserError
-from tests.support.runs import index
+from tests.support.places import index
 
 
 @pytest.fixture

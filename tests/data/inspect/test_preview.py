@@ -15,7 +15,7 @@ from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from tests.support.runs import Place, index
+from tests.support.places import Place, index
 from tests.support.tiny_tokenizers import chat
 
 ROW = 48

@@ -9,7 +9,7 @@ from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from tests.support.runs import index
+from tests.support.places import index
 from tests.support.tiny_tokenizers import chat
 
 ROW = 24

@@ -13,7 +13,7 @@ from fm9g.data.stream.continuation import rearrange_states
 from fm9g.data.stream.loader import LANES_PER_ROW, Plan, StepStream
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
-from tests.support.runs import index
+from tests.support.places import index
 
 ROW, ROWS = 48, 4  # tokens a row, rows a step
 STEPS = 40

@@ -9,7 +9,7 @@ from fm9g.data.stream.document import Corpus, Document
 from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, describe, endings, sample_corpus, tokens_per_document
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.tokens.tokenizer import load_tokenizer
-from tests.support.runs import index
+from tests.support.places import index
 
 
 def corpus(name, share, records, epochs, size=10):

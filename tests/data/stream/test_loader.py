@@ -27,7 +27,7 @@ from fm9g.data.stream.loader import (
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.errors import UserError
-from tests.support.runs import index
+from tests.support.places import index
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 ROW, ROWS = 32, 4

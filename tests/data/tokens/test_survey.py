@@ -11,7 +11,7 @@ from fm9g.data.tokens.sample import sample_tokens
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.survey import Survey
 from fm9g.data.tokens.tokenizer import load_tokenizer
-from tests.support.runs import index
+from tests.support.places import index
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from fm9g.data.inspect.dataset import token_lines
 from fm9g.data.tokens.sample import sample_tokens, spread
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from tests.support.runs import index
+from tests.support.places import index
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fm9g import files
+from fm9g.checkpoint.folder import RunFolder
 from fm9g.errors import UserError
-from fm9g.training.run_folder import RunFolder
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from fm9g.data.stream.loader import IGNORED
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.model.packed import Packed
 from fm9g.runtime import bmt
-from fm9g.training.objective import train_step
-from tests.support.runs import index, train_here, training_here
+from fm9g.training.step import step_losses
+from tests.support.places import index
+from tests.support.runs_here import train_here, training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 
@@ -18,33 +19,33 @@ def losses_by_hand(run, batch):
     """[places of the step] losses with gradient, and the task of each place."""
     losses, tasks = [], []
     for strip in batch.strips:
-        logits = run.model(strip.tokens, Packed.from_lengths(strip.lengths, torch.device("cpu")))
+        logits = run.learner.model(strip.tokens, Packed.from_lengths(strip.lengths, torch.device("cpu")))
         losses.append(F.cross_entropy(logits, strip.targets.long(), ignore_index=IGNORED, reduction="none"))
         tasks += [task for task, length in zip(strip.tasks, strip.lengths, strict=True) for _ in range(length)]
     return torch.cat(losses), torch.tensor(tasks)
 
 
 def gradients(run):
-    return {name: param.grad.clone() for name, param in run.model.named_parameters()}
+    return {name: param.grad.clone() for name, param in run.learner.model.named_parameters()}
 
 
 @pytest.mark.parametrize(("batch_size", "grad_accum"), [(1, 4), (4, 1), (2, 2)])
 def test_the_loss_is_a_mean_over_the_valid_tokens_of_all_micro_steps(place, tmp_path, batch_size, grad_accum):
     with training_here(place, tmp_path, batch_size=batch_size, grad_accum=grad_accum) as run:
-        batch, counts, _ = next(run.batches())
+        batch, counts, _ = next(run.stream.steps(run.learner.units))
         losses, tasks = losses_by_hand(run, batch)
         valid = torch.cat([strip.targets for strip in batch.strips]) != IGNORED
         assert 0 < valid.sum() < len(valid)  # questions and padding are there
         mean = losses.sum() / valid.sum()
-        run.manager.zero_grad()
+        run.learner.manager.zero_grad()
         mean.backward()
         expected = gradients(run)
-        run.manager.zero_grad()
-        loss, by_task = train_step(run.model, run.manager, batch, counts)
-        assert loss == pytest.approx(mean.item(), rel=1e-6)
+        run.learner.manager.zero_grad()
+        found = step_losses(run.learner.objective, batch, counts, run.learner.manager.backward)
+        assert found.loss == pytest.approx(mean.item(), rel=1e-6)
         for task in (0, 1):
             of_task = losses[valid & (tasks == task)].mean().item()
-            assert by_task[task] == pytest.approx(of_task, rel=1e-6)
+            assert found.by_task[task] == pytest.approx(of_task, rel=1e-6)
         for name, gradient in gradients(run).items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-7)
 
@@ -104,5 +105,5 @@ def test_a_step_without_tokens_changes_nothing_and_the_run_goes_on(place, tmp_pa
 def test_ranks_do_not_divide_the_gradient_again(place, tmp_path):
     """BMTrain's manager divides by the number of ranks unless told otherwise."""
     with training_here(place, tmp_path) as run:
-        assert run.manager.grad_scale == 1
-        assert isinstance(run.optimizer, bmt.optim.AdamOptimizer)
+        assert run.learner.manager.grad_scale == 1
+        assert isinstance(run.learner.optimizer, bmt.optim.AdamOptimizer)

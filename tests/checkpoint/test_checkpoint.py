@@ -10,8 +10,10 @@ import torch
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
+from fm9g.training.learner import Diverged
+from tests.support.outputs import Output
 from tests.support.ranks import run_ranks
-from tests.support.runs import APP, Output, train_here, training_here
+from tests.support.runs_here import APP, train_here, training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 
@@ -131,8 +133,8 @@ def test_weights_optimizer_and_random_states_come_back(place, tmp_path, dtype):
     random_state = torch.load(first.checkpoints / "2/random-00000.pt", weights_only=True)["torch"]
     with training_here(place, tmp_path, config=config, resume_ckpt="latest") as run:
         assert torch.equal(torch.get_rng_state(), random_state)
-        assert run.progress.step == 2
-        run.save()
+        assert run.stream.progress.step == 2
+        run.checkpoints.save(run.stream.progress.step, run.contents)
     assert (first.checkpoints / "2.superseded-1").is_dir()
     aside = Output(tmp_path)
     weights = torch.load(first.checkpoints / "2.superseded-1/fm9g_live_checkpoint-2.pt", weights_only=True)
@@ -165,17 +167,17 @@ from pathlib import Path
 from fm9g import runtime
 from fm9g.training.settings import read_settings
 from fm9g.training.inputs import open_inputs
-from fm9g.training.run_folder import RunFolder
-from fm9g.training.trainer import Training
+from fm9g.checkpoint.folder import RunFolder
+from fm9g.training.run import open_loop
 
 app, runs = sys.argv[1:]
 runtime.initialize(seed=1)
 for words, target in json.loads(runs):
-    run = Training(open_inputs(read_settings(words), Path(app)))
-    run.folder = RunFolder(Path(target), "u", "")
-    run.folder.create()
+    run = open_loop(open_inputs(read_settings(words), Path(app)))
+    run.checkpoints.folder = RunFolder(Path(target), "u", "")
+    run.checkpoints.folder.create()
     runtime.barrier()
-    run.save()
+    run.checkpoints.save(run.stream.progress.step, run.contents)
 """
 
 
@@ -197,7 +199,7 @@ def test_any_number_of_ranks_loads_the_same_optimizer_state(place, tmp_path):
         assert two.state(3)["ranks"] == 2
         changes = {"config": place.config.with_name(f"ranks_{dtype}.json"), "grad_accum": 2, "resume_ckpt": "3"}
         with training_here(place, two.root, **changes) as run:
-            run.save()
+            run.checkpoints.save(run.stream.progress.step, run.contents)
         assert_same_optimizer(two.optimizer(3), one.optimizer(3))
         assert two.state(3)["ranks"] == 1
 
@@ -257,8 +259,8 @@ def test_keys_that_do_not_fit_can_be_left_out(place, tmp_path, weights_file, tra
     with training_here(
         place, tmp_path / "o", pretrained_model=weights_file(change), strict_state_dict=0, lr=0, weight_decay=0
     ) as run:
-        head = run.model.lm_head.weight.detach().clone()
-        embedding = run.model.input_embedding.weight.detach().clone()
+        head = run.learner.model.lm_head.weight.detach().clone()
+        embedding = run.learner.model.input_embedding.weight.detach().clone()
     assert torch.equal(embedding.view(320, 32), trained.weights(3)["input_embedding.weight"])
     assert not torch.equal(head.view(320, 32), trained.weights(3)["lm_head.weight"])
 
@@ -368,7 +370,7 @@ def test_weights_that_are_not_finite_in_the_models_dtype_are_refused_by_name(
 def test_weights_that_round_into_the_range_are_taken(place, tmp_path, weights_file):
     path = weights_file(lambda weights: weights["input_embedding.weight"][-1].fill_(65519.0))
     with training_here(place, tmp_path, pretrained_model=path, config=place.write_model("half", dtype="fp16")) as run:
-        assert run.model.input_embedding.weight.detach().max() == 65504
+        assert run.learner.model.input_embedding.weight.detach().max() == 65504
 
 
 def test_a_resume_looks_at_weights_and_optimizer_too(place, own):
@@ -386,9 +388,9 @@ def test_a_resume_looks_at_weights_and_optimizer_too(place, own):
 
 def test_weights_that_are_no_longer_finite_are_not_saved(place, tmp_path):
     with training_here(place, tmp_path) as run:
-        dict(run.model.named_parameters())["input_embedding.weight"].data[-1] = float("nan")
-        with pytest.raises(UserError, match=r"input_embedding\.weight has NaN: training has diverged, and nothing is"):
-            run.save()
+        dict(run.learner.model.named_parameters())["input_embedding.weight"].data[-1] = float("nan")
+        with pytest.raises(Diverged, match=r"input_embedding\.weight has NaN: training has diverged, and nothing is"):
+            run.checkpoints.save(run.stream.progress.step, run.contents)
     assert Output(tmp_path).steps() == []
 
 

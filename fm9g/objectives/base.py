@@ -1,0 +1,45 @@
+"""What every objective is: the units that its loss is divided by, and the cost of a strip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fm9g.data.stream.loader import Strip
+from fm9g.model.decoder import Decoder
+from fm9g.model.packed import Packed
+
+Seen = dict[str, tuple[Tensor, Tensor]]
+"""{name: (sum, count)}, each []: what an objective saw beside its loss, told as a mean over a step of all ranks."""
+
+
+class Cost(NamedTuple):
+    """What a strip costs. A piece is the part of one sequence that lies in the strip, as in `Strip.lengths`."""
+
+    total: Tensor  # [] float32, summed over units: divided by the units of the whole step and differentiated
+    losses: Tensor  # [pieces] float64 without gradient: what each piece adds to `total`
+    seen: Seen  # of the same names for every strip
+
+
+class Objective(Protocol):
+    """Made once for a run; knows nothing of ranks, micro-steps and optimizers."""
+
+    def __init__(self, model: Decoder) -> None: ...
+
+    def units(self, strip: Strip) -> list[int]:
+        """[pieces]: how many units of the loss (tokens, sequences, pairs) each piece has; on the host."""
+        ...
+
+    def cost(self, strip: Strip, packed: Packed) -> Cost:
+        """The cost of a strip whose tensors are int64 and on the device."""
+        ...
+
+
+def sums_by_piece(values_T: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[T] values summed over each piece: [pieces], of the same dtype and device."""
+    numbers_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(values_T.device)
+    sums = torch.zeros(len(lengths), dtype=values_T.dtype, device=values_T.device)
+    return sums.index_add_(0, numbers_T, values_T)

@@ -1,0 +1,27 @@
+"""The next token: cross-entropy over the valid targets, a token a unit."""
+
+from __future__ import annotations
+
+import torch
+
+from fm9g.data.stream.loader import IGNORED, Strip
+from fm9g.model.decoder import Decoder
+from fm9g.model.packed import Packed
+from fm9g.objectives.base import Cost, sums_by_piece
+
+
+class LanguageModel:
+    """Pretraining, and finetuning on documents of which some tokens are targets."""
+
+    def __init__(self, model: Decoder) -> None:
+        self._model = model
+
+    def units(self, strip: Strip) -> list[int]:
+        """[pieces]: valid targets."""
+        counts: list[int] = sums_by_piece((strip.targets != IGNORED).to(torch.int64), strip.lengths).tolist()
+        return counts
+
+    def cost(self, strip: Strip, packed: Packed) -> Cost:
+        """Nats, summed over valid targets."""
+        total, losses_T = self._model.loss(strip.tokens, strip.targets, packed)
+        return Cost(total, sums_by_piece(losses_T.double(), strip.lengths), {})

@@ -1,0 +1,34 @@
+"""The settings of held-out evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fm9g.settings import Group, setting
+
+
+@dataclass(frozen=True)
+class EvaluationSettings(Group):
+    """Data that is never trained on, and when a run looks at it."""
+
+    title: ClassVar[str] = "Held-out evaluation"
+    chinese_title: ClassVar[str] = "留出数据评估"
+
+    eval_dataset: str = setting(
+        "",
+        "a mixture to evaluate on, named as dataset_config; unset: no evaluation",
+        "用于评估的数据混合，写法同 dataset_config；不设则不评估",
+    )
+    eval_interval: int = setting(
+        500,
+        "iterations between evaluations; the last iteration is always evaluated",
+        "两次评估之间的迭代数；最后一次迭代总会评估",
+        least=1,
+    )
+    eval_iters: int = setting(
+        0,
+        "steps that an evaluation reads, of as many rows as in training, the same each time; 0: every dataset once",
+        "一次评估读取的步数，每步的行数与训练相同，每次都是同样的行；0：每个数据集读一遍",
+        least=0,
+    )

@@ -1,0 +1,142 @@
+"""What learns: the model, its objective and its optimizer, loaded, stepped and saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fm9g import runtime
+from fm9g.checkpoint.optimizer import OPTIMIZER_FILE, load_optimizer_state, optimizer_state
+from fm9g.checkpoint.random_state import RANDOM_FILE, load_random_state, random_state
+from fm9g.checkpoint.saved import Saved
+from fm9g.checkpoint.weights import fault_in_model, load_weights
+from fm9g.data.stream.loader import StepBatch
+from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import Decoder
+from fm9g.objectives import find_objective
+from fm9g.runtime import bmt
+from fm9g.runtime.log import log
+from fm9g.training.optimizer import make_optimizer, set_learning_rate
+from fm9g.training.schedule import learning_rate, resume_ramp
+from fm9g.training.settings import Settings
+from fm9g.training.start import Start
+from fm9g.training.step import StepCounts, StepLosses, step_losses, units_by_task
+
+
+class Diverged(Exception):
+    """No step can be taken, or no checkpoint be worth it. Who knows the checkpoints says how to go back."""
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.hint = what, hint
+
+
+@dataclass
+class Learned:
+    """What a step came to."""
+
+    losses: StepLosses
+    rate: float  # of learning
+    norm: float | None  # of the gradient before clipping; None where fp16 overflowed and the step was skipped
+    scale: float  # of the loss
+
+
+class Learner:
+    """Built new; `load` gives it what a start names."""
+
+    def __init__(self, settings: Settings, config: ModelConfig) -> None:
+        self._settings, self._config = settings, config
+        self.model = Decoder(config, settings.flash, settings.use_checkpoint)
+        bmt.init_parameters(self.model)
+        torch.manual_seed(settings.seed + 1 + runtime.rank())  # ranks drop out different elements
+        self.manager = make_optimizer(settings, self.model)
+        self.objective = find_objective(settings.objective)(self.model)
+        self._ramp_start = -settings.resume_no_optimze  # of a run that is not resumed there is no ramp
+
+    @property
+    def optimizer(self) -> Any:
+        return self.manager.optimizers[0]
+
+    def load(self, start: Start, saved: Saved | None) -> None:
+        """Load what a start names; `saved` is the checkpoint that it resumes."""
+        if start.weights is not None:
+            log(f"loading {start.weights}")
+            skipped = load_weights(self.model, start.weights, self._settings.strict_state_dict)
+            log(f"loaded weights from {start.weights}" + "".join(f"\n  skipped: {item}" for item in skipped))
+        if start.optimizer is not None:
+            self._load_optimizer(start.optimizer)
+        if saved is not None:
+            self._ramp_start = saved.state["progress"]["step"] or self._ramp_start
+            self.manager.loss_scale = saved.state["loss_scale"]
+            self.manager.steps_since_last_scale = saved.state["steps_since_last_scale"]
+            if saved.state["ranks"] != runtime.world_size() or not load_random_state(saved.folder):
+                log(f"the checkpoint had {saved.state['ranks']} ranks: random generators start anew")
+
+    def _load_optimizer(self, folder: Path) -> None:
+        on_host = isinstance(self.optimizer, bmt.optim.AdamOffloadOptimizer)
+        files = load_optimizer_state(self.model, self.optimizer, folder, on_host)
+        wanted = self._settings.grad_ckpt_num
+        if "grad_ckpt_num" in self._settings.sources and wanted != files:
+            raise UserError(f"{folder} holds {files} optimizer file(s), grad_ckpt_num says {wanted}")
+
+    def units(self, batch: StepBatch) -> list[int]:
+        """[tasks]: the units of the loss in this rank's part of a step."""
+        return units_by_task(self.objective, batch)
+
+    def step(self, batch: StepBatch, counts: StepCounts, inspect: Callable[[], None] | None = None) -> Learned:
+        """Take a step; `inspect` is called when its gradients are there and its update is not made yet."""
+        iteration = batch.step + 1
+        rate = learning_rate(self._settings, iteration) * resume_ramp(self._settings, batch.step - self._ramp_start)
+        set_learning_rate(self.manager, rate)
+        self.manager.zero_grad()
+        losses = step_losses(self.objective, batch, counts, self.manager.backward)
+        scale = float(self.manager.loss_scale)
+        norm = self._update(iteration, losses.loss, inspect) if counts.all_units else 0.0
+        return Learned(losses, rate, norm, scale)
+
+    def _update(self, iteration: int, loss: float, inspect: Callable[[], None] | None) -> float | None:
+        """Clip and step; the gradient's norm, or None where fp16 overflowed and the step was skipped."""
+        groups = self.optimizer.param_groups
+        norm = float(self.manager.clip_grad_norm(groups, self._settings.clip_grad or math.inf))
+        # The loss comes before the scale: only the gradient can have overflowed because of it.
+        if not math.isfinite(loss) or not (math.isfinite(norm) or self._scale_can_fall):
+            wider = ", or in bf16, whose range is wider" if self._config.dtype == "fp16" else ""
+            raise Diverged(
+                f"iteration {iteration}: loss {loss}, gradient norm {norm}: training has diverged. The weights "
+                "were not updated, and nothing is saved",
+                wider,
+            )
+        if inspect is not None:
+            inspect()
+        self.manager.step()
+        return norm if math.isfinite(norm) else None
+
+    @property
+    def _scale_can_fall(self) -> bool:
+        """Whether an overflow may be the loss scale's doing; BMTrain does not look for one in float32."""
+        scaled = self.manager.loss_scale_enabled and self._config.dtype != "float32"
+        return scaled and self.manager.loss_scale > self._settings.min_loss_scale
+
+    def check_weights(self, step: int) -> None:
+        """Refuse weights that are not finite any more, which are not worth a checkpoint."""
+        if wrong := fault_in_model(self.model):
+            raise Diverged(f"iteration {step}: {wrong}: training has diverged, and nothing is saved")
+
+    def files(self) -> dict[str, Any]:
+        """This rank's files of a checkpoint."""
+        rank = runtime.rank()
+        return {
+            OPTIMIZER_FILE.format(rank=rank): optimizer_state(self.model, self.optimizer),
+            RANDOM_FILE.format(rank=rank): random_state(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What state.json holds of it."""
+        manager = self.manager
+        return {"loss_scale": manager.loss_scale, "steps_since_last_scale": manager.steps_since_last_scale}

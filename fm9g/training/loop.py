@@ -1,0 +1,129 @@
+"""The iterations of a run: read a step, learn from it, evaluate, report, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from fm9g import runtime
+from fm9g.checkpoint.checkpoints import Checkpoints, Contents
+from fm9g.errors import UserError
+from fm9g.runtime import bmt
+from fm9g.runtime.log import log
+from fm9g.training.evaluation import Evaluated, Evaluation, describe
+from fm9g.training.learner import Diverged, Learned, Learner
+from fm9g.training.metrics import Metrics, MetricsWriter, readable_line
+from fm9g.training.run_state import run_state
+from fm9g.training.run_stream import RunStream, Step
+from fm9g.training.step import means
+from fm9g.training.throughput import peak_flops
+
+
+class Loop:
+    """What a run does until train_iters or the end of its data. `writer` is rank 0's."""
+
+    def __init__(
+        self,
+        stream: RunStream,
+        learner: Learner,
+        checkpoints: Checkpoints,
+        evaluation: Evaluation | None,
+        writer: MetricsWriter | None,
+    ) -> None:
+        self.stream, self.learner, self.checkpoints = stream, learner, checkpoints
+        self.evaluation, self.writer = evaluation, writer
+        self._settings, self._progress = stream.inputs.settings, stream.progress
+        self._peak = peak_flops(stream.inputs.model_config.dtype)
+
+    def run(self) -> None:
+        """Run the iterations that are left, then save."""
+        started, first, train_iters = time.perf_counter(), self._progress.step, self._settings.train_iters
+        if first < train_iters:
+            log(f"step {first + 1} of {train_iters} begins")
+        try:
+            for step in self.stream.steps(self.learner.units):
+                metrics = self._iteration(step)
+                seconds = (time.perf_counter() - started) / (self._progress.step - first)
+                self._report(metrics, seconds * (train_iters - metrics.iteration))
+                self.checkpoints.save_if_due(self._progress.step, self.contents)
+            self.checkpoints.save_if_new(self._progress.step, self.contents)
+        except Diverged as diverged:
+            raise UserError(f"{diverged.what}; {self._way_back()}{diverged.hint}") from None
+        self.stream.check_end()
+
+    def _iteration(self, step: Step) -> Metrics:
+        """One optimizer step and its metrics."""
+        started = time.perf_counter()
+        iteration = step.batch.step + 1
+        learned = self.learner.step(step.batch, step.counts, self._inspection(iteration))
+        self.stream.advance(step)
+        runtime.synchronize_device()
+        seconds = time.perf_counter() - started + step.waited
+        evaluated = None
+        if self.evaluation is not None and self.evaluation.is_due(iteration):
+            evaluated = self.evaluation.run()
+            log(describe(evaluated, iteration))
+        return self._metrics(step, learned, evaluated, seconds)
+
+    def _metrics(self, step: Step, learned: Learned, evaluated: Evaluated | None, seconds: float) -> Metrics:
+        counts, losses, progress = step.counts, learned.losses, self._progress
+        return Metrics(
+            iteration=progress.step,
+            loss=losses.loss if counts.all_units else None,
+            lr=learned.rate,
+            grad_norm=learned.norm,
+            tokens=progress.tokens,
+            tokens_per_second=counts.all_places / seconds,
+            mfu=counts.flops / seconds / (self._peak * runtime.world_size()) if self._peak else None,
+            step_seconds=seconds,
+            data_seconds=step.waited,
+            memory_bytes=runtime.all_reduce(runtime.memory_bytes(), "max"),
+            task_loss={name: losses.by_task[i] for i, name in enumerate(self.stream.names) if counts.units[i]},
+            task_tokens=dict(progress.task_tokens),
+            task_documents=dict(progress.task_documents),
+            task_epochs=self.stream.epochs(),
+            loss_scale=learned.scale,
+            seen=means(losses.seen),
+            eval_loss=evaluated.loss if evaluated else None,
+            eval_perplexity=evaluated.perplexity if evaluated else None,
+            eval_task_loss=evaluated.task_loss if evaluated else {},
+            eval_seen=evaluated.seen if evaluated else {},
+        )
+
+    def _inspection(self, iteration: int) -> Callable[[], None] | None:
+        """What records parameters and gradients, where this iteration's are asked for; every rank must call it."""
+        every = self._settings.inspect_iters
+        if not every or iteration % every:
+            return None
+
+        def inspect() -> None:
+            summary = bmt.inspect.inspect_model(self.learner.model, "*")
+            if self.writer:
+                self.writer.write_summary(summary, iteration)
+
+        return inspect
+
+    def _report(self, metrics: Metrics, seconds_left: float) -> None:
+        every, train_iters = self._settings.log_iters, self._settings.train_iters
+        if metrics.iteration % every == 0 or metrics.iteration == train_iters:
+            log(readable_line(metrics, train_iters, seconds_left, metrics.iteration // every))
+        if self.writer:
+            self.writer.write(metrics)
+
+    def contents(self) -> Contents:
+        """A whole checkpoint; Diverged instead where the weights are no longer finite."""
+        self.learner.check_weights(self._progress.step)
+        state = {**run_state(self.stream, "training"), **self.learner.state()}
+        return Contents({**self.stream.files(), **self.learner.files()}, state, self.learner.model)
+
+    def _way_back(self) -> str:
+        advice, last = "with a lower lr, a longer warm-up or other data", self.checkpoints.last
+        if last < 0:
+            return f"there is no checkpoint of this run yet: start it anew {advice}"
+        return f"resume the last checkpoint ({self.checkpoints.path(last)}) {advice}"
+
+    def close(self) -> None:
+        """Flush what is reported, and let another process write to the run's folder."""
+        if self.writer:
+            self.writer.close()
+        self.checkpoints.close()

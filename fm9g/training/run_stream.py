@@ -1,0 +1,147 @@
+"""A run's data, step by step: what each step holds over all ranks, what is wrong with it, and where it ends."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from fm9g import runtime
+from fm9g.checkpoint.saved import Saved
+from fm9g.commandline import command
+from fm9g.data.record import record_name
+from fm9g.data.stream.continuation import Generations, extend_generations
+from fm9g.data.stream.digest import StreamDigest
+from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.loader import StepBatch
+from fm9g.errors import UserError
+from fm9g.runtime.log import log
+from fm9g.training import stream
+from fm9g.training.inputs import Inputs
+from fm9g.training.progress import Progress
+from fm9g.training.step import StepCounts, count_step
+from fm9g.training.throughput import step_flops
+
+
+class Step(NamedTuple):
+    """A step that has been read: this rank's part of it, what it is over all ranks, and the seconds waited for it."""
+
+    batch: StepBatch
+    counts: StepCounts
+    waited: float
+
+
+class RunStream:
+    """The steps that are left of a run, from its beginning or from what a checkpoint has saved of its data."""
+
+    def __init__(self, inputs: Inputs, progress: Progress, saved: Saved | None) -> None:
+        self.inputs, self.progress = inputs, progress
+        self.plan = stream.make_plan(inputs)
+        self._generations: Generations = {}
+        states = {} if saved is None else self._continue(saved)
+        self.digest = StreamDigest(self.plan, bytes.fromhex(progress.stream_sha256))
+        self._loader = stream.make_loader(inputs, self.plan, progress.step, states, self._generations)
+        self._ended = False
+
+    def _continue(self, saved: Saved) -> dict[int, Any]:
+        """The states of the lanes of a checkpoint."""
+        before, inputs = saved.state["stream"], self.inputs
+        stream.check_stream(inputs, before)
+        states = stream.load_states(saved.folder, inputs, before)
+        self._generations = extend_generations(inputs.corpora, inputs.settings.seed, before, states)
+        for name, (*_, last, now) in ((n, g) for n, g in self._generations.items() if len(g) > 1):
+            more = now.records - last.records
+            log(f"dataset {name!r}: {more:,} records were appended; they are read from epoch {now.epoch + 1} on")
+        return states
+
+    @property
+    def corpora(self) -> list[Corpus]:
+        """The datasets as they are read, with what has been appended to them."""
+        return self._loader.stream.corpora
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks, in the order of all lists by task."""
+        return [entry.task_name for entry in self.inputs.entries]
+
+    def records_done(self) -> list[int]:
+        """How many records of each dataset have been read."""
+        return [self.progress.records(name) for name in self.names]
+
+    def epochs(self) -> dict[str, float]:
+        """How many epochs of each dataset have been read, by task."""
+        done = zip(self.corpora, self.records_done(), strict=True)
+        return {corpus.entry.task_name: round(corpus.epochs(records), 6) for corpus, records in done}
+
+    def steps(self, units: Callable[[StepBatch], list[int]]) -> Iterator[Step]:
+        """The steps left, until the data ends; `units` gives this rank's units of the loss by task.
+
+        A step counts as done when the next is asked for, or `advance` has been called.
+        """
+        iterator, train_iters = iter(self._loader), self.inputs.settings.train_iters
+        if self.progress.step >= train_iters:
+            log(f"step {self.progress.step} of {train_iters}: nothing is left to train")
+        for _ in range(self.progress.step, train_iters):
+            started = time.perf_counter()
+            batch = next(iterator)
+            waited = time.perf_counter() - started
+            flops = step_flops(self.inputs.model_config, batch)
+            counts = count_step(batch, units(batch), self._loader.exhausted, flops)
+            if counts.exhausted and not counts.all_places:
+                self._ended = True
+                return
+            self._check_damage(batch, counts)
+            self._say_what_is_skipped(batch, counts)
+            yield Step(batch, counts, waited)
+
+    def advance(self, step: Step) -> None:
+        """Count a step as done."""
+        self.progress.add(step.counts, self.names)
+        self.digest.add(step.batch.row_digests)
+
+    def check_end(self) -> None:
+        """Say that the data has ended before the run, or refuse it, as the settings ask."""
+        if not self._ended:
+            return
+        settings = self.inputs.settings
+        message = f"the mixture is exhausted after {self.progress.step} of {settings.train_iters} steps"
+        if not settings.stop_when_end:
+            raise UserError(f"{message}: use stop_when_end=1 to end there, or allow_repeat for a dataset")
+        log(message)
+
+    def files(self) -> dict[str, Any]:
+        """This rank's file of a checkpoint."""
+        return {stream.DATA_FILE.format(rank=runtime.rank()): self._loader.state_dict()}
+
+    def description(self) -> dict[str, Any]:
+        """What the files belong to, for state.json."""
+        return stream.describe_stream(self.inputs, self.plan, self._generations)
+
+    def _check_damage(self, batch: StepBatch, counts: StepCounts) -> None:
+        """Report damaged records, which every rank skips alike; a UserError where they are too many."""
+        reasons = [skip.reason for _, skip in batch.skipped if skip.damaged]
+        allowed = self.inputs.settings.max_damaged_share
+        for corpus, damaged, done in zip(self.corpora, counts.damaged, self.records_done(), strict=True):
+            name = corpus.entry.task_name
+            total = self.progress.task_damaged.get(name, 0) + damaged
+            epochs = 1 + int(corpus.epochs(done))  # in each it is met again
+            if damaged and total > allowed * corpus.records * epochs:
+                where = f" ({reasons[0]})" if reasons else ""
+                raise UserError(
+                    f"dataset {name!r}: {total} damaged record(s) so far{where}, more than the share of "
+                    f"max_damaged_share={allowed:g}: restore the data ({command('check')} {corpus.entry.path} "
+                    "finds every damaged record), then resume"
+                )
+        for reason in reasons:
+            print(f"warning: rank {runtime.rank()} skips a damaged record: {reason}", file=sys.stderr, flush=True)
+
+    def _say_what_is_skipped(self, batch: StepBatch, counts: StepCounts) -> None:
+        """Name the first record of each dataset that is left out, or its dataset where another rank met it."""
+        reasons = {task: skip for task, skip in reversed(batch.skipped) if not skip.damaged}
+        for task, (name, skipped) in enumerate(zip(self.names, counts.skipped, strict=True)):
+            already = self.progress.task_skipped.get(name, 0) - self.progress.task_damaged.get(name, 0)
+            if skipped > counts.damaged[task] and not already:
+                first = reasons.get(task)
+                why = f", {record_name(first.record)}: {first.reason}" if first else ""
+                log(f"dataset {name!r}: records are left out{why} (counted in state.json as task_skipped)")

@@ -1,0 +1,109 @@
+"""One step over all its micro-steps and ranks: what is in it, its loss and its gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fm9g import runtime
+from fm9g.data.stream.loader import PADDING_TASK, StepBatch, Strip
+from fm9g.model.packed import Packed
+from fm9g.objectives.base import Objective
+
+
+@dataclass
+class StepCounts:
+    """A step over all ranks. Lists are by task."""
+
+    exhausted: bool  # no rank has anything left after this step
+    flops: float
+    places: list[int]  # filled with tokens
+    units: list[int]  # what the loss is divided by: for a language model, targets that carry loss
+    documents: list[int]  # begun
+    skipped: list[int]  # records that gave no document
+    damaged: list[int]  # those among them whose bytes have changed
+
+    @property
+    def all_places(self) -> int:
+        return sum(self.places)
+
+    @property
+    def all_units(self) -> int:
+        return sum(self.units)
+
+
+@dataclass
+class StepLosses:
+    """A step's losses over all ranks, in nats a unit, and what its objective saw."""
+
+    loss: float
+    by_task: list[float]
+    seen: dict[str, tuple[float, float]]  # {name: (sum, count)}
+
+
+def count_step(batch: StepBatch, units: list[int], exhausted: bool, flops: float) -> StepCounts:
+    """Count before the first backward, since the loss is divided by the count; one collective.
+
+    `units` [tasks], `exhausted` and `flops` are this rank's.
+    """
+    tasks = len(batch.tokens)
+    skipped, damaged = [0] * tasks, [0] * tasks
+    for task, skip in batch.skipped:
+        skipped[task] += 1
+        damaged[task] += skip.damaged
+    by_task = [batch.tokens, units, batch.documents, skipped, damaged]
+    mine = torch.tensor([int(not exhausted), int(flops), *(count for counts in by_task for count in counts)])
+    unfinished, total_flops, *counts = runtime.all_reduce(mine).tolist()
+    return StepCounts(unfinished == 0, total_flops, *(counts[i * tasks : (i + 1) * tasks] for i in range(len(by_task))))
+
+
+def units_by_task(objective: Objective, batch: StepBatch) -> list[int]:
+    """[tasks]: the units of this rank's part of a step."""
+    sums = torch.zeros(len(batch.tokens), dtype=torch.int64)
+    for strip in batch.strips:
+        sums += _by_task(torch.tensor(objective.units(strip)), strip, len(sums))
+    counts: list[int] = sums.tolist()
+    return counts
+
+
+def _by_task(values: Tensor, strip: Strip, tasks: int) -> Tensor:
+    """Sum [pieces] values over the pieces of each task: [tasks]."""
+    numbers = (torch.tensor(strip.tasks) - PADDING_TASK).to(values.device)
+    sums = torch.zeros(tasks + 1, dtype=values.dtype, device=values.device)
+    return sums.index_add_(0, numbers, values)[1:]
+
+
+def step_losses(
+    objective: Objective, batch: StepBatch, counts: StepCounts, backward: Callable[[Tensor], None] | None = None
+) -> StepLosses:
+    """The losses of a step; `backward` is given each micro-step's part of the loss, to add its gradient.
+
+    The loss is the objective's sum divided by the units of all micro-steps and ranks. As many collectives run whatever
+    the data holds.
+    """
+    device, tasks = runtime.device(), len(batch.tokens)
+    task_sums = torch.zeros(tasks, dtype=torch.float64, device=device)
+    seen: dict[str, Tensor] = {}
+    for strip in batch.strips:
+        packed = Packed.from_lengths(strip.lengths, device)
+        tokens, targets = (x.to(device, non_blocking=True).long() for x in (strip.tokens, strip.targets))
+        cost = objective.cost(dataclasses.replace(strip, tokens=tokens, targets=targets), packed)
+        if backward is not None:
+            backward(cost.total / max(1, counts.all_units))
+        task_sums += _by_task(cost.losses, strip, tasks)
+        for name, pair in cost.seen.items():
+            pair_2 = torch.stack([x.detach().double() for x in pair])
+            seen[name] = seen[name] + pair_2 if name in seen else pair_2
+    sums = runtime.all_reduce(torch.cat([task_sums, *seen.values()])).tolist()
+    by_task = [sums[i] / max(1, counts.units[i]) for i in range(tasks)]
+    totals = zip(sums[tasks::2], sums[tasks + 1 :: 2], strict=True)
+    return StepLosses(sum(sums[:tasks]) / max(1, counts.all_units), by_task, dict(zip(seen, totals, strict=True)))
+
+
+def means(seen: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """What was seen, on average; of what was never counted there is none."""
+    return {name: total / count for name, (total, count) in seen.items() if count}

@@ -1,0 +1,29 @@
+"""A toy objective: the next token, and 1e-2 log(Z)² of each target, as PaLM has it (https://arxiv.org/abs/2204.02311)."""
+
+import torch
+from torch import Tensor
+
+from fm9g.data.stream.loader import IGNORED, Strip
+from fm9g.model.decoder import Decoder
+from fm9g.model.packed import Packed
+from fm9g.objectives.base import Cost, sums_by_piece
+
+
+class ZLoss:
+    """Cross-entropy and z-loss, a target a unit."""
+
+    def __init__(self, model: Decoder) -> None:
+        self._model = model
+
+    def units(self, strip: Strip) -> list[int]:
+        counts: list[int] = sums_by_piece((strip.targets != IGNORED).to(torch.int64), strip.lengths).tolist()
+        return counts
+
+    def cost(self, strip: Strip, packed: Packed) -> Cost:
+        logits_TV = self._model(strip.tokens, packed).float()
+        valid_T = strip.targets != IGNORED
+        log_z_T = logits_TV.logsumexp(-1)
+        nll_T = log_z_T - logits_TV.gather(1, strip.targets.clamp(min=0)[:, None]).squeeze(1)
+        loss_T = (nll_T + 1e-2 * log_z_T.square()) * valid_T
+        log_z: tuple[Tensor, Tensor] = (log_z_T[valid_T].sum(), valid_T.sum())
+        return Cost(loss_T.sum(), sums_by_piece(loss_T.detach().double(), strip.lengths), {"log_z": log_z})

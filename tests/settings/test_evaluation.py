@@ -1,0 +1,37 @@
+"""Held-out evaluation: defaults, what is refused, and what each setting does."""
+
+import pytest
+
+from fm9g.training.evaluation_settings import EvaluationSettings
+from tests.settings.helpers import defaults, refused, sees
+from tests.support.places import index, prose_records
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+DEFAULTS = {"eval_dataset": "", "eval_interval": 500, "eval_iters": 0}
+
+
+def test_defaults():
+    assert defaults(EvaluationSettings) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--eval_interval", "0"], "eval_interval must be at least 1, not 0"),
+        (["--eval_iters", "-1"], "eval_iters must be at least 0, not -1"),
+    ],
+)
+def test_values_that_no_run_can_have_are_refused(words, says):
+    assert says in refused(*words)
+
+
+@sees("eval_dataset", "eval_interval", "eval_iters")
+def test_what_is_evaluated_and_when(place, run, tmp_path):
+    index(tmp_path / "texts", prose_records(40))
+    held_out = place.write_mixture("settings_held_out", [{"path": str(tmp_path / "texts"), "abs_weight": 1}])
+    found = run(eval_dataset=held_out, eval_interval=3, eval_iters=2)
+    assert [line["iteration"] for line in found.metrics() if line["eval_loss"] is not None] == [3, 4]
+    assert [step for step, _ in found.events()["Loss/eval"]] == [3, 4]
+    assert "iter 3: held-out loss" in found.log
+    assert " 256 tokens in" in found.log  # two steps of two rows of 64
+    assert run(eval_dataset=held_out, eval_interval=4).metrics()[3]["eval_loss"] != found.metrics()[3]["eval_loss"]

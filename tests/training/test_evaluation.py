@@ -1,0 +1,118 @@
+"""Held-out evaluation: what it measures, and that a run with it is the run without it."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fm9g.data.tokens.tokenizer import load_tokenizer
+from fm9g.errors import UserError
+from fm9g.model.packed import Packed
+from tests.support.apps import run_app, run_killed
+from tests.support.outputs import Output, copy_output
+from tests.support.places import index, prose_records, question_records
+from tests.support.runs_here import train_here, training_here
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+
+
+@pytest.fixture(scope="module")
+def held_out(place, tmp_path_factory):
+    """A mixture of 30 texts and 20 questions, none of which is cut."""
+    folder = tmp_path_factory.mktemp("held_out")
+    index(folder / "texts", prose_records(150)[120:])
+    index(folder / "asked", question_records(70)[50:])
+    entries = [
+        {"path": str(folder / name), "task_name": name, "abs_weight": 1, "oversize_rule": "head"}
+        for name in ("texts", "asked")
+    ]
+    return place.write_mixture("held_out", entries)
+
+
+def evaluated(output):
+    return {line["iteration"]: line["eval_loss"] for line in output.metrics() if line["eval_loss"] is not None}
+
+
+def test_losses_are_the_same_with_and_without_it(place, tmp_path, held_out):
+    """With dropout, which draws random numbers in every step."""
+    config = {"config": place.write_model("dropout", dropout_p=0.1), "save_iters": 2}
+    without = train_here(place, tmp_path / "without", **config)
+    watched = train_here(place, tmp_path / "watched", **config, eval_dataset=held_out, eval_interval=1)
+    assert watched.learned() == without.learned()
+    assert watched.progress(4) == without.progress(4)
+    assert list(evaluated(watched)) == [1, 2, 3, 4]
+    assert evaluated(without) == {}
+    weights = without.weights(4)
+    assert all(torch.equal(weight, weights[name]) for name, weight in watched.weights(4).items())
+
+
+def test_a_resumed_run_evaluates_as_one_that_never_stopped(place, tmp_path, held_out):
+    settings = {"eval_dataset": held_out, "eval_interval": 2, "save_iters": 1}
+    whole = train_here(place, tmp_path / "whole", **settings)
+    assert list(evaluated(whole)) == [2, 4]
+    own = copy_output(whole, tmp_path / "own")
+    train_here(place, own.root, **settings, resume_ckpt=1)
+    assert own.learned() == whole.learned()
+    assert evaluated(own) == evaluated(whole)
+
+
+def test_a_run_killed_after_an_evaluation_goes_on(place, tmp_path, held_out):
+    settings = {"eval_dataset": held_out, "eval_interval": 1, "save_iters": 1}
+    assert run_app(place.words(tmp_path / "whole", **settings), tmp_path).returncode == 0
+    whole = Output(tmp_path / "whole")
+    words = place.words(tmp_path / "killed", **settings, resume_ckpt="latest")
+    run_killed(words, tmp_path, 3)
+    assert run_app(words, tmp_path).returncode == 0
+    killed = Output(tmp_path / "killed")
+    assert killed.learned() == whole.learned()
+    assert evaluated(killed) == evaluated(whole)
+
+
+def by_hand(loop, place, records):
+    """The loss of texts, one by one, in float64: (sum, number of targets)."""
+    tokenizer = load_tokenizer(place.tokenizer)
+    total, count = 0.0, 0
+    for record in records:
+        prompt, answer = (tokenizer.encode(record[key]) if record[key] else [] for key in ("input", "output"))
+        tokens = torch.tensor([tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id])
+        with torch.no_grad():
+            packed = Packed.from_lengths([len(tokens) - 1], torch.device("cpu"))
+            logits = loop.learner.model(tokens[:-1], packed).double()
+        losses = F.cross_entropy(logits, tokens[1:], reduction="none")[len(prompt) :]
+        total, count = total + losses.sum().item(), count + len(losses)
+    return total, count
+
+
+def test_it_is_the_mean_over_all_targets_of_every_record(place, tmp_path, held_out):
+    with training_here(place, tmp_path, eval_dataset=held_out, max_length=128) as loop:
+        found = loop.evaluation.run()
+        sums = [by_hand(loop, place, records) for records in (prose_records(150)[120:], question_records(70)[50:])]
+    expected = sum(total for total, _ in sums) / sum(count for _, count in sums)
+    assert found.loss == pytest.approx(expected, rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
+    for name, (total, count) in zip(("texts", "asked"), sums, strict=True):
+        assert found.task_loss[name] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_two_ranks_find_what_one_finds(place, tmp_path, held_out):
+    settings = {"eval_dataset": held_out, "eval_interval": 4}
+    one = train_here(place, tmp_path / "one", **settings)
+    two = run_app(place.words(tmp_path / "two", **settings, n_gpus=2, grad_accum=1), tmp_path)
+    assert two.returncode == 0, two.output
+    found = Output(tmp_path / "two")
+    assert evaluated(found)[4] == pytest.approx(evaluated(one)[4], rel=1e-5)
+    assert found.metrics()[-1]["eval_task_loss"].keys() == {"texts", "asked"}
+
+
+def test_a_dataset_that_is_trained_on_too_is_a_warning(place, tmp_path):
+    said = train_here(place, tmp_path / "same", eval_dataset=place.mixture).log
+    assert "warning: dataset 'prose' of eval_dataset is" in said
+    assert "which is trained on too" in said
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "mine.json"])
+def test_a_held_out_mixture_that_is_not_there_fails_before_anything_is_made(place, tmp_path, wrong):
+    with pytest.raises(UserError, match=wrong):
+        train_here(place, tmp_path / "out", eval_dataset=wrong)
+    assert not list(tmp_path.iterdir())
