@@ -26,7 +26,7 @@ _INDENT = 2  # columns before each line about settings, where it is printed
 def setting(default: Any, meaning: str, chinese: str, **metadata: Any) -> Any:
     """A field of a group: its default and what it means, in English and in Chinese. `metadata` may say
 
-    least, most, above, below: bounds of a number, which must then be finite;
+    least, most, above: bounds of a number, which must then be finite;
     choices: the texts that it may be, lower: whether they are read in any case;
     told: whether a run says its value even where that is the default, since it decides what is learned and how fast;
     learned_with: whether a resumed run says so where it has another value than before;
@@ -244,12 +244,11 @@ def _check_bounds(item: dataclasses.Field[Any], value: Any) -> None:
         "least": ("at least", lambda limit: value >= limit),
         "above": ("above", lambda limit: value > limit),
         "most": ("at most", lambda limit: value <= limit),
-        "below": ("below", lambda limit: value < limit),
     }
     asked = {key: item.metadata[key] for key in bounds if key in item.metadata}
     if asked and not (all(bounds[key][1](limit) for key, limit in asked.items()) and math.isfinite(value)):
         words = " and ".join(f"{bounds[key][0]} {limit:g}" for key, limit in asked.items())
-        finite = "finite and " if kind_of(item) == "float" and not {"most", "below"} & asked.keys() else ""
+        finite = "finite and " if kind_of(item) == "float" and "most" not in asked else ""
         raise UserError(f"{item.name} must be {finite}{words}, not {value}")
 
 

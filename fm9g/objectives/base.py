@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fm9g.data.stream.loader import Strip
+from fm9g.data.stream.loader import IGNORED, Strip
 from fm9g.model.decoder import Decoder
 from fm9g.model.packed import Packed
 
@@ -43,3 +43,9 @@ def sums_by_piece(values_T: Tensor, lengths: Sequence[int]) -> Tensor:
     numbers_T = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(values_T.device)
     sums = torch.zeros(len(lengths), dtype=values_T.dtype, device=values_T.device)
     return sums.index_add_(0, numbers_T, values_T)
+
+
+def valid_targets(strip: Strip) -> list[int]:
+    """[pieces]: the targets of each piece that carry loss; the units of objectives that count tokens."""
+    counts: list[int] = sums_by_piece((strip.targets != IGNORED).to(torch.int64), strip.lengths).tolist()
+    return counts

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
-from fm9g.data.stream.loader import IGNORED, Strip
+from fm9g.data.stream.loader import Strip
 from fm9g.model.decoder import Decoder
 from fm9g.model.packed import Packed
-from fm9g.objectives.base import Cost, sums_by_piece
+from fm9g.objectives.base import Cost, sums_by_piece, valid_targets
 
 
 class LanguageModel:
@@ -18,8 +16,7 @@ class LanguageModel:
 
     def units(self, strip: Strip) -> list[int]:
         """[pieces]: valid targets."""
-        counts: list[int] = sums_by_piece((strip.targets != IGNORED).to(torch.int64), strip.lengths).tolist()
-        return counts
+        return valid_targets(strip)
 
     def cost(self, strip: Strip, packed: Packed) -> Cost:
         """Nats, summed over valid targets."""

@@ -34,6 +34,7 @@ class Evaluated:
     task_loss: dict[str, float]
     seen: dict[str, float]
     tokens: int
+    skipped: int  # records that gave no document, the damaged among them
     seconds: float
 
     @property
@@ -50,10 +51,12 @@ class _Sums:
     losses: list[float]  # by task
     seen: dict[str, tuple[float, float]]  # {name: (sum, count)}
     tokens: int = 0
+    skipped: int = 0
 
     def add(self, counts: StepCounts, losses: StepLosses) -> None:
         """Take in a step."""
         self.tokens += counts.all_places
+        self.skipped += sum(counts.skipped)
         for task, units in enumerate(counts.units):
             self.units[task] += units
             self.losses[task] += losses.by_task[task] * units
@@ -69,6 +72,7 @@ class _Sums:
             task_loss={name: loss / units for name, loss, units in by_task if units},
             seen=means(self.seen),
             tokens=self.tokens,
+            skipped=self.skipped,
             seconds=seconds,
         )
 
@@ -79,9 +83,10 @@ class Evaluation:
     def __init__(self, inputs: Inputs, learner: Learner) -> None:
         self._inputs, self._learner, self._settings = inputs, learner, inputs.settings
 
-    def is_due(self, iteration: int) -> bool:
-        """Whether this iteration is evaluated."""
-        return iteration % self._settings.eval_interval == 0 or iteration == self._settings.train_iters
+    def is_due(self, iteration: int, data_ends: bool) -> bool:
+        """Whether this iteration is evaluated; `data_ends`: it is the last, since nothing is left to train on."""
+        last = data_ends or iteration == self._settings.train_iters
+        return last or iteration % self._settings.eval_interval == 0
 
     def run(self) -> Evaluated:
         """Read the held-out data and measure; every rank must call it."""
@@ -121,7 +126,8 @@ def _undisturbed(model: Decoder) -> Iterator[None]:
 def describe(evaluated: Evaluated, iteration: int) -> str:
     """The line a person reads."""
     tasks = ", ".join(f"{task} {loss:.4f}" for task, loss in evaluated.task_loss.items())
+    left_out = f", {evaluated.skipped:,} record(s) left out" if evaluated.skipped else ""
     return (
         f"iter {iteration}: held-out loss {evaluated.loss:.4f}, perplexity {evaluated.perplexity:.4g} ({tasks}); "
-        f"{evaluated.tokens:,} tokens in {evaluated.seconds:.1f} s"
+        f"{evaluated.tokens:,} tokens in {evaluated.seconds:.1f} s{left_out}"
     )

@@ -60,7 +60,7 @@ class Loop:
         runtime.synchronize_device()
         seconds = time.perf_counter() - started + step.waited
         evaluated = None
-        if self.evaluation is not None and self.evaluation.is_due(iteration):
+        if self.evaluation is not None and self.evaluation.is_due(iteration, step.counts.exhausted):
             evaluated = self.evaluation.run()
             log(describe(evaluated, iteration))
         return self._metrics(step, learned, evaluated, seconds)

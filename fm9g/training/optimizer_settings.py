@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,6 +24,7 @@ class OptimizerSettings(Group):
         "what is learned: pretrain (the next token)",
         "学习目标：pretrain（预测下一个 token）",
         choices=OBJECTIVES,
+        learned_with=True,
     )
     train_iters: int = setting(10000, "iterations to run", "要运行的迭代数", least=1, told=True, learned_with=True)
     lr: float = setting(
@@ -118,7 +118,7 @@ class OptimizerSettings(Group):
 
     def check(self) -> None:
         """What the decay rates and a schedule must be."""
-        if not all(0 <= beta < 1 and math.isfinite(beta) for beta in self.betas):
+        if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas must be in [0, 1), not {self.betas}")
         if self.lr_scheduler != "cosine" and self.iterations("drop_iters") < 1:
             raise UserError(f"{self.lr_scheduler} needs drop_iters of at least one iteration")

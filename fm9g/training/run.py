@@ -66,7 +66,9 @@ def open_run(inputs: Inputs, kind: str) -> Opened:
     checkpoints = Checkpoints(folder, settings)
     step = checkpoints.open(settings.resume_ckpt)
     start = start_from(settings, folder.checkpoints, step)
-    saved = None if step is None else Saved.read(checkpoints.path(step), kind)
+    saved = (
+        None if step is None else Saved.read(checkpoints.path(step), kind)
+    )  # looked at, though only weights be taken
     where = [f"starting from {start}", f"writing to {folder.checkpoints}"]
     log("\n".join([*where, *told_lines(settings)]))
     if start.resumed is None:

@@ -77,7 +77,7 @@ class RunStream:
     def steps(self, units: Callable[[StepBatch], list[int]]) -> Iterator[Step]:
         """The steps left, until the data ends; `units` gives this rank's units of the loss by task.
 
-        A step counts as done when the next is asked for, or `advance` has been called.
+        Who has learned from a step counts it as done by `advance`, before asking for the next.
         """
         iterator, train_iters = iter(self._loader), self.inputs.settings.train_iters
         if self.progress.step >= train_iters:

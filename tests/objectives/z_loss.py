@@ -1,12 +1,11 @@
 """A toy objective: the next token, and 1e-2 log(Z)² of each target, as PaLM has it (https://arxiv.org/abs/2204.02311)."""
 
-import torch
 from torch import Tensor
 
 from fm9g.data.stream.loader import IGNORED, Strip
 from fm9g.model.decoder import Decoder
 from fm9g.model.packed import Packed
-from fm9g.objectives.base import Cost, sums_by_piece
+from fm9g.objectives.base import Cost, sums_by_piece, valid_targets
 
 
 class ZLoss:
@@ -16,8 +15,7 @@ class ZLoss:
         self._model = model
 
     def units(self, strip: Strip) -> list[int]:
-        counts: list[int] = sums_by_piece((strip.targets != IGNORED).to(torch.int64), strip.lengths).tolist()
-        return counts
+        return valid_targets(strip)
 
     def cost(self, strip: Strip, packed: Packed) -> Cost:
         logits_TV = self._model(strip.tokens, packed).float()

@@ -105,6 +105,22 @@ def test_two_ranks_find_what_one_finds(place, tmp_path, held_out):
     assert found.metrics()[-1]["eval_task_loss"].keys() == {"texts", "asked"}
 
 
+def test_the_last_step_of_data_that_ends_early_is_evaluated(place, tmp_path, held_out):
+    once = place.write_mixture("once_held_out", [{"path": "questions", "abs_weight": 1, "allow_repeat": False}])
+    settings = {"dataset_config": once, "train_iters": 500, "stop_when_end": 1, "eval_dataset": held_out}
+    found = train_here(place, tmp_path, **settings)
+    assert 0 < len(found.metrics()) < 500
+    assert list(evaluated(found)) == [len(found.metrics())]
+
+
+def test_records_that_are_left_out_are_counted(place, tmp_path):
+    index(tmp_path / "long", [*prose_records(5), {"input": "", "output": "a tiny model " * 200}])
+    entries = [{"path": str(tmp_path / "long"), "task_name": "long", "abs_weight": 1, "oversize_rule": "drop"}]
+    dropping = place.write_mixture("dropping", entries)
+    assert "tokens in" in (said := train_here(place, tmp_path / "out", eval_dataset=dropping, max_length=128).log)
+    assert ", 1 record(s) left out" in said
+
+
 def test_a_dataset_that_is_trained_on_too_is_a_warning(place, tmp_path):
     said = train_here(place, tmp_path / "same", eval_dataset=place.mixture).log
     assert "warning: dataset 'prose' of eval_dataset is" in said
