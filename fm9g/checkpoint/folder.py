@@ -17,6 +17,11 @@ def is_step(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
+def weights_name(step: int) -> str:
+    """The name of the weights' file in a step's folder."""
+    return f"fm9g_live_checkpoint-{step}.pt"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folders of the run `name` under `output_dir`."""

@@ -23,11 +23,6 @@ SAFETENSORS_NAMES = {dtype.torch: name for name, dtype in DTYPES.items()}
 WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
 
 
-def weights_name(step: int) -> str:
-    """The name of the weights' file."""
-    return f"fm9g_live_checkpoint-{step}.pt"
-
-
 def write_weights(model: Any, path: Path) -> None:
     """Rank 0 writes {name: tensor} as torch.save would; no rank ever holds more than a block of the whole model."""
     weights = gathered_weights(model)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from fm9g import runtime
-from fm9g.checkpoint.weights import weights_name, write_weights
+from fm9g.checkpoint.folder import weights_name
+from fm9g.checkpoint.weights import write_weights
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, write_json, write_text
 

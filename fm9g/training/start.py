@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from fm9g.checkpoint.folder import weights_name
 from fm9g.checkpoint.settings import StartSettings
-from fm9g.checkpoint.weights import weights_name
 from fm9g.errors import UserError
 from fm9g.files import require_file
 from fm9g.training.settings import Settings
