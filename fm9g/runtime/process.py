@@ -259,6 +259,8 @@ class Watch(threading.Thread):
         except _RENDEZVOUS_ERRORS as error:
             print(f"rank {self._rank}: the rendezvous store ended first ({error})", file=sys.stderr)
         self._finished.set()
+        # a thread that is inside the store when the interpreter is torn down aborts the process
+        self.join(DEAD_AFTER_SECONDS)
 
     def _others_have_ended(self) -> bool:
         with self._lock:

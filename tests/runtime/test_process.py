@@ -147,6 +147,13 @@ def test_ranks_that_end_at_different_times_raise_no_alarm(tmp_path: Path) -> Non
         assert f"end of rank {rank}" in result.output
 
 
+def test_a_rank_that_ends_while_it_beats_ends_well(tmp_path: Path) -> None:
+    """A thread in the store aborts an interpreter that is torn down, so none is left. Here one mostly would be."""
+    beating = "import fm9g.runtime.process as process\nprocess.BEAT_SECONDS = 0.0\n" + INITIALIZE
+    result = run_ranks(beating, ranks=2, tmp_path=tmp_path)
+    assert result.returncode == 0, result.output
+
+
 def test_ranks_end_within_ten_seconds_of_their_launcher(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
