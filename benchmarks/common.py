@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,17 @@ from typing import Any
 
 import numpy as np
 
+ROOT = Path(__file__).resolve().parents[1]
 TOKENS, SECONDS = 500_000, 1.0  # a turn
 TEXTS_AT_ONCE = 16  # that a tokenizer is given: a little faster than one by one
+
+
+def tree_of(commit: str, folder: Path) -> Path:
+    """The files of a commit of this repository, in `folder`, which is made."""
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
+    folder.mkdir()
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
+    return folder
 
 
 def children_of(pid: int) -> list[int]:

@@ -19,7 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from common import ROOT, tree_of
+
 WORDS = "the tiny model reads words and learns to guess which of them comes next 月 光 明"
 MODEL = {
     "vocab_size": 320,
@@ -125,13 +126,6 @@ def run_all(tree: Path, folder: Path) -> dict[str, dict[str, str]]:
     return {title: found(folder, name) for name, title in names.items()}
 
 
-def _tree_of(commit: str, folder: Path) -> Path:
-    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, capture_output=True).stdout
-    folder.mkdir()
-    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
-    return folder
-
-
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,7 +134,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fixed_runs.") as temporary:
         # the same folder for both: its path may be in what is saved
         results, work = [], Path(temporary) / "work"
-        for tree in [ROOT, *([_tree_of(against, Path(temporary) / "tree")] if against else [])]:
+        for tree in [ROOT, *([tree_of(against, Path(temporary) / "tree")] if against else [])]:
             work.mkdir()
             results.append(run_all(tree, work))
             work.rename(Path(temporary) / f"done-{len(results)}")

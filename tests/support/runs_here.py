@@ -39,6 +39,17 @@ def train_here(place: Place, output: Path, **changes: object) -> Ended:
     return run_words_here(place.words(output, **changes), output, str(changes.get("model_unique", "u")))
 
 
+def refused_here(place: Place, output: Path, **changes: object) -> str:
+    """What such a run is refused for."""
+    import pytest
+
+    from fm9g.errors import UserError
+
+    with pytest.raises(UserError) as error:
+        train_here(place, output, **changes)
+    return str(error.value)
+
+
 def run_words_here(words: list[str], output: Path, name: str = "u") -> Ended:
     """Like train_here, with the words of a whole command line."""
     import torch
