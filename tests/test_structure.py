@@ -72,6 +72,12 @@ def test_no_import_goes_in_a_circle() -> None:
     assert len(order) == len(MODULES)
 
 
+def test_files_of_torch_are_read_in_one_place() -> None:
+    """Where damage is named and no code is run; runtime/ has a torch.load for programs of others."""
+    reading = {str(source.path) for source in PACKAGE if source.calls("torch.load")}
+    assert reading == {"fm9g/tensors/readers.py", "fm9g/runtime/devices.py"}
+
+
 def test_files_and_functions_are_small() -> None:
     long_files = {str(source.path): source.lines for source in ALL if source.lines > MOST_LINES}
     assert not long_files

@@ -11,6 +11,7 @@ from torch import Tensor
 from fm9g.errors import UserError
 from fm9g.runtime.shards import shards
 from fm9g.tensors import finite
+from fm9g.tensors.readers import map_pt
 
 OPTIMIZER_FILE = "optimizer-{rank:05d}.pt"
 MOMENTS = ("exp_avg", "exp_avg_sq", "_param_fp32")
@@ -32,7 +33,7 @@ def load_optimizer_state(model: Any, optimizer: Any, folder: Path, on_host: bool
     files = sorted(folder.glob("optimizer-*.pt"))
     if not files:
         raise UserError(f"{folder}: holds no optimizer state; load_grad=0 starts the optimizer anew")
-    parts = [torch.load(path, weights_only=True, mmap=True, map_location="cpu") for path in files]
+    parts = [map_pt(path) for path in files]
     for name, param, start, end in shards(model):
         saved = [part[name] for part in parts if name in part]
         if saved:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fm9g import runtime
+from fm9g.tensors.readers import map_pt
 
 RANDOM_FILE = "random-{rank:05d}.pt"
 
@@ -33,7 +34,7 @@ def load_random_state(folder: Path) -> bool:
     path = folder / RANDOM_FILE.format(rank=runtime.rank())
     if not path.exists():
         return False
-    set_random_state(torch.load(path, weights_only=True))
+    set_random_state(map_pt(path))
     return True
 
 

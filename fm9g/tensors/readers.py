@@ -192,11 +192,11 @@ class TorchFiles:
         return rows.view(-1)
 
 
-def map_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .pt or .bin file by name, mapped, not read; what else a file may hold is a UserError."""
+def map_pt(path: Path) -> Any:
+    """What a file of torch.save holds, its tensors mapped, not read. No code in it is run; a bad one is a UserError."""
     require_file(path)
     try:
-        contents = torch.load(str(path), map_location="cpu", mmap=True, weights_only=True)
+        return torch.load(str(path), map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: not a checkpoint of tensors alone, or damaged; code in a file is never run: {_first_line(error)}"
@@ -206,6 +206,11 @@ def map_tensors(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: not a readable checkpoint: not a zip file written by torch.save (torch 1.6 or later), or "
             f"damaged: {_first_line(error)}"
         ) from None
+
+
+def map_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .pt or .bin file by name, mapped, not read; what else a file may hold is a UserError."""
+    contents = map_pt(path)
     if not isinstance(contents, dict):
         raise UserError(f"{path}: expected tensors by name, found a {type(contents).__name__}")
     for name, value in contents.items():

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fm9g import runtime
 from fm9g.data.stream.continuation import Generations, balanced, rearrange_states
@@ -15,6 +14,7 @@ from fm9g.data.stream.loader import STREAM_RULES, Loader, Plan, StepStream
 from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.errors import UserError
+from fm9g.tensors.readers import map_pt
 from fm9g.training.inputs import Inputs
 
 DATA_FILE = "data-{rank:05d}.pt"
@@ -111,7 +111,7 @@ def load_states(folder: Path, inputs: Inputs, saved: dict[str, Any]) -> dict[int
     """{lane: state} of all ranks' lanes in a checkpoint, arranged for the present mixture."""
     files = sorted(folder.glob("data-*.pt"))
     with ThreadPoolExecutor(inputs.settings.parallel_load_datastate) as pool:
-        parts = list(pool.map(lambda path: torch.load(path, weights_only=True), files))
+        parts = list(pool.map(map_pt, files))
     states = {
         int(lane): state for part in parts for lane, state in zip(part["lanes"], part["states"].numpy(), strict=True)
     }

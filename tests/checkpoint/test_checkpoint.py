@@ -202,6 +202,13 @@ def test_an_optimizer_file_of_one_rank_that_is_missing_is_noticed(place, own):
     assert f"the optimizer files lack {320 * 32 - 100} elements of exp_avg of {name}" in message
 
 
+@pytest.mark.parametrize("kind", ["fm9g_live_checkpoint-3", "optimizer-00000", "random-00000", "data-00000"])
+def test_a_damaged_file_is_named(place, own, kind):
+    path = own.checkpoints / f"3/{kind}.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path}" in refused_here(place, own.root, resume_ckpt="3", train_iters=4)
+
+
 def test_the_number_of_optimizer_files_is_checked_when_it_is_given(place, own):
     message = refused_here(place, own.root, resume_ckpt="3", train_iters=4, grad_ckpt_num=8)
     assert "holds 1 optimizer file(s), grad_ckpt_num says 8" in message

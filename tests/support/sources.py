@@ -30,6 +30,11 @@ class Source:
         found = [node for node in ast.walk(self.tree) if isinstance(node, kinds)]
         return {f"{node.lineno} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1 for node in found}
 
+    def calls(self, name: str) -> list[int]:
+        """The lines that call a function by this name, as written: `torch.load`."""
+        calls = [node for node in ast.walk(self.tree) if isinstance(node, ast.Call)]
+        return [node.lineno for node in calls if ast.unparse(node.func) == name]
+
     def imports(self) -> Iterator[str]:
         """What it imports, wherever in the file: `from a import b` is a.b."""
         for node in ast.walk(self.tree):
