@@ -19,7 +19,6 @@ def ours(shape: dict[str, Any], lengths: list[int], dtype: str, recompute: bool 
     from fm9g import runtime
     from fm9g.model.config import ModelConfig
     from fm9g.model.decoder import Decoder
-    from fm9g.model.packed import Packed
 
     runtime.initialize(seed=1)
     places = sum(lengths)
@@ -29,12 +28,12 @@ def ours(shape: dict[str, Any], lengths: list[int], dtype: str, recompute: bool 
     optimizer = runtime.bmt.optim.AdamOptimizer(model.parameters(), **ADAM)
     manager = runtime.bmt.optim.OptimManager(grad_scale=1)
     manager.add_optimizer(optimizer)
-    packed = Packed.from_lengths(lengths, runtime.device())
+    context = model.context(lengths)
     tokens = torch.randint(0, shape["vocab_size"], (places + 1,), device=runtime.device())
 
     def step() -> None:
         manager.zero_grad()
-        total, _ = model.loss(tokens[:-1], tokens[1:], packed)
+        total, _ = model.loss(tokens[:-1], tokens[1:], context)
         manager.backward(total / places)
         manager.clip_grad_norm(optimizer.param_groups, 1.0)
         manager.step()

@@ -6,24 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fm9g.model.attention import Attention, Kernel
+from fm9g.model.attention import Attention
 from fm9g.model.config import ModelConfig
+from fm9g.model.context import Context
 from fm9g.model.feedforward import FeedForward
+from fm9g.model.kernels.kernel import Attend
 from fm9g.model.norm import RMSNorm
-from fm9g.model.packed import Packed
 from fm9g.runtime import bmt
 
 
 class SelfAttentionBranch(bmt.DistributedModule):
     """Norm and attention, the residual's first branch."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, kernel: Kernel) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend) -> None:
         super().__init__()
         self.layernorm_before_attention = RMSNorm(config.dim_model, config.eps, dtype)
-        self.self_attention = Attention(config, dtype, kernel)
+        self.self_attention = Attention(config, dtype, attend)
 
-    def forward(self, x_TD: Tensor, cos: Tensor, sin: Tensor, packed: Packed) -> Tensor:
-        return self.self_attention(self.layernorm_before_attention(x_TD), cos, sin, packed)
+    def forward(self, x_TD: Tensor, context: Context) -> Tensor:
+        return self.self_attention(self.layernorm_before_attention(x_TD), context)
 
 
 class FeedForwardBranch(bmt.DistributedModule):
@@ -41,9 +42,9 @@ class FeedForwardBranch(bmt.DistributedModule):
 class TransformerBlock(bmt.DistributedModule):
     """[T, dim_model] -> [T, dim_model]; branches are scaled (muP) and dropped out before they are added."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, kernel: Kernel) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend) -> None:
         super().__init__()
-        self.self_att = SelfAttentionBranch(config, dtype, kernel)
+        self.self_att = SelfAttentionBranch(config, dtype, attend)
         self.ffn = FeedForwardBranch(config, dtype)
         self._scale, self._dropout_p = config.residual_scale, config.dropout_p
 
@@ -52,6 +53,6 @@ class TransformerBlock(bmt.DistributedModule):
             branch_TD = F.dropout(branch_TD, self._dropout_p, self.training)
         return torch.add(x_TD, branch_TD, alpha=self._scale)
 
-    def forward(self, x_TD: Tensor, cos: Tensor, sin: Tensor, packed: Packed) -> Tensor:
-        x_TD = self._add(x_TD, self.self_att(x_TD, cos, sin, packed))
+    def forward(self, x_TD: Tensor, context: Context) -> Tensor:
+        x_TD = self._add(x_TD, self.self_att(x_TD, context))
         return self._add(x_TD, self.ffn(x_TD))

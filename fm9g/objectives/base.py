@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fm9g.data.stream.loader import IGNORED, Strip
+from fm9g.model.context import Context
 from fm9g.model.decoder import Decoder
-from fm9g.model.packed import Packed
 
 Seen = dict[str, tuple[Tensor, Tensor]]
 """{name: (sum, count)}, each []: what an objective saw beside its loss, told as a mean over a step of all ranks."""
@@ -33,7 +33,7 @@ class Objective(Protocol):
         """[pieces]: how many units of the loss (tokens, sequences, pairs) each piece has; on the host."""
         ...
 
-    def cost(self, strip: Strip, packed: Packed) -> Cost:
+    def cost(self, strip: Strip, context: Context) -> Cost:
         """The cost of a strip whose tensors are int64 and on the device."""
         ...
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fm9g.data.stream.loader import Strip
+from fm9g.model.context import Context
 from fm9g.model.decoder import Decoder
-from fm9g.model.packed import Packed
 from fm9g.objectives.base import Cost, sums_by_piece, valid_targets
 
 
@@ -18,7 +18,7 @@ class LanguageModel:
         """[pieces]: valid targets."""
         return valid_targets(strip)
 
-    def cost(self, strip: Strip, packed: Packed) -> Cost:
+    def cost(self, strip: Strip, context: Context) -> Cost:
         """Nats, summed over valid targets."""
-        total, losses_T = self._model.loss(strip.tokens, strip.targets, packed)
+        total, losses_T = self._model.loss(strip.tokens, strip.targets, context)
         return Cost(total, sums_by_piece(losses_T.double(), strip.lengths), {})

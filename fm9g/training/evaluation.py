@@ -94,7 +94,7 @@ class Evaluation:
         sums = _Sums([0] * len(self._inputs.held_out), [0.0] * len(self._inputs.held_out), {})
         with _undisturbed(self._learner.model):
             for batch, counts in self._steps():
-                losses = step_losses(self._learner.objective, batch, counts)
+                losses = step_losses(self._learner.model, self._learner.objective, batch, counts)
                 sums.add(counts, losses)
         return sums.evaluated([entry.task_name for entry in self._inputs.held_out], time.perf_counter() - started)
 

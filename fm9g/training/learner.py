@@ -95,7 +95,7 @@ class Learner:
         rate = learning_rate(self._settings, iteration) * resume_ramp(self._settings, batch.step - self._ramp_start)
         set_learning_rate(self.manager, rate)
         self.manager.zero_grad()
-        losses = step_losses(self.objective, batch, counts, self.manager.backward)
+        losses = step_losses(self.model, self.objective, batch, counts, self.manager.backward)
         scale = float(self.manager.loss_scale)
         norm = self._update(iteration, losses.loss, inspect) if counts.all_units else 0.0
         return Learned(losses, rate, norm, scale)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fm9g import runtime
 from fm9g.data.stream.loader import PADDING_TASK, StepBatch, Strip
-from fm9g.model.packed import Packed
+from fm9g.model.decoder import Decoder
 from fm9g.objectives.base import Objective
 
 
@@ -78,7 +78,11 @@ def _by_task(values: Tensor, strip: Strip, tasks: int) -> Tensor:
 
 
 def step_losses(
-    objective: Objective, batch: StepBatch, counts: StepCounts, backward: Callable[[Tensor], None] | None = None
+    model: Decoder,
+    objective: Objective,
+    batch: StepBatch,
+    counts: StepCounts,
+    backward: Callable[[Tensor], None] | None = None,
 ) -> StepLosses:
     """The losses of a step; `backward` is given each micro-step's part of the loss, to add its gradient.
 
@@ -89,9 +93,9 @@ def step_losses(
     task_sums = torch.zeros(tasks, dtype=torch.float64, device=device)
     seen: dict[str, Tensor] = {}
     for strip in batch.strips:
-        packed = Packed.from_lengths(strip.lengths, device)
+        context = model.context(strip.lengths)
         tokens, targets = (x.to(device, non_blocking=True).long() for x in (strip.tokens, strip.targets))
-        cost = objective.cost(dataclasses.replace(strip, tokens=tokens, targets=targets), packed)
+        cost = objective.cost(dataclasses.replace(strip, tokens=tokens, targets=targets), context)
         if backward is not None:
             backward(cost.total / max(1, counts.all_units))
         task_sums += _by_task(cost.losses, strip, tasks)

@@ -18,7 +18,6 @@ from fm9g.convert.hf_config import huggingface_config, model_config_from_hugging
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
-from fm9g.model.packed import Packed
 from tests.model.pairs import their_name
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -51,7 +50,7 @@ def our_logits(config: ModelConfig, weights: dict[str, torch.Tensor], length: in
     model = Decoder(config)
     model.load_state_dict(weights)
     device = runtime.device()
-    return model(tokens(length).to(device), Packed.from_lengths([length], device)).detach().float().cpu()
+    return model(tokens(length).to(device), model.context([length])).detach().float().cpu()
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -10,29 +10,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fm9g.model import attention
-from fm9g.model.attention import Kernel, plain_attention, sdpa_attention
 from fm9g.model.cross_entropy import linear_cross_entropy
-from fm9g.model.packed import Packed
+from fm9g.model.kernels import KERNELS, plain
 from fm9g.model.rotary import rotate
 from fm9g.runtime import adam, kernels
-from tests.model.dense import dense
+from tests.model.dense import context_of, dense
 
 CUDA = torch.device("cuda")
 HALF_TYPES = (torch.bfloat16, torch.float16)
-FOUND: dict[str, Kernel | None] = {
-    "flash-attn": attention._flash_attention(),
-    "torch varlen": attention._torch_varlen_attention(),
-    "torch sdpa": sdpa_attention,
-    "plain": plain_attention,
+FOUND = {
+    kernel.name: kernel
+    for kernel in (*KERNELS, plain.KERNEL)
+    if any(kernel.supports(dtype, True) for dtype in (*HALF_TYPES, torch.float32))
 }
-KERNELS = {name: kernel for name, kernel in FOUND.items() if kernel is not None}
-HALF_ONLY = ("flash-attn", "torch varlen")
 CASES = [
     (name, dtype)
-    for name in KERNELS
+    for name, kernel in FOUND.items()
     for dtype in (*HALF_TYPES, torch.float32)
-    if dtype in HALF_TYPES or name not in HALF_ONLY
+    if kernel.supports(dtype, True)
 ]
 LENGTHS = [[7, 130, 1, 62], [1], [513, 300], [1, 1, 1]]
 
@@ -56,7 +51,7 @@ def test_attention(name: str, dtype: torch.dtype, kv_heads: int, dim_head: int, 
     exact = [x.detach().double().requires_grad_() for x in inputs]
     mine = [on_gpu(x) for x in inputs]
     factor = torch.randn(total, 8, dim_head).to(dtype)
-    expected, output = dense(*exact, lengths), KERNELS[name](*mine, Packed.from_lengths(lengths, CUDA))
+    expected, output = dense(*exact, lengths), FOUND[name].attend(*mine, context_of(lengths, "cuda"))
     (expected * factor.double()).sum().backward()
     (output * factor.to(CUDA)).sum().backward()
     # inputs, weights and outputs are each rounded to the type; float32 products may take TF32-free paths alone

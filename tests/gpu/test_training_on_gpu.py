@@ -20,7 +20,6 @@ import json, sys, torch
 from fm9g import runtime
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
-from fm9g.model.packed import Packed
 
 runtime.initialize(seed=1)
 model = Decoder(
@@ -38,11 +37,11 @@ optimizer = kind(model.parameters(), lr=1e-3, weight_decay=0.1)
 manager = runtime.bmt.optim.OptimManager(loss_scale=1024 if sys.argv[1] == "fp16" else None)
 manager.add_optimizer(optimizer)
 tokens = torch.randint(0, 256, (257,), generator=generator).to(runtime.device())
-packed = Packed.from_lengths([100, 156], runtime.device())
+context = model.context([100, 156])
 losses = []
 for _ in range(10):
     manager.zero_grad()
-    total, _ = model.loss(tokens[:-1], tokens[1:], packed)
+    total, _ = model.loss(tokens[:-1], tokens[1:], context)
     manager.backward(total / 256)
     manager.clip_grad_norm(optimizer.param_groups, 1.0)
     manager.step()

@@ -11,7 +11,6 @@ from torch import Tensor
 from fm9g import runtime
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
-from fm9g.model.packed import Packed
 
 # ours -> theirs, as REFERENCE.md has them: written out here, not taken from fm9g/convert
 NAMES = {
@@ -101,10 +100,6 @@ def tokens_and_targets(vocab_size: int, lengths: list[int] = LENGTHS, seed: int 
     targets = torch.cat([torch.cat([document[1:], torch.tensor([-100])]) for document in tokens.split(lengths)])
     targets[3] = -100
     return tokens.to(runtime.device()), targets.to(runtime.device())
-
-
-def packed(lengths: list[int] = LENGTHS) -> Packed:
-    return Packed.from_lengths(lengths, runtime.device())
 
 
 def their_logits(model: Any, tokens: Tensor, lengths: list[int] = LENGTHS) -> Tensor:

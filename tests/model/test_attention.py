@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fm9g.model.attention import Kernel, batched_attention, choose_kernel, plain_attention, sdpa_attention
-from fm9g.model.packed import Packed
-from tests.model.dense import dense
+from fm9g.model.kernels import choose_kernel, plain, sdpa
+from fm9g.model.kernels.kernel import Attend
+from fm9g.model.kernels.plain import plain_attention
+from fm9g.model.kernels.sdpa import batched_attention, sdpa_attention
+from tests.model.dense import context_of, dense
 
-CPU = torch.device("cpu")
 HALF_TYPES = (torch.float16, torch.bfloat16)
 LENGTHS = ([17], [1], [5, 1, 8, 3], [1, 1, 1], [6, 6])
 FLASH, VARLEN = "flash_attn", "torch.nn.attention.varlen"
@@ -61,9 +62,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_flash_attention_comes_first(dtype: torch.dtype, install: Callable[..., None]) -> None:
     other = Recorded()
     install(flash=other.flash_attn, torch_varlen=other.varlen)
-    name, kernel = choose_kernel("cuda", dtype, on_cuda=True)
-    assert name == "flash-attn"
-    output = kernel(torch.ones(5, 2, 4), torch.ones(5, 1, 4), torch.ones(5, 1, 4), Packed.from_lengths([2, 3], CPU))
+    kernel = choose_kernel("cuda", dtype, on_cuda=True)
+    assert kernel.name == "flash-attn"
+    output = kernel.attend(torch.ones(5, 2, 4), torch.ones(5, 1, 4), torch.ones(5, 1, 4), context_of([2, 3]))
     assert output.shape == (5, 2, 4)
     assert other.calls == [([0, 2, 5], [0, 2, 5], 3, 3, True)]
 
@@ -71,9 +72,9 @@ def test_flash_attention_comes_first(dtype: torch.dtype, install: Callable[..., 
 def test_torchs_varlen_attention_comes_second(install: Callable[..., None]) -> None:
     other = Recorded()
     install(torch_varlen=other.varlen)
-    name, kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
-    assert name == "torch varlen"
-    kernel(torch.ones(5, 2, 4), torch.ones(5, 1, 4), torch.ones(5, 1, 4), Packed.from_lengths([2, 3], CPU))
+    kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
+    assert kernel.name == "torch varlen"
+    kernel.attend(torch.ones(5, 2, 4), torch.ones(5, 1, 4), torch.ones(5, 1, 4), context_of([2, 3]))
     assert other.calls == [([0, 2, 5], [0, 2, 5], 3, 3, (-1, 0), True)]
 
 
@@ -83,24 +84,24 @@ def test_documents_of_one_length_are_a_batch_for_torch(
 ) -> None:
     other = Recorded()
     install(torch_varlen=other.varlen)
-    _, kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
-    kernel(*[torch.ones(sum(lengths), 2, 4)] * 3, Packed.from_lengths(lengths, CPU))
+    kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
+    kernel.attend(*[torch.ones(sum(lengths), 2, 4)] * 3, context_of(lengths))
     assert (other.calls == []) == equal
 
 
 def test_a_varlen_attention_that_knows_no_groups_gets_keys_for_every_head(install: Callable[..., None]) -> None:
     other = Recorded()
     install(torch_varlen=other.ungrouped_varlen)
-    _, kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
+    kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
     for kv_heads in (1, 2):
-        kernel(torch.ones(5, 2, 4), *[torch.ones(5, kv_heads, 4)] * 2, Packed.from_lengths([2, 3], CPU))
+        kernel.attend(torch.ones(5, 2, 4), *[torch.ones(5, kv_heads, 4)] * 2, context_of([2, 3]))
     assert other.calls == [((5, 2, 4), (5, 2, 4), (-1, 0))] * 2
 
 
 @pytest.mark.parametrize("torch_varlen", [None, Recorded().old_varlen])
 def test_sdpa_is_what_is_left(torch_varlen: Any, install: Callable[..., None]) -> None:
     install(torch_varlen=torch_varlen)
-    assert choose_kernel("cuda", torch.bfloat16, on_cuda=True) == ("torch sdpa", sdpa_attention)
+    assert choose_kernel("cuda", torch.bfloat16, on_cuda=True) is sdpa.KERNEL
 
 
 @pytest.mark.parametrize(("dtype", "on_cuda"), [(torch.float32, True), (torch.bfloat16, False)])
@@ -108,29 +109,29 @@ def test_flash_kernels_are_for_half_types_on_cuda(
     dtype: torch.dtype, on_cuda: bool, install: Callable[..., None]
 ) -> None:
     install(flash=Recorded().flash_attn, torch_varlen=Recorded().varlen)
-    assert choose_kernel("cuda", dtype, on_cuda)[0] == "torch sdpa"
+    assert choose_kernel("cuda", dtype, on_cuda) is sdpa.KERNEL
 
 
 def test_none_is_the_plain_reference_everywhere(install: Callable[..., None]) -> None:
     install(flash=Recorded().flash_attn, torch_varlen=Recorded().varlen)
     for dtype in (torch.float32, *HALF_TYPES):
-        assert choose_kernel("none", dtype, on_cuda=True) == ("plain", plain_attention)
+        assert choose_kernel("none", dtype, on_cuda=True) is plain.KERNEL
 
 
 @pytest.mark.parametrize(
-    ("kernel", "lengths"),
+    ("attend", "lengths"),
     [
-        *((kernel, lengths) for kernel in (plain_attention, sdpa_attention) for lengths in LENGTHS),
+        *((attend, lengths) for attend in (plain_attention, sdpa_attention) for lengths in LENGTHS),
         *((batched_attention, lengths) for lengths in LENGTHS if len(set(lengths)) == 1),
     ],
 )
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_kernels_are_masked_softmax_attention(kernel: Kernel, lengths: list[int], kv_heads: int) -> None:
+def test_kernels_are_masked_softmax_attention(attend: Attend, lengths: list[int], kv_heads: int) -> None:
     torch.manual_seed(0)
     shapes = SimpleNamespace(q=(sum(lengths), 4, 6), kv=(sum(lengths), kv_heads, 6))
     inputs = [torch.randn(shape, requires_grad=True) for shape in (shapes.q, shapes.kv, shapes.kv)]
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    output, expected = kernel(*inputs, Packed.from_lengths(lengths, CPU)), dense(*exact, lengths)
+    output, expected = attend(*inputs, context_of(lengths)), dense(*exact, lengths)
     torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
     factor = torch.randn_like(output)
     (output * factor).sum().backward()
@@ -139,20 +140,20 @@ def test_kernels_are_masked_softmax_attention(kernel: Kernel, lengths: list[int]
         torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [plain_attention, sdpa_attention])
+@pytest.mark.parametrize("attend", [plain_attention, sdpa_attention])
 @pytest.mark.parametrize("dtype", HALF_TYPES)
-def test_half_types_come_back_as_they_went_in(kernel: Kernel, dtype: torch.dtype) -> None:
+def test_half_types_come_back_as_they_went_in(attend: Attend, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     lengths = [5, 8]
     inputs = [torch.randn(13, heads, 8).to(dtype) for heads in (4, 2, 2)]
-    output = kernel(*inputs, Packed.from_lengths(lengths, CPU))
+    output = attend(*inputs, context_of(lengths))
     assert output.dtype == dtype
     tolerance = 2 * torch.finfo(dtype).eps
     torch.testing.assert_close(output.double(), dense(*inputs, lengths), rtol=tolerance, atol=tolerance)
 
 
 def test_positions_restart_at_every_document() -> None:
-    packed = Packed.from_lengths([3, 1, 2], CPU)
-    assert packed.position_ids.tolist() == [0, 1, 2, 0, 0, 1]
-    assert packed.cu_seqlens.tolist() == [0, 3, 4, 6]
-    assert (packed.cu_seqlens.dtype, packed.longest) == (torch.int32, 3)
+    context = context_of([3, 1, 2])
+    assert context.position_ids.tolist() == [0, 1, 2, 0, 0, 1]
+    assert context.queries.cu_seqlens.tolist() == [0, 3, 4, 6]
+    assert (context.queries.cu_seqlens.dtype, context.queries.longest) == (torch.int32, 3)

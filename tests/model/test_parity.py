@@ -16,7 +16,6 @@ from tests.model.pairs import (
     config,
     decoder,
     gradients,
-    packed,
     their_logits,
     their_name,
     theirs,
@@ -45,11 +44,11 @@ def assert_close(value: Tensor, expected: Tensor) -> None:
 def assert_parity(model: Decoder, other: Any, lengths: list[int]) -> None:
     tokens, targets = tokens_and_targets(model.config.vocab_size, lengths)
     expected_TV = their_logits(other, tokens, lengths)
-    assert_close(model(tokens, packed(lengths)).detach(), expected_TV)
+    assert_close(model(tokens, model.context(lengths)).detach(), expected_TV)
 
     losses_T = F.cross_entropy(expected_TV, targets.cpu(), reduction="none")
     losses_T.sum().backward()
-    total, each_T = model.loss(tokens, targets, packed(lengths))
+    total, each_T = model.loss(tokens, targets, model.context(lengths))
     assert_close(total.detach(), losses_T.sum())
     assert_close(each_T, losses_T)
     total.backward()
@@ -101,10 +100,8 @@ def test_rope_scaling_changes_the_output() -> None:
     """So that the two tests above cannot pass with a scaling that both sides ignore."""
     tokens, _ = tokens_and_targets(61, [40])
     shared = {"max_length": 40, "orig_max_length": 16, "rope_scaling_factor": 2.0}
-    plain, linear, dynamic = (
-        decoder(config(**shared, rope_scaling_type=kind))(tokens, packed([40])).detach()
-        for kind in ("", "linear", "dynamic")
-    )
+    models = [decoder(config(**shared, rope_scaling_type=kind)) for kind in ("", "linear", "dynamic")]
+    plain, linear, dynamic = (model(tokens, model.context([40])).detach() for model in models)
     assert (plain - linear).abs().max() > 0.01
     assert (plain - dynamic).abs().max() > 0.01
 
@@ -114,21 +111,21 @@ def test_a_document_does_not_see_its_neighbours(flash: str) -> None:
     """Packed together or one at a time: the same logits."""
     model = decoder(config(), flash=flash)
     tokens, _ = tokens_and_targets(61)
-    together = model(tokens, packed()).detach()
-    apart = torch.cat([model(piece, packed([len(piece)])).detach() for piece in tokens.split(LENGTHS)])
+    together = model(tokens, model.context(LENGTHS)).detach()
+    apart = torch.cat([model(piece, model.context([len(piece)])).detach() for piece in tokens.split(LENGTHS)])
     torch.testing.assert_close(together, apart, rtol=1e-5, atol=1e-5)
     changed = tokens.clone()
     changed[: LENGTHS[0]] = (tokens[: LENGTHS[0]] + 1) % 61
-    later = model(changed, packed()).detach()
+    later = model(changed, model.context(LENGTHS)).detach()
     assert torch.equal(together[LENGTHS[0] :], later[LENGTHS[0] :])
 
 
 def test_a_token_does_not_see_what_follows() -> None:
     model = decoder(config())
     tokens, _ = tokens_and_targets(61, [12])
-    before = model(tokens, packed([12])).detach()
+    before = model(tokens, model.context([12])).detach()
     tokens[7:] = (tokens[7:] + 1) % 61
-    after = model(tokens, packed([12])).detach()
+    after = model(tokens, model.context([12])).detach()
     torch.testing.assert_close(before[:7], after[:7], rtol=1e-6, atol=1e-6)
     assert (before[7:] - after[7:]).abs().min(0).values.max() > 0.01
 
@@ -139,7 +136,7 @@ def test_use_checkpoint_changes_nothing(dtype: str) -> None:
     results = []
     for use_checkpoint in (False, True):
         model = decoder(config(dtype=dtype), use_checkpoint=use_checkpoint)
-        total, _ = model.loss(tokens, targets, packed())
+        total, _ = model.loss(tokens, targets, model.context(LENGTHS))
         total.backward()
         results.append({"loss": total.detach().cpu(), **gradients(model)})
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -149,11 +146,11 @@ def test_use_checkpoint_changes_nothing(dtype: str) -> None:
 def test_dropout_is_for_training_only(dropout_p: float) -> None:
     model = decoder(config(dropout_p=dropout_p), use_checkpoint=True)
     tokens, _ = tokens_and_targets(61)
-    first, second = (model(tokens, packed()).detach() for _ in range(2))
+    first, second = (model(tokens, model.context(LENGTHS)).detach() for _ in range(2))
     assert torch.equal(first, second) == (dropout_p == 0)
     model.eval()
-    expected = decoder(config())(tokens, packed()).detach()
-    assert torch.equal(model(tokens, packed()).detach(), expected)
+    expected = decoder(config())(tokens, model.context(LENGTHS)).detach()
+    assert torch.equal(model(tokens, model.context(LENGTHS)).detach(), expected)
 
 
 def test_bf16_is_as_close_to_float32_as_transformers_is() -> None:
@@ -163,17 +160,17 @@ def test_bf16_is_as_close_to_float32_as_transformers_is() -> None:
     other = theirs(model)
     exact = their_logits(other, tokens).detach()
     exact_loss = F.cross_entropy(exact, targets.cpu(), reduction="sum")
-    mine = (model(tokens, packed()).detach().float().cpu() - exact).pow(2).mean().sqrt()
+    mine = (model(tokens, model.context(LENGTHS)).detach().float().cpu() - exact).pow(2).mean().sqrt()
     their_error = (their_logits(other.bfloat16(), tokens).detach().float() - exact).pow(2).mean().sqrt()
     assert 0 < mine < 1.25 * their_error
-    total, _ = model.loss(tokens, targets, packed())
+    total, _ = model.loss(tokens, targets, model.context(LENGTHS))
     assert total.item() == pytest.approx(exact_loss.item(), rel=5e-3)
 
 
 def test_loss_and_logits_agree_for_any_size_of_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     model = decoder(config())
     tokens, targets = tokens_and_targets(61)
-    logits = model(tokens, packed()).detach()
+    logits = model(tokens, model.context(LENGTHS)).detach()
     monkeypatch.setattr("fm9g.model.cross_entropy.CHUNK_LOGITS", 61 * 4)
-    total, _ = model.loss(tokens, targets, packed())
+    total, _ = model.loss(tokens, targets, model.context(LENGTHS))
     torch.testing.assert_close(total.detach(), F.cross_entropy(logits, targets, reduction="sum"))

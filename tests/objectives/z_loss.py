@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from fm9g.data.stream.loader import IGNORED, Strip
+from fm9g.model.context import Context
 from fm9g.model.decoder import Decoder
-from fm9g.model.packed import Packed
 from fm9g.objectives.base import Cost, sums_by_piece, valid_targets
 
 
@@ -17,8 +17,8 @@ class ZLoss:
     def units(self, strip: Strip) -> list[int]:
         return valid_targets(strip)
 
-    def cost(self, strip: Strip, packed: Packed) -> Cost:
-        logits_TV = self._model(strip.tokens, packed).float()
+    def cost(self, strip: Strip, context: Context) -> Cost:
+        logits_TV = self._model(strip.tokens, context).float()
         valid_T = strip.targets != IGNORED
         log_z_T = logits_TV.logsumexp(-1)
         nll_T = log_z_T - logits_TV.gather(1, strip.targets.clamp(min=0)[:, None]).squeeze(1)

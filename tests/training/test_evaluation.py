@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from fm9g.model.packed import Packed
 from tests.support.apps import run_app, run_killed
 from tests.support.outputs import Output, copy_output
 from tests.support.places import index, prose_records, question_records
@@ -77,8 +76,8 @@ def by_hand(loop, place, records):
         prompt, answer = (tokenizer.encode(record[key]) if record[key] else [] for key in ("input", "output"))
         tokens = torch.tensor([tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id])
         with torch.no_grad():
-            packed = Packed.from_lengths([len(tokens) - 1], torch.device("cpu"))
-            logits = loop.learner.model(tokens[:-1], packed).double()
+            model = loop.learner.model
+            logits = model(tokens[:-1], model.context([len(tokens) - 1])).double()
         losses = F.cross_entropy(logits, tokens[1:], reduction="none")[len(prompt) :]
         total, count = total + losses.sum().item(), count + len(losses)
     return total, count

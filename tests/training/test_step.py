@@ -6,7 +6,6 @@ from torch.nn import functional as F
 
 from fm9g.data.stream.loader import IGNORED
 from fm9g.data.tokens.tokenizer import load_tokenizer
-from fm9g.model.packed import Packed
 from fm9g.runtime import bmt
 from fm9g.training.step import step_losses
 from tests.support.places import index
@@ -19,7 +18,7 @@ def losses_by_hand(run, batch):
     """[places of the step] losses with gradient, and the task of each place."""
     losses, tasks = [], []
     for strip in batch.strips:
-        logits = run.learner.model(strip.tokens, Packed.from_lengths(strip.lengths, torch.device("cpu")))
+        logits = run.learner.model(strip.tokens, run.learner.model.context(strip.lengths))
         losses.append(F.cross_entropy(logits, strip.targets.long(), ignore_index=IGNORED, reduction="none"))
         tasks += [task for task, length in zip(strip.tasks, strip.lengths, strict=True) for _ in range(length)]
     return torch.cat(losses), torch.tensor(tasks)
@@ -41,7 +40,7 @@ def test_the_loss_is_a_mean_over_the_valid_tokens_of_all_micro_steps(place, tmp_
         mean.backward()
         expected = gradients(run)
         run.learner.manager.zero_grad()
-        found = step_losses(run.learner.objective, batch, counts, run.learner.manager.backward)
+        found = step_losses(run.learner.model, run.learner.objective, batch, counts, run.learner.manager.backward)
         assert found.loss == pytest.approx(mean.item(), rel=1e-6)
         for task in (0, 1):
             of_task = losses[valid & (tasks == task)].mean().item()

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fm9g.model.packed import Packed
+from fm9g.model.context import Context, Documents
+from fm9g.model.kernels.kernel import Kernel, everywhere, for_every_head
 
 LONGEST_BATCHED = 512
 
@@ -39,34 +40,28 @@ def _batches(lengths: tuple[int, ...]) -> list[tuple[int, list[int]]]:
     return batches + [(max(lengths[n] for n in members), members) for members in by_length.values()]
 
 
-def _places(packed: Packed, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _places(documents: Documents, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """For each batch, the token at each place [documents, padded length], and which places are not padding."""
-    starts = torch.tensor([0, *packed.lengths]).cumsum(0)
-    for length, members in _batches(packed.lengths):
+    starts = torch.tensor([0, *documents.lengths]).cumsum(0)
+    for length, members in _batches(documents.lengths):
         offsets = torch.arange(length)
-        sizes = torch.tensor([packed.lengths[n] for n in members]).unsqueeze(1)
+        sizes = torch.tensor([documents.lengths[n] for n in members]).unsqueeze(1)
         tokens = starts[members].unsqueeze(1) + torch.minimum(offsets, sizes - 1)
         yield tokens.to(device), (offsets < sizes).to(device)
 
 
-def for_every_head(x_TGd: Tensor, heads: int) -> Tensor:
-    """Keys or values of groups of queries, repeated: [T, kv_heads, dim_head] -> [T, heads, dim_head]."""
-    groups = heads // x_TGd.size(1)
-    return x_TGd.repeat_interleave(groups, dim=1) if groups > 1 else x_TGd
-
-
-def batched_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
+def batched_attention(query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
     """The same for documents of one length, as a batch: on Hopper, torch has faster kernels for those (cuDNN's)."""
     key, value = (for_every_head(x, query.size(1)) for x in (key, value))
-    q, k, v = (x.unflatten(0, (len(packed.lengths), -1)).transpose(1, 2) for x in (query, key, value))
+    q, k, v = (x.unflatten(0, (len(context.queries.lengths), -1)).transpose(1, 2) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(0, 1)
 
 
-def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) -> Tensor:
+def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
     """query [T, heads, dim_head], key and value [T, kv_heads, dim_head] -> [T, heads, dim_head]."""
     key, value = (for_every_head(x, query.size(1)) for x in (key, value))
     outputs, order = [], []
-    for tokens_nL, valid_nL in _places(packed, query.device):
+    for tokens_nL, valid_nL in _places(context.queries, query.device):
         n, length = tokens_nL.shape
         q, k, v = (
             x.index_select(0, tokens_nL.flatten()).view(n, length, *x.shape[1:]).transpose(1, 2)
@@ -77,3 +72,6 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, packed: Packed) ->
         outputs.append(output_nLHd.flatten(0, 1).index_select(0, kept))
         order.append(tokens_nL.flatten()[kept])
     return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
+
+
+KERNEL = Kernel("torch sdpa", everywhere, sdpa_attention)

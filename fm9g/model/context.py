@@ -1,0 +1,57 @@
+"""What every block needs to know of a packed strip of tokens: its documents, and where each token stands in its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fm9g.model.rotary import RotaryTable
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents in a strip of T tokens: document i is [cu_seqlens[i], cu_seqlens[i + 1]).
+
+    `lengths` holds the same bounds on the host, so that no kernel choice waits for the device.
+    """
+
+    cu_seqlens: Tensor  # [documents + 1] int32, on the device
+    lengths: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @property
+    def equal(self) -> bool:
+        """Whether all documents are of one length, as rows that a long document fills are."""
+        return self.longest * len(self.lengths) == sum(self.lengths)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The one argument that goes with the hidden states through blocks, branches and attention kernels.
+
+    Queries and keys have bounds of their own; where every token of a document is at hand, as in training, they are
+    the same.
+    """
+
+    queries: Documents
+    keys: Documents
+    position_ids: Tensor  # [T] int64, from 0 in each document
+    cos: Tensor  # [T, 1, dim_head / 2], of the rotary angles at position_ids
+    sin: Tensor
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device, rotary: RotaryTable, dtype: torch.dtype) -> Context:
+        """Whole documents of these lengths, one after another; `dtype` is that of the hidden states."""
+        counts = torch.tensor(lengths, dtype=torch.int32)
+        bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        torch.cumsum(counts, 0, out=bounds[1:])
+        positions = torch.arange(int(bounds[-1])) - torch.repeat_interleave(bounds[:-1], counts)
+        documents = Documents(bounds.to(device, non_blocking=True), tuple(map(int, lengths)))
+        position_ids = positions.to(device, non_blocking=True)
+        return cls(documents, documents, position_ids, *rotary(position_ids, dtype))
