@@ -6,6 +6,7 @@ https://arxiv.org/abs/2410.10989), and only scaled in backward.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,19 @@ from torch import Tensor
 
 CHUNK_LOGITS = 1 << 24  # elements of a chunk's float32 logits: 64 MB
 IGNORED = -100
+
+
+def chunks(hidden_ND: Tensor, weight_VD: Tensor) -> Iterator[slice]:
+    """Rows of `hidden` whose logits fill at most CHUNK_LOGITS, or one row."""
+    size = max(1, CHUNK_LOGITS // weight_VD.size(0))
+    for start in range(0, hidden_ND.size(0), size):
+        yield slice(start, start + size)
+
+
+def chunk_logits(hidden_cD: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """The float32 logits [c, V] of a chunk, and the logarithm of the sum of their exponentials [c, 1]."""
+    logits_cV = (hidden_cD @ weight_VD.T).float()
+    return logits_cV, logits_cV.logsumexp(-1, keepdim=True)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -24,12 +38,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         losses_N = torch.zeros(hidden_ND.size(0), dtype=torch.float32, device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        chunk = max(1, CHUNK_LOGITS // weight_VD.size(0))
-        for start in range(0, hidden_ND.size(0), chunk):
-            rows = slice(start, start + chunk)
+        for rows in chunks(hidden_ND, weight_VD):
             hidden_cD, targets_c1 = hidden_ND[rows], targets_N[rows, None]
-            logits_cV = (hidden_cD @ weight_VD.T).float()
-            log_total_c1 = logits_cV.logsumexp(-1, keepdim=True)
+            logits_cV, log_total_c1 = chunk_logits(hidden_cD, weight_VD)
             losses_N[rows] = (log_total_c1 - logits_cV.gather(1, targets_c1)).squeeze(1)
             if not (needs_hidden or needs_weight):
                 continue
@@ -39,7 +50,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 torch.mm(grad_cV, weight_VD, out=grad_hidden[rows])
             if grad_weight is not None:
-                _add_product(grad_weight, grad_cV.T, hidden_cD)
+                add_product(grad_weight, grad_cV.T, hidden_cD)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(losses_N)
@@ -55,7 +66,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden, grad_weight, None
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """total += a @ b, with a float32 total whatever the dtype of a and b."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)

@@ -16,6 +16,7 @@ from fm9g.model.cross_entropy import linear_cross_entropy
 from fm9g.model.embedding import Embedding
 from fm9g.model.kernels import choose_kernel
 from fm9g.model.linear import Linear
+from fm9g.model.log_probs import log_probs
 from fm9g.model.norm import RMSNorm
 from fm9g.model.rotary import RotaryTable
 from fm9g.runtime import bmt
@@ -95,3 +96,7 @@ class Decoder(bmt.DistributedModule):
     def loss(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The summed loss over valid targets (not -100), and the loss [T] of each token without gradient."""
         return linear_cross_entropy(self.hidden(tokens_T, context), self._head_weight(), targets_T)
+
+    def log_probs(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> Tensor:
+        """The log-probability [T], float32, of each target, differentiable; 0, with no gradient, at -100."""
+        return log_probs(self.hidden(tokens_T, context), self._head_weight(), targets_T)
