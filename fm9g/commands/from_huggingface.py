@@ -6,6 +6,7 @@ import argparse
 
 from fm9g.commandline import parse_flags, path
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
+from fm9g.model.parameters import num_parameters
 from fm9g.tensors.lazy import DTYPE_ARGUMENTS, parse_dtype
 
 
@@ -28,4 +29,4 @@ def main() -> None:
     flags = parse_flags(parser)
     dtype = parse_dtype(flags.dtype) if flags.dtype else None
     config = huggingface_to_bmtrain(flags.huggingface_dir, flags.output, dtype, flags.overwrite)
-    print(f"{flags.output}: {config.num_parameters():,} parameters, {config.dtype}")
+    print(f"{flags.output}: {num_parameters(config):,} parameters, {config.dtype}")

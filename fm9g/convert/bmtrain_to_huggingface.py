@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fm9g.convert.families.family import Family
 from fm9g.convert.hf_config import (
     differences,
+    family_for,
+    family_of,
     huggingface_config,
-    model_config_from_huggingface,
     with_checkpoint_facts,
 )
 from fm9g.convert.names import match
@@ -48,7 +50,8 @@ def with_reference(
         raise UserError(f"{target}: is the reference folder itself; choose another folder to save to")
     config_path = reference / "config.json"
     values = read_json(config_path)
-    config = model_config_from_huggingface(values, str(config_path))
+    family = family_of(values, str(config_path))
+    config = family.read_config(values, str(config_path))
     _check_sibling(checkpoint, config, config_path)
 
     def companions(folder: Path, kind: str) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def with_reference(
         complete_tokenizer(folder)
         return with_checkpoint_facts(values, config, kind)
 
-    _write(config, reference, checkpoint, target, dtype, max_shard_size, overwrite, companions)
+    _write(config, family, reference, checkpoint, target, dtype, max_shard_size, overwrite, companions)
 
 
 def from_scratch(
@@ -76,7 +79,17 @@ def from_scratch(
         token_ids = install_tokenizer(tokenizer, folder, config.vocab_size)
         return huggingface_config(config, kind, token_ids, str(model_config))
 
-    _write(config, tokenizer, checkpoint, target, dtype, max_shard_size, overwrite, companions)
+    _write(
+        config,
+        family_for(config, str(model_config)),
+        tokenizer,
+        checkpoint,
+        target,
+        dtype,
+        max_shard_size,
+        overwrite,
+        companions,
+    )
 
 
 def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> None:
@@ -91,6 +104,7 @@ def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> 
 
 def _write(
     config: ModelConfig,
+    family: Family,
     tokenizer: Path,
     checkpoint: Path,
     target: Path,
@@ -102,7 +116,7 @@ def _write(
     max_bytes = parse_size(max_shard_size)
     check_output_folder(target, overwrite)
     require_file(checkpoint)
-    pairs = match(config, read_pt(checkpoint), "ours", str(checkpoint))
+    pairs = match(config, family.names, read_pt(checkpoint), "ours", str(checkpoint))
     tensors = {parameter.huggingface: as_dtype(parameter.ours, tensor, dtype) for parameter, tensor in pairs}
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()
     with new_folder(target, overwrite) as folder:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from fm9g.convert.hf_config import model_config_from_huggingface
+from fm9g.convert.hf_config import family_of
 from fm9g.convert.names import match
 from fm9g.convert.outputs import check_output_file
 from fm9g.convert.tokenizer.of_weights import note_path, note_tokenizer
@@ -33,11 +34,13 @@ def huggingface_to_bmtrain(
     for path in (output, config_path, note_path(output)):
         check_output_file(path, overwrite)
     source_config = huggingface_dir / "config.json"
-    config = model_config_from_huggingface(read_json(source_config), str(source_config))
+    values = read_json(source_config)
+    family = family_of(values, str(source_config))
+    config = family.read_config(values, str(source_config))
     checkpoint = read_huggingface_folder(huggingface_dir)
-    pairs = match(config, checkpoint, "huggingface", str(huggingface_dir))
+    pairs = match(config, family.names, checkpoint, "huggingface", str(huggingface_dir))
     tensors = {parameter.ours: as_dtype(parameter.huggingface, tensor, dtype) for parameter, tensor in pairs}
-    config.dtype = DTYPES[main_dtype(list(tensors.values()))].config
+    config = dataclasses.replace(config, dtype=DTYPES[main_dtype(list(tensors.values()))].config)
     output.parent.mkdir(parents=True, exist_ok=True)
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()
     with ProgressBar(str(output), total) as progress, atomic_file(output) as temporary:

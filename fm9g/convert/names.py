@@ -1,9 +1,10 @@
 """The names and shapes of every tensor of a model, in Hugging Face's words and in ours.
 
-    match(config, checkpoint, "huggingface" | "ours", where)
+    match(config, names, checkpoint, "huggingface" | "ours", where)
 
-walks the table below, so that a checkpoint is accepted only if it holds each tensor of the model in its
-expected shape and nothing else. Tensors are the same in both worlds: only their names differ.
+walks the model's table of tensors with a family's names, so that a checkpoint is accepted only if it holds each
+tensor of the model in its expected shape and nothing else. Tensors are the same in both
+worlds: only their names differ.
 """
 
 from __future__ import annotations
@@ -12,29 +13,14 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fm9g.convert.families.family import Names
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
+from fm9g.model.parameters import EMBEDDING, HEAD, LAYERS
+from fm9g.model.parameters import parameters as model_parameters
 from fm9g.tensors.lazy import DTYPES, LazyTensor, same_bits, unsupported
 
 MAX_LISTED = 20
-
-# (Hugging Face name, our name, axes); an axis is a key of SIZES. A linear weight is (out, in) in both.
-Row = tuple[str, str, tuple[str, ...]]
-EMBEDDING: Row = ("model.embed_tokens.weight", "input_embedding.weight", ("vocab", "dim"))
-LAYER_PREFIXES = ("model.layers.", "encoder.layers.")
-LAYER: tuple[Row, ...] = (
-    ("input_layernorm.weight", "self_att.layernorm_before_attention.weight", ("dim",)),
-    ("self_attn.q_proj.weight", "self_att.self_attention.project_q.weight", ("q", "dim")),
-    ("self_attn.k_proj.weight", "self_att.self_attention.project_k.weight", ("kv", "dim")),
-    ("self_attn.v_proj.weight", "self_att.self_attention.project_v.weight", ("kv", "dim")),
-    ("self_attn.o_proj.weight", "self_att.self_attention.attention_out.weight", ("dim", "q")),
-    ("post_attention_layernorm.weight", "ffn.layernorm_before_ffn.weight", ("dim",)),
-    ("mlp.gate_proj.weight", "ffn.ffn.w_in.w_0.weight", ("ff", "dim")),
-    ("mlp.up_proj.weight", "ffn.ffn.w_in.w_1.weight", ("ff", "dim")),
-    ("mlp.down_proj.weight", "ffn.ffn.w_out.weight", ("dim", "ff")),
-)
-NORM: Row = ("model.norm.weight", "encoder.output_layernorm.weight", ("dim",))
-HEAD: Row = ("lm_head.weight", "lm_head.weight", ("vocab", "dim"))
 
 # Old LLaMA and MiniCPM checkpoints hold what rotary embeddings compute from the config: nothing to convert.
 IGNORED = re.compile(r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
@@ -57,37 +43,39 @@ class Parameter(NamedTuple):
     shape: tuple[int, ...]
 
 
-def parameters(config: ModelConfig) -> list[Parameter]:
+def parameters(config: ModelConfig, names: Names) -> list[Parameter]:
     """Every tensor of the model, in the order of a forward pass; a tied head is not one."""
-    sizes = {
-        "vocab": config.vocab_size,
-        "dim": config.dim_model,
-        "ff": config.dim_ff,
-        "q": config.num_heads * config.dim_head,
-        "kv": config.num_kv_heads * config.dim_head,
-    }
-    table = [EMBEDDING]
-    for i in range(config.num_layers):
-        prefixes = [f"{prefix}{i}." for prefix in LAYER_PREFIXES]
-        table += [(prefixes[0] + theirs, prefixes[1] + ours, axes) for theirs, ours, axes in LAYER]
-    table += [NORM] if config.tie_lm_head else [NORM, HEAD]
-    return [Parameter(theirs, ours, axes, tuple(sizes[axis] for axis in axes)) for theirs, ours, axes in table]
+    return [
+        Parameter(huggingface_name(parameter.name, names), parameter.name, parameter.axes, parameter.shape)
+        for parameter in model_parameters(config)
+    ]
+
+
+def huggingface_name(name: str, names: Names) -> str:
+    """Their name of a tensor of ours."""
+    stem, _, kind = name.rpartition(".")
+    if not stem.startswith(LAYERS):
+        return f"{names.ends[stem]}.{kind}"
+    number, _, within = stem.removeprefix(LAYERS).partition(".")
+    return f"{names.layers}{number}.{names.block[within]}.{kind}"
 
 
 def match(
-    config: ModelConfig, checkpoint: Mapping[str, LazyTensor], side: str, where: str
+    config: ModelConfig, names: Names, checkpoint: Mapping[str, LazyTensor], side: str, where: str
 ) -> list[tuple[Parameter, LazyTensor]]:
     """Pair each of the model's parameters with its tensor; `side` says in whose names `checkpoint` is.
 
     Raises one UserError that lists sizes that differ from the config, and missing, unexpected and misshapen
     tensors and those of another format (the first MAX_LISTED, and how many there are).
     """
-    expected = {getattr(parameter, side): parameter for parameter in parameters(config)}
+    expected = {getattr(parameter, side): parameter for parameter in parameters(config, names)}
     found = {name: tensor for name, tensor in checkpoint.items() if not IGNORED.search(name)}
-    problems = _size_problems(config, expected, found, side)
+    layers = names.layers if side == "huggingface" else LAYERS
+    problems = _size_problems(config, expected, found, layers)
     if config.tie_lm_head:
-        problems += _tied_head_problems(found, EMBEDDING[0] if side == "huggingface" else EMBEDDING[1])
-        found.pop(HEAD[0], None)
+        ends = [huggingface_name(name, names) if side == "huggingface" else name for name in (HEAD, EMBEDDING)]
+        problems += _tied_head_problems(found, *ends)
+        found.pop(ends[0], None)
     problems += [f"{name}: missing" for name in expected if name not in found]
     problems += [f"{name}: not a tensor of this model" for name in found if name not in expected]
     for name in filter(expected.__contains__, found):
@@ -109,7 +97,7 @@ def _report(problems: list[str], where: str) -> str:
 
 
 def _size_problems(
-    config: ModelConfig, expected: dict[str, Parameter], found: Mapping[str, LazyTensor], side: str
+    config: ModelConfig, expected: dict[str, Parameter], found: Mapping[str, LazyTensor], layers: str
 ) -> list[str]:
     """Config fields that the tensors contradict, each once, by the first tensor that shows it."""
     problems: dict[str, str] = {}
@@ -120,7 +108,7 @@ def _size_problems(
         for axis, wanted, actual in zip(parameter.axes, parameter.shape, shape, strict=True):
             if wanted != actual:
                 problems.setdefault(axis, f"{SIZES[axis]} is {wanted} in the config, {actual} in {name}")
-    layer = re.compile(re.escape(LAYER_PREFIXES[0 if side == "huggingface" else 1]) + r"(\d+)\.")
+    layer = re.compile(re.escape(layers) + r"(\d+)\.")
     indices = {int(matched.group(1)) for matched in map(layer.match, found) if matched}
     if indices and max(indices) + 1 != config.num_layers:
         problems["layers"] = (
@@ -129,8 +117,7 @@ def _size_problems(
     return list(problems.values())
 
 
-def _tied_head_problems(found: Mapping[str, LazyTensor], embedding: str) -> list[str]:
-    head = HEAD[0]
+def _tied_head_problems(found: Mapping[str, LazyTensor], head: str, embedding: str) -> list[str]:
     if head not in found or embedding not in found or same_bits(found[head], found[embedding]):
         return []
     return [

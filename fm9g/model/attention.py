@@ -20,9 +20,9 @@ class Attention(bmt.DistributedModule):
         super().__init__()
         self.dim_head, self._attend = config.dim_head, attend
         heads, kv_heads = config.num_heads * config.dim_head, config.num_kv_heads * config.dim_head
-        self.project_q = Linear(config.dim_model, heads, config.init_std, dtype)
-        self.project_k = Linear(config.dim_model, kv_heads, config.init_std, dtype)
-        self.project_v = Linear(config.dim_model, kv_heads, config.init_std, dtype)
+        self.project_q = Linear(config.dim_model, heads, config.init_std, dtype, config.qkv_bias)
+        self.project_k = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias)
+        self.project_v = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias)
         self.attention_out = Linear(heads, config.dim_model, config.init_std, dtype)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:

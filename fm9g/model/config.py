@@ -1,4 +1,4 @@
-"""The shape of a model: model_configs/*.json, its checks, and its number of parameters."""
+"""The shape of a model: model_configs/*.json and its checks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
     """A decoder's shape. Field names are the keys of model_configs/*.json.
 
@@ -62,6 +62,7 @@ class ModelConfig:
     scale_emb: float = 1.0
     scale_depth: float = -1.0
     dim_model_base: int = 0  # 0: dim_model
+    qkv_bias: bool = False
     qk_norm: bool = False
     ffn_gated: bool = True
     rope_scaling_type: str = ""
@@ -72,11 +73,14 @@ class ModelConfig:
     spelling: InitVar[Mapping[str, str] | None] = None  # of the keys in errors, for a config read from another's file
 
     def __post_init__(self, spelling: Mapping[str, str] | None) -> None:
-        self.num_kv_heads = self.num_kv_heads or self.num_heads
-        self.dim_model_base = self.dim_model_base or self.dim_model
-        self.orig_max_length = self.orig_max_length or self.max_length
-        if not self.dim_head and self.num_heads > 0:
-            self.dim_head = self.dim_model // self.num_heads
+        derived = {
+            "num_kv_heads": self.num_heads,
+            "dim_head": self.dim_model // self.num_heads if self.num_heads > 0 else 0,
+            "dim_model_base": self.dim_model,
+            "orig_max_length": self.max_length,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, getattr(self, name) or value)
         self._check({name: (spelling or {}).get(name, name) for name in vars(self)})
 
     def _check(self, key: dict[str, str]) -> None:
@@ -148,13 +152,6 @@ class ModelConfig:
     def width_ratio(self) -> float:
         """dim_model / dim_model_base with muP, else 1: divides head inputs and matrix learning rates."""
         return self.dim_model / self.dim_model_base if self.scale else 1.0
-
-    def num_parameters(self) -> int:
-        """The number of trainable parameters, a tied head counted once."""
-        attention = self.dim_model * self.dim_head * 2 * (self.num_heads + self.num_kv_heads)
-        layer = attention + 3 * self.dim_model * self.dim_ff + 2 * self.dim_model
-        embeddings = self.vocab_size * self.dim_model * (1 if self.tie_lm_head else 2)
-        return embeddings + self.num_layers * layer + self.dim_model
 
     @classmethod
     def from_dict(

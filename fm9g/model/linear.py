@@ -1,4 +1,4 @@
-"""A linear layer without bias, its weight sharded by BMTrain."""
+"""A linear layer, its weight sharded by BMTrain."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ def normal_parameter(shape: tuple[int, ...], init_std: float, dtype: torch.dtype
 class Linear(bmt.DistributedModule):
     """[..., dim_in] -> [..., dim_out]."""
 
-    def __init__(self, dim_in: int, dim_out: int, init_std: float, dtype: torch.dtype) -> None:
+    def __init__(self, dim_in: int, dim_out: int, init_std: float, dtype: torch.dtype, bias: bool = False) -> None:
         super().__init__()
         self.weight = normal_parameter((dim_out, dim_in), init_std, dtype)
+        self._has_bias = bias
+        if bias:
+            zeros = torch.zeros(dim_out, dtype=dtype, device=runtime.device())
+            self.bias = bmt.DistributedParameter(zeros, init_method=torch.nn.init.zeros_)
 
     def forward(self, x: Tensor) -> Tensor:
         # not F.linear, whose transposed view would keep the gathered weight alive until backward
-        return bmt.nn.OpLinear.apply(x, self.weight, None)
+        return bmt.nn.OpLinear.apply(x, self.weight, self.bias if self._has_bias else None)

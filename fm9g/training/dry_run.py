@@ -11,6 +11,7 @@ from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
+from fm9g.model.parameters import count, num_parameters, parameters
 from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions
 from fm9g.training.inputs import Inputs
@@ -28,11 +29,11 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     that stores no scores: about 34 · dim_model bytes a token and layer in half precision.
     """
     width = _BYTES[config.dtype]
-    parameters = config.num_parameters()
-    embedding = config.vocab_size * config.dim_model
-    layer = (parameters - embedding * (1 if config.tie_lm_head else 2)) / config.num_layers
+    table = parameters(config)
+    held, of_blocks = count(table), count(table, without=("embedding", "head"))
+    embedding, layer = config.vocab_size * config.dim_model, of_blocks / config.num_layers
     tokens = settings.batch_size * settings.max_length
-    optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * parameters / ranks
+    optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * held / ranks
     full_layer = tokens * config.dim_model * 17 * width
     checkpointed = settings.use_checkpoint
     activations = (
@@ -41,8 +42,8 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
         else (full_layer * config.num_layers)
     )
     return {
-        "parameters": width * parameters / ranks,
-        "gradients": width * parameters / ranks,
+        "parameters": width * held / ranks,
+        "gradients": width * held / ranks,
         "optimizer state (on the host with offload)": optimizer,
         "gathered blocks, embedding and head": width * (4 * layer + 4 * embedding) + 4 * embedding,
         "activations": activations,
@@ -59,7 +60,7 @@ def report(inputs: Inputs) -> str:
     rows = ranks * settings.batch_size * settings.grad_accum
     places = rows * settings.max_length
     lines = [
-        f"model        {config.num_parameters():,} parameters, {config.dtype}, {config.num_layers} layers",
+        f"model        {num_parameters(config):,} parameters, {config.dtype}, {config.num_layers} layers",
         f"tokenizer    {inputs.tokenizer.vocab_size:,} tokens of the model's {config.vocab_size:,}",
         f"step         {rows} rows x {settings.max_length} = {places:,} tokens "
         f"({ranks} ranks x batch_size {settings.batch_size} x grad_accum {settings.grad_accum})",

@@ -6,23 +6,20 @@ from typing import Any
 
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
+from fm9g.model.parameters import parameters
 from fm9g.runtime import backend, bmt
 from fm9g.training.optimizer_settings import OptimizerSettings
 
 FP16_LOSS_SCALE = 65536.0
 
 
-def is_matrix(name: str) -> bool:
-    """Whether muP scales this parameter's learning rate: the blocks' matrices, not embedding, norms or head."""
-    return name.startswith("encoder.layers.") and "layernorm" not in name
-
-
 def parameter_groups(model: Decoder) -> list[dict[str, Any]]:
-    """Two groups, matrices and the rest; `lr_scale` multiplies the schedule's rate."""
+    """Two groups, the blocks' matrices (whose rates muP scales) and the rest; `lr_scale` multiplies the schedule's."""
     named = list(model.named_parameters())
+    matrix = {parameter.name for parameter in parameters(model.config) if parameter.role == "matrix"}
     ratio = model.config.width_ratio
-    matrices = {"params": [p for name, p in named if is_matrix(name)], "lr_scale": 1 / ratio}
-    others = {"params": [p for name, p in named if not is_matrix(name)], "lr_scale": 1.0}
+    matrices = {"params": [p for name, p in named if name in matrix], "lr_scale": 1 / ratio}
+    others = {"params": [p for name, p in named if name not in matrix], "lr_scale": 1.0}
     return [matrices, others]
 
 

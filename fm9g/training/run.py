@@ -11,6 +11,7 @@ from fm9g.checkpoint.folder import RunFolder
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.forecast import describe, endings, sample_corpus
 from fm9g.errors import UserError
+from fm9g.model.parameters import num_parameters
 from fm9g.runtime.log import log
 from fm9g.settings import changed, told_lines
 from fm9g.training.cautions import cautions
@@ -131,7 +132,7 @@ def open_loop(inputs: Inputs) -> Loop:
         first = stream.progress.step + 1
         writer = MetricsWriter(folder.logs, folder.tensorboard, first, settings.tensorboard_all_tasks)
     log(
-        f"model: {config.num_parameters():,} parameters, {config.dtype}, "
+        f"model: {num_parameters(config):,} parameters, {config.dtype}, "
         f"{learner.model.encoder.kernel_name} attention; "
         f"{stream.plan.rows_per_step} rows of {stream.plan.row_length} tokens per step"
     )

@@ -10,6 +10,7 @@ from fm9g import runtime
 from fm9g.data.stream.loader import PADDING_TASK, StepBatch
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import TORCH_DTYPES
+from fm9g.model.parameters import count, parameters
 
 # dense bf16/fp16 tensor-core peaks, FLOP/s, from the vendor's data sheets
 PEAKS = {
@@ -37,11 +38,10 @@ def model_flops(config: ModelConfig, tokens: int, squares: int) -> float:
     and 6 · heads · dim_head · length² for the causal attention of each document and layer; `squares` is the sum of
     the documents' length².
     """
-    parameters = config.num_parameters()
-    if not config.tie_lm_head:
-        parameters -= config.vocab_size * config.dim_model
+    # a tied embedding is the head, too
+    multiplied = count(parameters(config), without=() if config.tie_lm_head else ("embedding",))
     attention = 6 * config.num_layers * config.num_heads * config.dim_head * squares
-    return 6.0 * parameters * tokens + attention
+    return 6.0 * multiplied * tokens + attention
 
 
 def step_flops(config: ModelConfig, batch: StepBatch) -> float:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fm9g.convert.families import llama
 from fm9g.convert.names import parameters
 from fm9g.model.config import ModelConfig
 
@@ -50,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "intermediate_size": CONFIG.dim_ff,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = {parameter.huggingface: parameter.shape for parameter in parameters(CONFIG)}
+    shapes = {parameter.huggingface: parameter.shape for parameter in parameters(CONFIG, llama.NAMES)}
     for number, start in enumerate(range(0, len(shapes), 12)):
         names = list(shapes)[start : start + 12]
         tensors = {name: torch.zeros(shapes[name], dtype=torch.bfloat16) for name in names}

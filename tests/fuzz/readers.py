@@ -34,6 +34,7 @@ from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
+from fm9g.model.parameters import num_parameters
 from fm9g.settings import parse_words
 from fm9g.tensors.readers import Checkpoint, map_tensors, read_huggingface_folder, read_pt
 from fm9g.training.settings import COMMAND_LINE, Settings, read_train_config
@@ -191,7 +192,7 @@ def _huggingface_config() -> dict[str, Any]:
 
 def _convert_config(folder: Path, _: Path) -> None:
     config = model_config_from_huggingface(read_json(folder / "config.json"), "config.json")
-    config.num_parameters()
+    num_parameters(config)
 
 
 def _model_config(folder: Path, output: Path) -> None:

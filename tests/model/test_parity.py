@@ -67,6 +67,12 @@ def test_llama(settings: dict[str, Any], flash: str) -> None:
 
 
 @pytest.mark.parametrize("tie_lm_head", [False, True])
+def test_biases_of_queries_keys_and_values_are_qwen2s(tie_lm_head: bool) -> None:
+    model = decoder(config(qkv_bias=True, tie_lm_head=tie_lm_head))
+    assert_parity(model, theirs(model, "Qwen2", use_sliding_window=False), LENGTHS)
+
+
+@pytest.mark.parametrize("tie_lm_head", [False, True])
 def test_mup_is_granite(tie_lm_head: bool) -> None:
     """MiniCPM's scaling in the terms of IBM's Granite models."""
     ours = config(scale=True, scale_emb=12.0, scale_depth=1.4, dim_model_base=8, tie_lm_head=tie_lm_head)

@@ -1,0 +1,9 @@
+"""The architectures that conversion knows; a model from scratch is written as the first that has its features."""
+
+from fm9g.convert.families import llama, minicpm
+
+FAMILIES = (
+    llama.FAMILY,
+    minicpm.FAMILY,
+    minicpm.FM9G,
+)

@@ -1,0 +1,159 @@
+"""What a family of Hugging Face models is to conversion, and what families share in reading a config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from fm9g.convert import hf_rope
+from fm9g.errors import UserError, shown
+from fm9g.model.config import ModelConfig
+
+REQUIRED = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim_model",
+    "num_attention_heads": "num_heads",
+    "num_hidden_layers": "num_layers",
+    "intermediate_size": "dim_ff",
+}
+# Theirs by ours, for errors that name the key of the user's own file.
+SPELLING = {
+    **{ours: theirs for theirs, ours in REQUIRED.items()},
+    "num_kv_heads": "num_key_value_heads",
+    "dim_head": "head_dim",
+    "activate_fn": "hidden_act",
+    "eps": "rms_norm_eps",
+    "init_std": "initializer_range",
+    "max_length": "max_position_embeddings",
+    "tie_lm_head": "tie_word_embeddings",
+    **hf_rope.SPELLING,
+}
+# Where our config takes 0 for "as usual", theirs does not.
+NEVER_ZERO = (*REQUIRED, "num_key_value_heads", "head_dim", "max_position_embeddings", "dim_model_base")
+DEFAULTS = {
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+MUP_KEYS = ("scale_emb", "scale_depth", "dim_model_base")
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
+# Fields that no model of ours has, by the value that says so.
+NEUTRAL: dict[str, Any] = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "partial_rotary_factor": 1.0,
+    "quantization_config": None,
+    "sliding_window": None,
+}
+
+
+class Names(NamedTuple):
+    """Their names by ours, less .weight and .bias; `block` within a block, after `layers` and its number."""
+
+    ends: Mapping[str, str]
+    layers: str
+    block: Mapping[str, str]
+
+
+class Family(NamedTuple):
+    """One value of config.json's `architectures`.
+
+    `read_config(values, where)` gives the ModelConfig that a config.json describes; `write_config(config, where)`
+    the keys for a model trained from scratch, but for dtype, token ids, tying and RoPE. A model can be written as a
+    family whose `features` are those that it has (see hf_config.features).
+    """
+
+    architecture: str
+    features: frozenset[str]
+    read_config: Callable[[dict[str, Any], str], ModelConfig]
+    write_config: Callable[[ModelConfig, str], dict[str, Any]]
+    names: Names
+
+
+def read_decoder(
+    values: dict[str, Any],
+    where: str,
+    assumed: Mapping[str, Any] | None = None,
+    neutral: Mapping[str, Any] = NEUTRAL,
+    **own: Any,
+) -> ModelConfig:
+    """The ModelConfig of a LLaMA-like config.json.
+
+    `assumed` is what the family's configuration class has for keys that are left out, `neutral` what it must not
+    say, and `own` are fields of ours beside those that every family has.
+    """
+    refuse(values, neutral, where)
+    missing = [key for key in REQUIRED if values.get(key) is None]
+    if missing:
+        raise UserError(f"{where}: missing key(s) {', '.join(missing)}")
+    for key in NEVER_ZERO:
+        if values.get(key) == 0:
+            raise UserError(f"{where}: {key} must be positive, not {values[key]!r}")
+    values = {**DEFAULTS, **(assumed or {}), **{key: value for key, value in values.items() if value is not None}}
+    activation = values["hidden_act"]
+    settings = {ours: values[theirs] for theirs, ours in REQUIRED.items()}
+    settings |= {
+        "num_kv_heads": values.get("num_key_value_heads", values["num_attention_heads"]),
+        "dim_head": values.get("head_dim") or _head_dim(values, where),
+        "activate_fn": ACTIVATIONS.get(activation, activation) if isinstance(activation, str) else activation,
+        "eps": values["rms_norm_eps"],
+        "init_std": values["initializer_range"],
+        "max_length": values["max_position_embeddings"],
+        "tie_lm_head": values["tie_word_embeddings"],
+    }
+    return ModelConfig.from_dict(
+        settings | hf_rope.read_rope(values, where) | _mup(values, where) | own, where, SPELLING
+    )
+
+
+def refuse(values: dict[str, Any], neutral: Mapping[str, Any], where: str) -> None:
+    """A UserError that names the first of the fields that says anything else than its neutral value."""
+    for key, value in neutral.items():
+        if values.get(key) not in (value, None):
+            raise UserError(f"{where}: {key}={shown(values[key])} is not supported: our model has no such thing")
+
+
+def _mup(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """muP's fields, which old checkpoints have under any architecture: all of them, or none."""
+    present = [key for key in MUP_KEYS if values.get(key) is not None]
+    if present and len(present) < len(MUP_KEYS):
+        raise UserError(f"{where}: {', '.join(present)} given, but all of {', '.join(MUP_KEYS)} are needed")
+    if present and isinstance(depth := values["scale_depth"], int | float) and depth <= 0:
+        raise UserError(f"{where}: scale_depth must be above 0, not {depth}: it multiplies every residual branch")
+    return {"scale": True, **{key: values[key] for key in MUP_KEYS}} if present else {}
+
+
+def _head_dim(values: dict[str, Any], where: str) -> int:
+    size, heads = values["hidden_size"], values["num_attention_heads"]
+    if not isinstance(size, int) or not isinstance(heads, int) or heads <= 0 or size % heads:
+        raise UserError(
+            f"{where}: head_dim is not given, and hidden_size ({shown(size)}) is not a multiple of "
+            f"num_attention_heads ({shown(heads)})"
+        )
+    return size // heads
+
+
+def written_decoder(config: ModelConfig) -> dict[str, Any]:
+    """The keys that every family's config.json has."""
+    return {
+        "attention_dropout": 0.0,
+        "hidden_act": config.activate_fn,
+        "hidden_size": config.dim_model,
+        "initializer_range": config.init_std,
+        "intermediate_size": config.dim_ff,
+        "max_position_embeddings": config.max_length,
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.num_layers,
+        "num_key_value_heads": config.num_kv_heads,
+        "rms_norm_eps": config.eps,
+        "use_cache": True,
+        "vocab_size": config.vocab_size,
+    }
+
+
+def require_usual_heads(config: ModelConfig, family: str, where: str) -> None:
+    """A UserError for heads that a family without head_dim cannot have."""
+    if config.dim_head * config.num_heads != config.dim_model:
+        raise UserError(f"{where}: {family} has no head_dim: dim_head * num_heads must be dim_model")
