@@ -91,7 +91,9 @@ def read_decoder(
     for key in NEVER_ZERO:
         if values.get(key) == 0:
             raise UserError(f"{where}: {key} must be positive, not {values[key]!r}")
-    values = {**DEFAULTS, **(assumed or {}), **{key: value for key, value in values.items() if value is not None}}
+    given = {key: value for key, value in values.items() if value is not None}
+    left_out = {key: value for key, value in (assumed or {}).items() if key not in values}
+    values = {**DEFAULTS, **left_out, **given}
     activation = values["hidden_act"]
     settings = {ours: values[theirs] for theirs, ours in REQUIRED.items()}
     settings |= {

@@ -1,0 +1,108 @@
+"""Each architecture: converted, our decoder computes what transformers' own model does, and every bit comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from convert_helpers import assert_same_bits, read_tensors, save
+from torch.nn import functional as F
+
+from fm9g.convert.bmtrain_to_huggingface import with_reference
+from fm9g.convert.families import FAMILIES
+from fm9g.convert.hf_config import family_of, huggingface_config, model_config_from_huggingface
+from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
+from fm9g.convert.names import huggingface_name
+from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import Decoder
+from tests.model.pairs import gradients, tokens_and_targets
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.2,
+    "attn_implementation": "eager",
+}
+# transformers' name of the family, and what its config says beside SHAPE
+ROWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", {}),
+}
+LENGTH = 40
+
+
+def source(folder: Path, row: str) -> Any:
+    """A random model of a family, biases and norms included, saved to `folder`."""
+    kind, settings = ROWS[row]
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**{**SHAPE, **settings}))
+    for name, value in model.named_parameters():
+        if value.dim() == 1:
+            value.data.normal_(1.0 if "norm" in name else 0.0, 0.1)
+    save(model.float().eval(), folder)
+    return model
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
+    """To 1e-5 of the largest element: float32, in another order of sums."""
+    assert (found.float().cpu() - expected).abs().max() < 1e-5 * expected.abs().max(), what
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None:
+    theirs = source(tmp_path / "source", row)
+    config = huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt")
+    ours = Decoder(config)
+    ours.load_state_dict(torch.load(tmp_path / "7b.pt", weights_only=True))
+    tokens, targets = tokens_and_targets(config.vocab_size, [LENGTH])
+    logits = theirs(input_ids=tokens.cpu()[None]).logits[0]
+    F.cross_entropy(logits, targets.cpu(), reduction="sum").backward()
+    assert_close(ours(tokens, ours.context([LENGTH])).detach(), logits.detach(), "logits")
+    ours.loss(tokens, targets, ours.context([LENGTH]))[0].backward()
+    names = next(family for family in FAMILIES if family.architecture == type(theirs).__name__).names
+    reference = dict(theirs.named_parameters())
+    mine = gradients(ours)
+    assert len(mine) == len(reference)
+    for name, gradient in mine.items():
+        assert_close(gradient, reference[huggingface_name(name, names)].grad, name)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_bit_comes_back(row: str, tmp_path: Path) -> None:
+    source(tmp_path / "source", row)
+    config = huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt")
+    with_reference(tmp_path / "source", tmp_path / "7b.pt", tmp_path / "back")
+    assert_same_bits(read_tensors(tmp_path / "back"), read_tensors(tmp_path / "source"))
+    assert huggingface_to_bmtrain(tmp_path / "back", tmp_path / "again.pt") == config
+    kind = type(transformers.AutoConfig.from_pretrained(tmp_path / "back")).__name__
+    assert kind == f"{ROWS[row][0]}Config"
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tmp_path: Path) -> None:
+    source(tmp_path / "source", row)
+    config = huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt")
+    written = huggingface_config(config, "F32", {}, "7b.json")
+    back = model_config_from_huggingface(written, "config.json")
+    assert {**vars(back), "dtype": "float32"} == vars(config)
+
+
+def test_an_unknown_architecture_lists_those_there_are_and_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"one of LlamaForCausalLM, .* \(did you mean 'LlamaForCausalLM'\?\)"):
+        family_of({"architectures": ["LLamaForCausalLM"]}, "config.json")
+
+
+def test_what_no_family_has_together_is_named() -> None:
+    shape = {"vocab_size": 8, "dim_model": 8, "num_heads": 2, "num_layers": 1, "dim_ff": 8}
+    with pytest.raises(UserError, match=r"7b\.json: no architecture of Hugging Face has qkv_bias and scale together"):
+        huggingface_config(ModelConfig(**shape, qkv_bias=True, scale=True), "F32", {}, "7b.json")
