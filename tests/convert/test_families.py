@@ -37,6 +37,8 @@ SHAPE: dict[str, Any] = {
 # transformers' name of the family, and what its config says beside SHAPE
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
+    "qwen2": ("Qwen2", {"sliding_window": 16, "use_sliding_window": False}),
+    "qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
 }
 LENGTH = 40
 
@@ -95,6 +97,19 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
     written = huggingface_config(config, "F32", {}, "7b.json")
     back = model_config_from_huggingface(written, "config.json")
     assert {**vars(back), "dtype": "float32"} == vars(config)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "words"),
+    [
+        ("Qwen2ForCausalLM", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+    ],
+)
+def test_what_a_family_cannot_say_here_is_refused_by_name(
+    architecture: str, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        model_config_from_huggingface({**SHAPE, "architectures": [architecture], **changes}, "config.json")
 
 
 def test_an_unknown_architecture_lists_those_there_are_and_the_nearest() -> None:

@@ -1,9 +1,10 @@
 """The architectures that conversion knows; a model from scratch is written as the first that has its features."""
 
-from fm9g.convert.families import llama, minicpm
+from fm9g.convert.families import llama, minicpm, qwen
 
 FAMILIES = (
     llama.FAMILY,
     minicpm.FAMILY,
     minicpm.FM9G,
+    qwen.FAMILY,
 )
