@@ -60,7 +60,7 @@ def family_for(config: ModelConfig, where: str) -> Family:
     """The family that a model from scratch is written as; a UserError names the fields where there is none."""
     found = features(config)
     for family in FAMILIES:
-        if family.features == found:
+        if family.write_config and family.features == found:
             return family
     raise UserError(f"{where}: no architecture of Hugging Face has {' and '.join(sorted(found))} together")
 
@@ -74,6 +74,7 @@ def huggingface_config(
     transformers would assume 1 and 2 for absent ones.
     """
     family = family_for(config, where)
+    assert family.write_config is not None
     values = {"architectures": [family.architecture], **family.write_config(config, where), **token_ids}
     return with_checkpoint_facts(dict(sorted(values.items())), config, dtype)
 

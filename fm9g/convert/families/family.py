@@ -62,13 +62,14 @@ class Family(NamedTuple):
 
     `read_config(values, where)` gives the ModelConfig that a config.json describes; `write_config(config, where)`
     the keys for a model trained from scratch, but for dtype, token ids, tying and RoPE. A model can be written as a
-    family whose `features` are those that it has (see hf_config.features).
+    family whose `features` are those that it has (see hf_config.features); of families with the same, one has a
+    write_config.
     """
 
     architecture: str
     features: frozenset[str]
     read_config: Callable[[dict[str, Any], str], ModelConfig]
-    write_config: Callable[[ModelConfig, str], dict[str, Any]]
+    write_config: Callable[[ModelConfig, str], dict[str, Any]] | None
     names: Names
 
 

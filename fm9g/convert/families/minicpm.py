@@ -41,4 +41,4 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 FAMILY = Family("MiniCPMForCausalLM", frozenset({"scale"}), _read_minicpm, _write, NAMES)
-FM9G = Family("FM9GForCausalLM", frozenset({"scale"}), _read_fm9g, _write, NAMES)
+FM9G = Family("FM9GForCausalLM", frozenset({"scale"}), _read_fm9g, None, NAMES)
