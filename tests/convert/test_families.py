@@ -38,6 +38,8 @@ SHAPE: dict[str, Any] = {
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "qwen2": ("Qwen2", {"sliding_window": 16, "use_sliding_window": False}),
+    "mistral": ("Mistral", {"sliding_window": None, "head_dim": 24}),
+    "mistral, a window as long as any text": ("Mistral", {"sliding_window": 128}),
     "qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
 }
 LENGTH = 40
@@ -103,6 +105,8 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
     ("architecture", "changes", "words"),
     [
         ("Qwen2ForCausalLM", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+        ("MistralForCausalLM", {"sliding_window": 127}, r"sliding_window=127 below max_position_embeddings \(128\)"),
+        ("MistralForCausalLM", {"max_position_embeddings": 8192}, r"sliding_window=4096 below .* \(8192\)"),
     ],
 )
 def test_what_a_family_cannot_say_here_is_refused_by_name(

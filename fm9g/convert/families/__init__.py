@@ -1,10 +1,11 @@
 """The architectures that conversion knows; a model from scratch is written as the first that has its features."""
 
-from fm9g.convert.families import llama, minicpm, qwen
+from fm9g.convert.families import llama, minicpm, mistral, qwen
 
 FAMILIES = (
     llama.FAMILY,
     minicpm.FAMILY,
     minicpm.FM9G,
     qwen.FAMILY,
+    mistral.FAMILY,
 )
