@@ -14,8 +14,22 @@ from fm9g.files import read_json, write_json
 
 DTYPES = ("bf16", "fp16", "float32")
 ACTIVATIONS = ("silu", "gelu")
-ROPE_SCALINGS = ("", "linear", "dynamic")
+# The fields that a kind of RoPE scaling reads, beside `base`.
+ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
+    "": (),
+    "linear": ("rope_scaling_factor",),
+    "dynamic": ("rope_scaling_factor", "orig_max_length"),
+    "llama3": (
+        *("rope_scaling_factor", "orig_max_length"),
+        *("rope_scaling_low_freq_factor", "rope_scaling_high_freq_factor"),
+    ),
+    "yarn": (
+        *("rope_scaling_factor", "orig_max_length", "rope_scaling_attention_factor"),
+        *("rope_scaling_beta_fast", "rope_scaling_beta_slow", "rope_scaling_truncate"),
+    ),
+}
 LARGEST_BASE = 2.0**127
+FREQUENCY_BOUNDS = ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
 SIZES = (
     *("vocab_size", "dim_model", "num_heads", "num_kv_heads", "dim_head", "dim_ff", "num_layers"),
     *("max_length", "orig_max_length", "dim_model_base"),
@@ -25,12 +39,18 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (SIZES, lambda size: size > 0, "positive"),
     (SIZES, lambda size: size < 2**31, "below 2^31"),
     (("num_layers",), lambda layers: layers <= 10_000, "at most 10000"),
-    (("eps", "rope_scaling_factor"), lambda value: 0 < value < math.inf, "a positive number"),
+    (
+        ("eps", "rope_scaling_factor", *(f"rope_scaling_{name}" for name in FREQUENCY_BOUNDS)),
+        lambda value: 0 < value < math.inf,
+        "a positive number",
+    ),
     (("base",), lambda base: 1 <= base < LARGEST_BASE, "a number from 1 on that a float32 can hold"),
-    (("init_std",), lambda std: 0 <= std < math.inf, "a number from 0 on"),
+    (("init_std", "rope_scaling_attention_factor"), lambda value: 0 <= value < math.inf, "a number from 0 on"),
     (("dropout_p",), lambda share: 0 <= share < 1, "a share from 0 to below 1"),
     (("scale_emb", "scale_depth", "pose_scaling_factor"), math.isfinite, "a finite number"),
 )
+
+_SCALING_FIELDS = {name for names in ROPE_SCALINGS.values() for name in names if name.startswith("rope_scaling_")}
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,12 @@ class ModelConfig:
     ffn_gated: bool = True
     rope_scaling_type: str = ""
     rope_scaling_factor: float = 1.0
+    rope_scaling_low_freq_factor: float = 1.0  # llama3: the turns in orig_max_length below which all is stretched
+    rope_scaling_high_freq_factor: float = 4.0  # llama3: those above which nothing is
+    rope_scaling_beta_fast: float = 32.0  # yarn: the turns in orig_max_length from which on nothing is stretched
+    rope_scaling_beta_slow: float = 1.0  # yarn: those up to which all is
+    rope_scaling_truncate: bool = True  # yarn: whether the bounds between are whole dimensions
+    rope_scaling_attention_factor: float = 0.0  # yarn: of cos and sin; 0: 0.1 ln(rope_scaling_factor) + 1
     orig_max_length: int = 0  # 0: max_length
     pose_prob: float = 0.0
     pose_scaling_factor: float = 1.0
@@ -102,11 +128,28 @@ class ModelConfig:
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(repr, allowed))
                 raise UserError(f"{key[name]} must be one of {choices}, not {shown(getattr(self, name))}")
-        if self.rope_scaling_type == "dynamic":
-            self._check_dynamic(key)
+        self._check_scaling(key)
         for name, wanted in (("qk_norm", False), ("ffn_gated", True), ("pose_prob", 0.0)):
             if getattr(self, name) != wanted:
                 raise UserError(f"{key[name]}={getattr(self, name)} is not supported: no published FM9G model uses it")
+
+    def _check_scaling(self, key: dict[str, str]) -> None:
+        kind = self.rope_scaling_type
+        for field in dataclasses.fields(self):
+            means = field.name in ROPE_SCALINGS[kind] or field.name == "rope_scaling_factor"
+            if field.name in _SCALING_FIELDS and not means and getattr(self, field.name) != field.default:
+                raise UserError(f"{key[field.name]} means nothing to {key['rope_scaling_type']} {kind!r}")
+        if kind == "dynamic":
+            self._check_dynamic(key)
+        for scaling, low, high in (
+            ("llama3", "low_freq_factor", "high_freq_factor"),
+            ("yarn", "beta_slow", "beta_fast"),
+        ):
+            less, more = f"rope_scaling_{low}", f"rope_scaling_{high}"
+            if kind == scaling and getattr(self, less) >= getattr(self, more):
+                raise UserError(f"{key[more]} must be above {key[less]} ({getattr(self, less):g})")
+        if kind == "yarn" and self.base <= 1:
+            raise UserError(f"{key['base']} must be above 1 for {key['rope_scaling_type']} 'yarn', not {self.base:g}")
 
     def _check_dynamic(self, key: dict[str, str]) -> None:
         if self.dim_head == 2:
@@ -137,6 +180,14 @@ class ModelConfig:
     def position_scale(self) -> float:
         """What positions are divided by: the factor of `linear` RoPE scaling."""
         return self.rope_scaling_factor if self.rope_scaling_type == "linear" else 1.0
+
+    @property
+    def frequency_scaling(self) -> str:
+        """In words, how `llama3` or `yarn` changes frequencies."""
+        if self.rope_scaling_type not in ("llama3", "yarn"):
+            return "none"
+        said = (f"{name} {getattr(self, name):g}" for name in ROPE_SCALINGS[self.rope_scaling_type])
+        return f"{self.rope_scaling_type} ({', '.join(said)})"
 
     @property
     def residual_scale(self) -> float:

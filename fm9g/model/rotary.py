@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 from fm9g.model.config import ModelConfig
-
-
-def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """[dim_head / 2] float32 radians per position: `linear` divides positions, `dynamic` raises the base."""
-    exponents = torch.arange(0, config.dim_head, 2, dtype=torch.int64).float() / config.dim_head
-    return 1.0 / (config.rotary_base**exponents) / config.position_scale
+from fm9g.model.rope_scaling import attention_factor, inverse_frequencies
 
 
 class RotaryTable:
@@ -28,7 +23,8 @@ class RotaryTable:
         key = (position_ids.device, dtype)
         if key not in self._tables:
             angles = torch.outer(torch.arange(self._config.max_length).float(), inverse_frequencies(self._config))
-            cos, sin = (table.to(dtype).to(position_ids.device).unsqueeze(1) for table in (angles.cos(), angles.sin()))
+            tables = (attention_factor(self._config) * table for table in (angles.cos(), angles.sin()))
+            cos, sin = (table.to(dtype).to(position_ids.device).unsqueeze(1) for table in tables)
             self._tables[key] = cos, sin
         cos, sin = self._tables[key]
         return cos[position_ids], sin[position_ids]

@@ -72,7 +72,16 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
         ({"dim_head": 5}, "dim_head must be even and positive for rotary embeddings, not 5"),
         ({"dtype": "fp32"}, "dtype must be one of 'bf16', 'fp16', 'float32', not 'fp32'"),
         ({"activate_fn": "relu"}, "activate_fn must be one of 'silu', 'gelu', not 'relu'"),
-        ({"rope_scaling_type": "yarn"}, "rope_scaling_type must be one of '', 'linear', 'dynamic', not 'yarn'"),
+        (
+            {"rope_scaling_type": "ntk"},
+            "rope_scaling_type must be one of '', 'linear', 'dynamic', 'llama3', 'yarn', not 'ntk'",
+        ),
+        (
+            {"rope_scaling_type": "llama3", "rope_scaling_beta_fast": 16},
+            "rope_scaling_beta_fast means nothing to rope_scaling_type 'llama3'",
+        ),
+        ({"rope_scaling_type": "yarn", "base": 1.0}, "base must be above 1 for rope_scaling_type 'yarn', not 1"),
+        ({"rope_scaling_type": "yarn", "rope_scaling_attention_factor": -1}, "a number from 0 on, not -1.0"),
         ({"qk_norm": True}, "qk_norm=True is not supported"),
         ({"ffn_gated": False}, "ffn_gated=False is not supported"),
         ({"pose_prob": 0.5}, "pose_prob=0.5 is not supported"),
