@@ -20,6 +20,7 @@ from fm9g.tensors.lazy import DTYPES
 WORDS = {
     "rotary_base": "RoPE base",
     "position_scale": "RoPE scaling factor",
+    "frequency_scaling": "RoPE scaling",
     "embedding_scale": "embedding scale (muP)",
     "residual_scale": "residual scale (muP)",
     "width_ratio": "width ratio (muP)",
@@ -102,6 +103,7 @@ def differences(first: ModelConfig, second: ModelConfig) -> list[str]:
         "eps",
         "rotary_base",
         "position_scale",
+        "frequency_scaling",
         "tie_lm_head",
         "embedding_scale",
         "residual_scale",

@@ -7,6 +7,9 @@ Of `dynamic`, transformers (4.44 to 5) leaves the base alone up to max_position_
 original_max_position_embeddings says, and raises it with the length of a text beyond. So a config.json is read as a
 model of max_position_embeddings tokens whose base is its rope_theta. Ours, where max_length is beyond
 orig_max_length, has one raised base for every text: written as what it is, a rope_theta of that value.
+
+Of `yarn`, transformers before 5 took other lengths and factors than those that rope_scaling names, differently from
+version to version; it is read as 5 does, by what is named.
 """
 
 from __future__ import annotations
@@ -14,12 +17,40 @@ from __future__ import annotations
 from typing import Any
 
 from fm9g.errors import UserError, shown
-from fm9g.model.config import ROPE_SCALINGS, ModelConfig
+from fm9g.model.config import ModelConfig
+from fm9g.model.rope_scaling import magnitude
 
 DEFAULT_THETA = 10000.0
-SPELLING = {"base": "rope_theta", "rope_scaling_type": "rope_type", "rope_scaling_factor": "factor"}
-# original_max_position_embeddings is read by transformers for other types alone.
-KEYS = ("rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor")
+FIRST_LENGTH = "original_max_position_embeddings"
+# Their names of our fields, by rope_type; `default`'s are none.
+FIELDS: dict[str, dict[str, str]] = {
+    "linear": {"rope_scaling_factor": "factor"},
+    "dynamic": {"rope_scaling_factor": "factor"},
+    "llama3": {
+        "rope_scaling_factor": "factor",
+        "orig_max_length": FIRST_LENGTH,
+        "rope_scaling_low_freq_factor": "low_freq_factor",
+        "rope_scaling_high_freq_factor": "high_freq_factor",
+    },
+    "yarn": {
+        "rope_scaling_factor": "factor",
+        "orig_max_length": FIRST_LENGTH,
+        "rope_scaling_attention_factor": "attention_factor",
+        "rope_scaling_beta_fast": "beta_fast",
+        "rope_scaling_beta_slow": "beta_slow",
+        "rope_scaling_truncate": "truncate",
+    },
+}
+REQUIRED = {"llama3": ("factor", "low_freq_factor", "high_freq_factor")}  # of others, the factor
+SPELLING = {
+    "base": "rope_theta",
+    "rope_scaling_type": "rope_type",
+    **{ours: theirs for fields in FIELDS.values() for ours, theirs in fields.items()},
+}
+# Keys without a field of ours. original_max_position_embeddings is read by transformers for some types alone; YaRN's
+# mscales are another way to say attention_factor.
+KEYS = ("rope_type", "type", "rope_theta", "factor", FIRST_LENGTH, "partial_rotary_factor")
+MSCALES = ("mscale", "mscale_all_dim")
 
 
 def read_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -40,11 +71,10 @@ def read_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
         _require_agreement(given["rope_scaling"], given["rope_parameters"], where)
     rope = next(iter(given.values()), {"rope_theta": DEFAULT_THETA, **theta})
     kind = rope.get("rope_type", "default")
-    return {
-        "base": rope["rope_theta"],
-        "rope_scaling_type": "" if kind == "default" else kind,
-        "rope_scaling_factor": 1.0 if kind == "default" else rope["factor"],
-    }
+    if kind == "default":
+        return {"base": rope["rope_theta"]}
+    fields = {ours: rope[theirs] for ours, theirs in FIELDS[kind].items() if theirs in rope}
+    return {"base": rope["rope_theta"], "rope_scaling_type": kind, **fields}
 
 
 def _spelling(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -58,28 +88,54 @@ def _spelling(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     if "type" in spelling and spelling.setdefault("rope_type", spelling["type"]) != spelling.pop("type"):
         raise UserError(f"{where}: {key} has a type and another rope_type")
     kind = spelling.get("rope_type", "default")
-    if kind != "default" and (not kind or kind not in ROPE_SCALINGS):
-        raise UserError(f"{where}: {key}: RoPE scaling {shown(kind)} is not supported (only linear and dynamic are)")
-    unknown = [name for name in spelling if name not in KEYS]
+    if kind != "default" and (not isinstance(kind, str) or kind not in FIELDS):
+        known = ", ".join(FIELDS)
+        raise UserError(f"{where}: {key}: RoPE scaling {shown(kind)} is not supported (only {known} are)")
+    _check_keys(spelling, kind, f"{where}: {key}")
+    if FIRST_LENGTH in FIELDS.get(kind, {}).values():
+        outside = values.get(FIRST_LENGTH)
+        if outside is not None and spelling.setdefault(FIRST_LENGTH, outside) != outside:
+            raise UserError(f"{where}: {FIRST_LENGTH} is {shown(outside)}, but another in {key}")
+    return _with_attention_factor(spelling, f"{where}: {key}") if kind == "yarn" else spelling
+
+
+def _check_keys(spelling: dict[str, Any], kind: str, where: str) -> None:
+    known = {*KEYS, *FIELDS.get(kind, {}).values(), *(MSCALES if kind == "yarn" else ())}
+    unknown = [name for name in spelling if name not in known]
     if unknown:
         raise UserError(
-            f"{where}: {key}: {unknown[0]} means nothing to rope_type {kind!r} in transformers: remove it, or name the "
-            "type that it belongs to"
+            f"{where}: {unknown[0]} means nothing to rope_type {kind!r} in transformers: remove it, or name the type "
+            "that it belongs to"
         )
     if spelling.get("partial_rotary_factor", 1.0) != 1.0:
         share = shown(spelling["partial_rotary_factor"])
-        raise UserError(f"{where}: {key}: partial_rotary_factor={share} is not supported")
+        raise UserError(f"{where}: partial_rotary_factor={share} is not supported")
     if kind == "default" and spelling.get("factor", 1.0) != 1.0:
-        raise UserError(f"{where}: {key}: has factor={shown(spelling['factor'])}, but no rope_type that it belongs to")
-    if kind != "default" and "factor" not in spelling:
-        raise UserError(f"{where}: {key}: RoPE scaling {kind!r} has no factor")
-    return spelling
+        raise UserError(f"{where}: has factor={shown(spelling['factor'])}, but no rope_type that it belongs to")
+    for name in REQUIRED.get(kind, ("factor",)) if kind != "default" else ():
+        if name not in spelling:
+            raise UserError(f"{where}: RoPE scaling {kind!r} has no {name}")
+
+
+def _with_attention_factor(spelling: dict[str, Any], where: str) -> dict[str, Any]:
+    """YaRN's fields with attention_factor for a pair of mscales, which it goes before."""
+    rest = {name: value for name, value in spelling.items() if name not in MSCALES}
+    pair = [spelling.get(name, 0.0) for name in MSCALES]
+    if "attention_factor" in rest or not all(pair):
+        return rest
+    numbers = (spelling["factor"], *pair)
+    if not all(isinstance(number, int | float) and number > 0 for number in numbers):
+        raise UserError(f"{where}: factor, {' and '.join(MSCALES)} must be positive numbers, not {shown(numbers)}")
+    factor, *weights = numbers
+    above, below = (magnitude(factor, weight) for weight in weights)
+    return {**rest, "attention_factor": above / below}
 
 
 def _require_agreement(old: dict[str, Any], new: dict[str, Any], where: str) -> None:
     """transformers 4 reads rope_scaling, 5 takes it before rope_parameters: they must say the same."""
-    for key, usual in (("rope_type", "default"), ("factor", 1.0), ("rope_theta", DEFAULT_THETA)):
-        first, second = old.get(key, usual), new.get(key, usual)
+    usual = {"rope_type": "default", "rope_theta": DEFAULT_THETA, "factor": 1.0}
+    for key in [*usual, *(name for name in FIELDS.get(old.get("rope_type", ""), {}).values() if name not in usual)]:
+        first, second = old.get(key, usual.get(key)), new.get(key, usual.get(key))
         if first != second:
             raise UserError(f"{where}: rope_parameters says {key}={shown(second)}, but rope_scaling {shown(first)}")
 
@@ -87,14 +143,16 @@ def _require_agreement(old: dict[str, Any], new: dict[str, Any], where: str) -> 
 def written_rope(config: ModelConfig) -> dict[str, Any]:
     """The RoPE keys of a config.json, in the old spelling and the new, and the length that they are for."""
     kind, raised = config.rope_scaling_type, config.rotary_base != config.base
-    scaling: dict[str, Any] = {"factor": config.rope_scaling_factor} if kind and not raised else {}
+    scaling = {theirs: getattr(config, ours) for ours, theirs in FIELDS[kind].items()} if kind and not raised else {}
     rope_type = kind if scaling else "default"
     # Up to this length `dynamic` is computed without scaling, here and there.
     length = {"max_position_embeddings": config.orig_max_length} if rope_type == "dynamic" else {}
+    if not scaling.get("attention_factor", 1.0):
+        del scaling["attention_factor"]  # 0 for us is null for them
     return {
         **length,
         "rope_parameters": {"rope_theta": config.rotary_base, "rope_type": rope_type, **scaling},
-        # Two keys and no more: transformers 4.36 and MiniCPM's own code refuse anything else.
+        # Of old types two keys and no more: transformers 4.36 and MiniCPM's own code refuse anything else.
         "rope_scaling": {"type": rope_type, **scaling} if scaling else None,
         "rope_theta": config.rotary_base,
     }

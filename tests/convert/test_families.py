@@ -34,12 +34,34 @@ SHAPE: dict[str, Any] = {
     "initializer_range": 0.2,
     "attn_implementation": "eager",
 }
+# Of YaRN, what versions before 5 took for what is named; max_position_embeddings is the same to all
+FIRST_LENGTH = 128 if transformers.__version__.startswith("4.") else 32
 # transformers' name of the family, and what its config says beside SHAPE
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "qwen2": ("Qwen2", {"sliding_window": 16, "use_sliding_window": False}),
     "mistral": ("Mistral", {"sliding_window": None, "head_dim": 24}),
     "mistral, a window as long as any text": ("Mistral", {"sliding_window": 128}),
+    "llama, llama3 RoPE": (
+        "Llama",
+        {
+            "rope_theta": 5e5,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
+    "qwen2, YaRN": (
+        "Qwen2",
+        {
+            "rope_theta": 1e4,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": FIRST_LENGTH},
+        },
+    ),
     "qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
 }
 LENGTH = 40

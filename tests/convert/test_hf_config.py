@@ -95,8 +95,46 @@ def test_rope_is_read_in_both_spellings_and_written_in_both(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "RoPE scaling 'llama3' is not supported"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 8.0}}, "RoPE scaling 'yarn' is not supported"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "factor": 8.0}},
+            "rope_scaling: RoPE scaling 'longrope' is not supported (only linear, dynamic, llama3, yarn are)",
+        ),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "RoPE scaling 'llama3' has no low_freq_factor"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4, "high_freq_factor": 4}},
+            "high_freq_factor must be above low_freq_factor (4)",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": "1", "high_freq_factor": 4}},
+            "low_freq_factor must be float, not '1'",
+        ),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "RoPE scaling 'yarn' has no factor"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 1.0}},
+            "beta_fast must be above beta_slow (1)",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "mscale": "1", "mscale_all_dim": 1.0}},
+            "factor, mscale and mscale_all_dim must be positive numbers, not (8.0, '1', 1.0)",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 8.0, "beta_fast": 32}},
+            "rope_scaling: beta_fast means nothing to rope_type 'linear'",
+        ),
+        (
+            {
+                "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64},
+                "original_max_position_embeddings": 32,
+            },
+            "original_max_position_embeddings is 32, but another in rope_scaling",
+        ),
+        (
+            {
+                "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 16},
+                "rope_parameters": {"rope_type": "yarn", "factor": 8.0},
+            },
+            "rope_parameters says beta_fast=None, but rope_scaling 16",
+        ),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling: RoPE scaling 'linear' has no factor"),
         ({"rope_scaling": "dynamic"}, "rope_scaling must be an object, not 'dynamic'"),
         ({"rope_parameters": [1]}, "rope_parameters must be an object, not [1]"),

@@ -24,6 +24,29 @@ pytestmark = pytest.mark.usefixtures("single_rank")
 
 LENGTH = 256  # max_position_embeddings
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 5e5,
+}
+# Before 5 transformers did not take YaRN's lengths and factor from where they are named: where all agree, all agree
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": LENGTH if transformers.__version__.startswith("4.") else 64,
+    "rope_theta": 1e4,
+}
+NEW: dict[str, dict[str, Any]] = {}  # what only transformers 5 knows of
+if not transformers.__version__.startswith("4."):
+    NEW["yarn, mscales"] = {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.3}}
+    NEW["yarn, bounds between dimensions"] = {"rope_parameters": {**YARN, "truncate": False}}
+    NEW["yarn, a length beside"] = {
+        "rope_parameters": {key: value for key, value in YARN.items() if key != "original_max_position_embeddings"},
+        "original_max_position_embeddings": 64,
+    }
 SPELLINGS: dict[str, dict[str, Any]] = {
     "dynamic": {"rope_parameters": DYNAMIC},
     "dynamic, a shorter original": {"rope_parameters": {**DYNAMIC, "original_max_position_embeddings": 64}},
@@ -31,6 +54,11 @@ SPELLINGS: dict[str, dict[str, Any]] = {
     "dynamic, as of old": {"rope_theta": 5e5, "rope_scaling": {"type": "dynamic", "factor": 4.0}},
     "linear": {"rope_parameters": {**DYNAMIC, "rope_type": "linear", "original_max_position_embeddings": 64}},
     "linear, as of old": {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "llama3": {"rope_parameters": LLAMA3},
+    "llama3, other bounds": {"rope_parameters": {**LLAMA3, "low_freq_factor": 0.5, "high_freq_factor": 20.0}},
+    "yarn": {"rope_parameters": YARN},
+    "yarn, attention factor": {"rope_parameters": {**YARN, "attention_factor": 0.8, "beta_fast": 16, "beta_slow": 2}},
+    **NEW,
     "no scaling": {"rope_scaling": {"type": "default", "factor": 1.0}, "rope_theta": 500.0},
 }
 
@@ -79,6 +107,21 @@ def test_an_imported_model_computes_transformers_logits(tmp_path: Path, spelling
         theirs = their_logits(folder, length)
         assert error(our_logits(config, weights, length), theirs) < 1e-5
         assert torch.equal(their_logits(tmp_path / "back", length), theirs)
+
+
+@pytest.mark.parametrize("scaling", [LLAMA3, YARN], ids=["llama3", "yarn"])
+def test_frequencies_that_are_scaled_make_a_difference(tmp_path: Path, scaling: dict[str, Any]) -> None:
+    """Else the tests above would pass without them."""
+    folder = source(tmp_path / "source", {"rope_parameters": scaling})
+    config = huggingface_to_bmtrain(folder, tmp_path / "7b.pt")
+    weights = torch.load(tmp_path / "7b.pt", weights_only=True)
+    plain = ModelConfig(**{**plain_fields(config), "rope_scaling_type": ""})
+    assert error(our_logits(plain, weights, 200), our_logits(config, weights, 200)) > 1e-2
+
+
+def plain_fields(config: ModelConfig) -> dict[str, Any]:
+    scaling = ("rope_scaling_", "orig_max_length")
+    return {name: value for name, value in dataclasses.asdict(config).items() if not name.startswith(scaling)}
 
 
 def test_beyond_the_first_length_an_imported_dynamic_model_has_transformers_base_of_max_length(tmp_path: Path) -> None:
