@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import graphlib
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.sources import Source, sources
+from tests.support.sources import ROOT, Source, sources
 
 # A room imports from the floors below its own, never from beside it or from above.
 FLOORS = (
@@ -55,6 +56,12 @@ def test_a_room_imports_from_the_floors_below(room: str) -> None:
             other = room_of(module)
             allowed = module.startswith("fm9g") and (other in ("", room) or FLOOR[other] < FLOOR[room])
             assert allowed, f"{source.path} imports {module}"
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "architecture.zh.md"])
+def test_the_page_shows_this_house(page: str) -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "docs" / page).read_text("utf-8"), re.MULTILINE)
+    assert {int(number): set(re.findall(r"`(\w+)`", rooms)) for number, rooms in rows} == dict(enumerate(FLOORS, 1))
 
 
 def test_the_programs_are_shells_over_the_package() -> None:

@@ -18,7 +18,7 @@ from fm9g.training.metrics import Metrics
 from fm9g.training.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(path for names in ("README*.md", "CONTRIBUTING*.md", "docs/*.md") for path in ROOT.glob(names))
 ENGLISH = [page for page in PAGES if not page.name.endswith(".zh.md")]
 SETTINGS_PAGE = ROOT / "tools" / "settings_page.py"
 SCRIPT = re.compile(r"\b(?:python|bash) ((?:tools|apps)/[\w/]+\.(?:py|sh))([^`\n]*)")
@@ -97,7 +97,7 @@ def test_both_readmes_have_the_same_commands() -> None:
     assert english == chinese
 
 
-@pytest.mark.parametrize("name", ["data", "training", "runtime"])
+@pytest.mark.parametrize("name", ["data", "training", "runtime", "architecture"])
 def test_both_languages_name_the_same_code(name: str) -> None:
     """Everything in backquotes that a reader could type is in both."""
     english, chinese = (
