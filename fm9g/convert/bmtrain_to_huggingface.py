@@ -14,7 +14,8 @@ from fm9g.convert.hf_config import (
     huggingface_config,
     with_checkpoint_facts,
 )
-from fm9g.convert.names import match
+from fm9g.convert.layouts import converted
+from fm9g.convert.matching import match
 from fm9g.convert.outputs import check_output_folder, new_folder
 from fm9g.convert.tokenizer.check import check_export
 from fm9g.convert.tokenizer.files import REFERENCE_FILES, complete_tokenizer, copy_files, install_tokenizer
@@ -116,8 +117,9 @@ def _write(
     max_bytes = parse_size(max_shard_size)
     check_output_folder(target, overwrite)
     require_file(checkpoint)
-    pairs = match(config, family.names, read_pt(checkpoint), "ours", str(checkpoint))
-    tensors = {parameter.huggingface: as_dtype(parameter.ours, tensor, dtype) for parameter, tensor in pairs}
+    groups, found_tensors = match(config, family.layouts, read_pt(checkpoint), "ours", str(checkpoint))
+    sources = {name: as_dtype(name, tensor, dtype) for name, tensor in found_tensors.items()}
+    tensors = dict(converted(groups, sources, "ours"))
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()
     with new_folder(target, overwrite) as folder:
         values = companions(folder, main_dtype(list(tensors.values())))

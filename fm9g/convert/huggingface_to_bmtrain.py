@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from fm9g.convert.hf_config import family_of
-from fm9g.convert.names import match
+from fm9g.convert.layouts import converted
+from fm9g.convert.matching import match
 from fm9g.convert.outputs import check_output_file
 from fm9g.convert.tokenizer.of_weights import note_path, note_tokenizer
 from fm9g.errors import UserError
@@ -38,8 +39,9 @@ def huggingface_to_bmtrain(
     family = family_of(values, str(source_config))
     config = family.read_config(values, str(source_config))
     checkpoint = read_huggingface_folder(huggingface_dir)
-    pairs = match(config, family.names, checkpoint, "huggingface", str(huggingface_dir))
-    tensors = {parameter.ours: as_dtype(parameter.huggingface, tensor, dtype) for parameter, tensor in pairs}
+    groups, found_tensors = match(config, family.layouts, checkpoint, "huggingface", str(huggingface_dir))
+    sources = {name: as_dtype(name, tensor, dtype) for name, tensor in found_tensors.items()}
+    tensors = dict(converted(groups, sources, "huggingface"))
     config = dataclasses.replace(config, dtype=DTYPES[main_dtype(list(tensors.values()))].config)
     output.parent.mkdir(parents=True, exist_ok=True)
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()

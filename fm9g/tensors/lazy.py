@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -61,11 +60,15 @@ def rows_per_piece(shape: tuple[int, ...], itemsize: int) -> int:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """`pieces()` reads the tensor as flat tensors in row-major order, each of about PIECE_BYTES."""
+    """`pieces()` reads the tensor as flat tensors in row-major order, each of about PIECE_BYTES.
+
+    `read_rows(start, stop)` reads some of its rows, flat; None where they can only be had in order.
+    """
 
     dtype: str  # a key of DTYPES, or the name of a format that is not supported
     shape: tuple[int, ...]
     pieces: Callable[[], Iterator[torch.Tensor]]
+    read_rows: Callable[[int, int], torch.Tensor] | None = None
 
     @property
     def numel(self) -> int:
@@ -80,16 +83,21 @@ def as_dtype(name: str, tensor: LazyTensor, dtype: str | None) -> LazyTensor:
     """`tensor` rounded to `dtype` (None: as it is); a finite value that overflows is a UserError with `name`."""
     if dtype is None or dtype == tensor.dtype:
         return tensor
-    target = DTYPES[dtype].torch
+    target = DTYPES[dtype]
 
-    def pieces() -> Iterator[torch.Tensor]:
-        for piece in tensor.pieces():
-            converted = piece.to(target)
-            if bool((converted.isinf() & piece.isfinite()).any()):
-                raise UserError(f"{name}: values beyond the range of {DTYPES[dtype].huggingface}; choose another dtype")
-            yield converted
+    def rounded(piece: torch.Tensor) -> torch.Tensor:
+        converted = piece.to(target.torch)
+        if bool((converted.isinf() & piece.isfinite()).any()):
+            raise UserError(f"{name}: values beyond the range of {target.huggingface}; choose another dtype")
+        return converted
 
-    return dataclasses.replace(tensor, dtype=dtype, pieces=pieces)
+    read_rows = tensor.read_rows
+    return LazyTensor(
+        dtype,
+        tensor.shape,
+        lambda: map(rounded, tensor.pieces()),
+        None if read_rows is None else lambda start, stop: rounded(read_rows(start, stop)),
+    )
 
 
 def raw_bytes(piece: torch.Tensor) -> memoryview:

@@ -12,7 +12,7 @@ import pickle
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -142,18 +142,27 @@ def _check_layout(path: Path, entries: dict[str, _Entry], data_bytes: int) -> No
 def _safetensor(path: Path, name: str, entry: _Entry, data_start: int) -> LazyTensor:
     begin, end = data_start + entry.begin, data_start + entry.end
 
+    def read(file: BinaryIO, nbytes: int) -> torch.Tensor:
+        buffer = bytearray(nbytes)
+        if file.readinto(buffer) != nbytes:  # type: ignore[attr-defined]
+            raise UserError(f"{path}: ends within {name}: did it change while it was read?")
+        return torch.frombuffer(buffer, dtype=DTYPES[entry.dtype].torch)
+
     def pieces() -> Iterator[torch.Tensor]:
         if entry.dtype not in DTYPES:
             raise UserError(f"{path}: {name} is {shown(entry.dtype)}: {unsupported(entry.dtype)}")
         with open(path, "rb") as file:
             file.seek(begin)
             for start in range(begin, end, PIECE_BYTES):
-                buffer = bytearray(min(PIECE_BYTES, end - start))
-                if file.readinto(buffer) != len(buffer):
-                    raise UserError(f"{path}: ends within {name}: did it change while it was read?")
-                yield torch.frombuffer(buffer, dtype=DTYPES[entry.dtype].torch)
+                yield read(file, min(PIECE_BYTES, end - start))
 
-    return LazyTensor(entry.dtype, entry.shape, pieces)
+    def read_rows(start: int, stop: int) -> torch.Tensor:
+        row_bytes = (end - begin) // entry.shape[0]
+        with open(path, "rb") as file:
+            file.seek(begin + start * row_bytes)
+            return read(file, (stop - start) * row_bytes)
+
+    return LazyTensor(entry.dtype, entry.shape, pieces, read_rows)
 
 
 class TorchFiles:
@@ -184,7 +193,7 @@ class TorchFiles:
             for start in range(0, shape[0] if shape else 1, step):
                 yield self._rows(path, name, start, start + step)
 
-        return LazyTensor(dtype, shape, pieces)
+        return LazyTensor(dtype, shape, pieces, lambda start, stop: self._rows(path, name, start, stop))
 
     def _rows(self, path: Path, name: str, start: int, stop: int) -> torch.Tensor:
         rows = torch.atleast_1d(self._mapped(path)[name])[start:stop].contiguous()

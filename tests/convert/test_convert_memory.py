@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from fm9g.convert.families import llama
-from fm9g.convert.names import parameters
+from fm9g.convert.layouts import groups
 from fm9g.model.config import ModelConfig
 
 CONFIG = ModelConfig(vocab_size=16000, dim_model=1024, num_heads=8, num_layers=8, dim_ff=2816, dtype="bf16")
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "intermediate_size": CONFIG.dim_ff,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = {parameter.huggingface: parameter.shape for parameter in parameters(CONFIG, llama.NAMES)}
+    shapes = {tensor.name: tensor.shape for group in groups(CONFIG, llama.LAYOUTS) for tensor in group.theirs}
     for number, start in enumerate(range(0, len(shapes), 12)):
         names = list(shapes)[start : start + 12]
         tensors = {name: torch.zeros(shapes[name], dtype=torch.bfloat16) for name in names}

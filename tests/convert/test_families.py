@@ -15,7 +15,7 @@ from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.families import FAMILIES
 from fm9g.convert.hf_config import family_of, huggingface_config, model_config_from_huggingface
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.names import huggingface_name
+from fm9g.convert.layouts import their_name
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
@@ -95,12 +95,12 @@ def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None
     F.cross_entropy(logits, targets.cpu(), reduction="sum").backward()
     assert_close(ours(tokens, ours.context([LENGTH])).detach(), logits.detach(), "logits")
     ours.loss(tokens, targets, ours.context([LENGTH]))[0].backward()
-    names = next(family for family in FAMILIES if family.architecture == type(theirs).__name__).names
+    layouts = next(family for family in FAMILIES if family.architecture == type(theirs).__name__).layouts
     reference = dict(theirs.named_parameters())
     mine = gradients(ours)
     assert len(mine) == len(reference)
     for name, gradient in mine.items():
-        assert_close(gradient, reference[huggingface_name(name, names)].grad, name)
+        assert_close(gradient, reference[their_name(name, layouts)].grad, name)
 
 
 @pytest.mark.parametrize("row", ROWS)

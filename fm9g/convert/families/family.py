@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from fm9g.convert import hf_rope
+from fm9g.convert.layouts import Layouts
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
@@ -49,14 +50,6 @@ NEUTRAL: dict[str, Any] = {
 }
 
 
-class Names(NamedTuple):
-    """Their names by ours, less .weight and .bias; `block` within a block, after `layers` and its number."""
-
-    ends: Mapping[str, str]
-    layers: str
-    block: Mapping[str, str]
-
-
 class Family(NamedTuple):
     """One value of config.json's `architectures`.
 
@@ -70,7 +63,7 @@ class Family(NamedTuple):
     features: frozenset[str]
     read_config: Callable[[dict[str, Any], str], ModelConfig]
     write_config: Callable[[ModelConfig, str], dict[str, Any]] | None
-    names: Names
+    layouts: Layouts
 
 
 def read_decoder(

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from fm9g.convert.families.family import MUP_KEYS, Family, read_decoder, require_usual_heads, written_decoder
-from fm9g.convert.families.llama import NAMES
+from fm9g.convert.families.llama import LAYOUTS
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
@@ -40,5 +40,5 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("MiniCPMForCausalLM", frozenset({"scale"}), _read_minicpm, _write, NAMES)
-FM9G = Family("FM9GForCausalLM", frozenset({"scale"}), _read_fm9g, None, NAMES)
+FAMILY = Family("MiniCPMForCausalLM", frozenset({"scale"}), _read_minicpm, _write, LAYOUTS)
+FM9G = Family("FM9GForCausalLM", frozenset({"scale"}), _read_fm9g, None, LAYOUTS)

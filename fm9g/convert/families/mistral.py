@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fm9g.convert.families.family import NEUTRAL, Family, read_decoder
-from fm9g.convert.families.llama import NAMES
+from fm9g.convert.families.llama import LAYOUTS
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
@@ -24,4 +24,4 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
     return config
 
 
-FAMILY = Family("MistralForCausalLM", frozenset(), _read, None, NAMES)
+FAMILY = Family("MistralForCausalLM", frozenset(), _read, None, LAYOUTS)

@@ -11,7 +11,7 @@ from fm9g.convert.families.family import (
     require_usual_heads,
     written_decoder,
 )
-from fm9g.convert.families.llama import NAMES
+from fm9g.convert.families.llama import LAYOUTS
 from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 32768, "num_key_value_heads": 32}
@@ -28,4 +28,4 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     return {"model_type": "qwen2", **written_decoder(config), "use_sliding_window": False}
 
 
-FAMILY = Family("Qwen2ForCausalLM", frozenset({"qkv_bias"}), _read, _write, NAMES)
+FAMILY = Family("Qwen2ForCausalLM", frozenset({"qkv_bias"}), _read, _write, LAYOUTS)

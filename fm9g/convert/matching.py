@@ -1,23 +1,14 @@
-"""The names and shapes of every tensor of a model, in Hugging Face's words and in ours.
-
-    match(config, names, checkpoint, "huggingface" | "ours", where)
-
-walks the model's table of tensors with a family's names, so that a checkpoint is accepted only if it holds each
-tensor of the model in its expected shape and nothing else. Tensors are the same in both
-worlds: only their names differ.
-"""
+"""Whether a checkpoint is a model's: it holds each of its tensors, in its shape, and nothing else."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
-from fm9g.convert.families.family import Names
+from fm9g.convert.layouts import Group, Layouts, Shaped, groups, their_name
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.model.parameters import EMBEDDING, HEAD, LAYERS
-from fm9g.model.parameters import parameters as model_parameters
 from fm9g.tensors.lazy import DTYPES, LazyTensor, same_bits, unsupported
 
 MAX_LISTED = 20
@@ -34,46 +25,22 @@ SIZES = {
 }
 
 
-class Parameter(NamedTuple):
-    """One tensor of a model: its two names, its axes (keys of SIZES) and its shape."""
-
-    huggingface: str
-    ours: str
-    axes: tuple[str, ...]
-    shape: tuple[int, ...]
-
-
-def parameters(config: ModelConfig, names: Names) -> list[Parameter]:
-    """Every tensor of the model, in the order of a forward pass; a tied head is not one."""
-    return [
-        Parameter(huggingface_name(parameter.name, names), parameter.name, parameter.axes, parameter.shape)
-        for parameter in model_parameters(config)
-    ]
-
-
-def huggingface_name(name: str, names: Names) -> str:
-    """Their name of a tensor of ours."""
-    stem, _, kind = name.rpartition(".")
-    if not stem.startswith(LAYERS):
-        return f"{names.ends[stem]}.{kind}"
-    number, _, within = stem.removeprefix(LAYERS).partition(".")
-    return f"{names.layers}{number}.{names.block[within]}.{kind}"
-
-
 def match(
-    config: ModelConfig, names: Names, checkpoint: Mapping[str, LazyTensor], side: str, where: str
-) -> list[tuple[Parameter, LazyTensor]]:
-    """Pair each of the model's parameters with its tensor; `side` says in whose names `checkpoint` is.
+    config: ModelConfig, layouts: Layouts, checkpoint: Mapping[str, LazyTensor], side: str, where: str
+) -> tuple[list[Group], dict[str, LazyTensor]]:
+    """The model's tensors as they are laid out, and those of the checkpoint; `side`, "huggingface" or "ours", says in
+    whose names it is.
 
     Raises one UserError that lists sizes that differ from the config, and missing, unexpected and misshapen
     tensors and those of another format (the first MAX_LISTED, and how many there are).
     """
-    expected = {getattr(parameter, side): parameter for parameter in parameters(config, names)}
+    tied = groups(config, layouts)
+    expected = {tensor.name: tensor for group in tied for tensor in group.side(side)}
     found = {name: tensor for name, tensor in checkpoint.items() if not IGNORED.search(name)}
-    layers = names.layers if side == "huggingface" else LAYERS
+    layers = layouts.layers if side == "huggingface" else LAYERS
     problems = _size_problems(config, expected, found, layers)
     if config.tie_lm_head:
-        ends = [huggingface_name(name, names) if side == "huggingface" else name for name in (HEAD, EMBEDDING)]
+        ends = [their_name(name, layouts) if side == "huggingface" else name for name in (HEAD, EMBEDDING)]
         problems += _tied_head_problems(found, *ends)
         found.pop(ends[0], None)
     problems += [f"{name}: missing" for name in expected if name not in found]
@@ -86,7 +53,7 @@ def match(
             problems.append(f"{name}: dtype {tensor.dtype} ({unsupported(tensor.dtype)})")
     if problems:
         raise UserError(_report(problems, where))
-    return [(parameter, found[name]) for name, parameter in expected.items()]
+    return tied, found
 
 
 def _report(problems: list[str], where: str) -> str:
@@ -97,16 +64,16 @@ def _report(problems: list[str], where: str) -> str:
 
 
 def _size_problems(
-    config: ModelConfig, expected: dict[str, Parameter], found: Mapping[str, LazyTensor], layers: str
+    config: ModelConfig, expected: dict[str, Shaped], found: Mapping[str, LazyTensor], layers: str
 ) -> list[str]:
     """Config fields that the tensors contradict, each once, by the first tensor that shows it."""
     problems: dict[str, str] = {}
-    for name, parameter in expected.items():
-        shape = found[name].shape if name in found else parameter.shape
-        if len(shape) != len(parameter.shape):
+    for name, tensor in expected.items():
+        shape = found[name].shape if name in found else tensor.shape
+        if len(shape) != len(tensor.shape):
             continue
-        for axis, wanted, actual in zip(parameter.axes, parameter.shape, shape, strict=True):
-            if wanted != actual:
+        for axis, wanted, actual in zip(tensor.axes, tensor.shape, shape, strict=True):
+            if wanted != actual and axis in SIZES:
                 problems.setdefault(axis, f"{SIZES[axis]} is {wanted} in the config, {actual} in {name}")
     layer = re.compile(re.escape(layers) + r"(\d+)\.")
     indices = {int(matched.group(1)) for matched in map(layer.match, found) if matched}
