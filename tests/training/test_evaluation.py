@@ -56,6 +56,7 @@ def test_a_resumed_run_evaluates_as_one_that_never_stopped(place, tmp_path, held
     assert evaluated(own) == evaluated(whole)
 
 
+@pytest.mark.soak  # that a killed run goes on is tried in tests/end_to_end; here beside evaluations
 def test_a_run_killed_after_an_evaluation_goes_on(place, tmp_path, held_out):
     settings = {"eval_dataset": held_out, "eval_interval": 1, "save_iters": 1}
     assert run_app(place.words(tmp_path / "whole", **settings), tmp_path).returncode == 0
