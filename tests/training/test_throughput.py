@@ -1,0 +1,62 @@
+"""FLOPs of a step, and what a GPU could do."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fm9g.data.stream.loader import PADDING_TASK
+from fm9g.model.config import ModelConfig
+from fm9g.training.throughput import data_sheet_peak, model_flops, step_flops
+from tests.support.runs_here import training_here
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+LENGTH = 48
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_model_flops_are_those_that_torch_counts_with_half_the_attention(tied):
+    """torch counts every product of transformers' own model, whose attention also multiplies what is masked."""
+    shape = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": tied}
+    model = LlamaForCausalLM(LlamaConfig(**shape, **heads, attn_implementation="eager"))
+    ids = torch.arange(LENGTH)[None]
+    with FlopCounterMode(display=False) as counter:
+        model(ids, labels=ids).loss.backward()
+    scores = 3 * 3 * 2 * 2 * 4 * 16 * LENGTH**2  # layers, passes, products of two FLOPs each, heads, dim_head
+    norms = (2 * 3 + 1) * 64  # are counted as any parameter by the usual formula, and are no products
+    config = ModelConfig(96, 64, 4, 3, 80, num_kv_heads=2, tie_lm_head=tied)
+    found = model_flops(config, LENGTH, LENGTH**2)
+    assert found == counter.get_total_flops() - scores / 2 + 6 * norms * LENGTH
+
+
+def test_padding_is_no_work(place, tmp_path):
+    with training_here(place, tmp_path) as loop:
+        batch = next(loop.stream.steps(loop.learner.units)).batch
+    config = loop.stream.inputs.model_config
+    lengths = [
+        length
+        for strip in batch.strips
+        for length, task in zip(strip.lengths, strip.tasks, strict=True)
+        if task != PADDING_TASK
+    ]
+    assert step_flops(config, batch) == sum(model_flops(config, length, length**2) for length in lengths)
+
+
+@pytest.mark.parametrize(
+    ("name", "tera"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H20", 148),
+        ("NVIDIA H200", 989),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA A10", 125),
+    ],
+)
+def test_a_gpu_is_known_by_its_name(name, tera):
+    assert data_sheet_peak(name) == tera * 1e12
+
+
+def test_another_gpu_is_not_guessed_at():
+    assert data_sheet_peak("NVIDIA GeForce GTX 1080") is None
