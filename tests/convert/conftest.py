@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from convert_helpers import save, tiny_llama
+
+from tests.convert.helpers import save, tiny_llama
 
 
 @pytest.fixture(scope="session")

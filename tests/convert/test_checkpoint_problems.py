@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from convert_helpers import edit_json, save, save_bin, tiny_llama
 from safetensors.torch import load_file, save_file
 
 from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.errors import UserError
 from fm9g.tensors.readers import read_huggingface_folder, read_pt
+from tests.convert.helpers import edit_json, save, save_bin, tiny_llama
 
 WEIGHTS = "model.safetensors"
 

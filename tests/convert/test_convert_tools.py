@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from convert_helpers import assert_same_bits, read_tensors
 from safetensors.torch import load_file
 
 from fm9g.errors import UserError
 from fm9g.tensors.lazy import DTYPE_ARGUMENTS, parse_dtype
 from fm9g.tensors.writers import parse_size
+from tests.convert.helpers import assert_same_bits, read_tensors
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from convert_helpers import assert_same_bits, read_tensors, save
 from torch.nn import functional as F
 
 from fm9g.convert.bmtrain_to_huggingface import with_reference
@@ -19,6 +18,7 @@ from fm9g.convert.layouts import their_name
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
+from tests.convert.helpers import assert_same_bits, read_tensors, save
 from tests.model.pairs import gradients, tokens_and_targets
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -144,6 +144,6 @@ def test_an_unknown_architecture_lists_those_there_are_and_the_nearest() -> None
 
 
 def test_what_no_family_has_together_is_named() -> None:
-    shape = {"vocab_size": 8, "dim_model": 8, "num_heads": 2, "num_layers": 1, "dim_ff": 8}
+    shape: dict[str, Any] = {"vocab_size": 8, "dim_model": 8, "num_heads": 2, "num_layers": 1, "dim_ff": 8}
     with pytest.raises(UserError, match=r"7b\.json: no architecture of Hugging Face has qkv_bias and scale together"):
         huggingface_config(ModelConfig(**shape, qkv_bias=True, scale=True), "F32", {}, "7b.json")

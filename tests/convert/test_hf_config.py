@@ -234,7 +234,7 @@ def test_residual_scaling_without_mup_needs_minicpm_too() -> None:
 
 
 @pytest.mark.parametrize("depth", [{}, {"scale_depth": 0.0}, {"scale_depth": 2.8}])
-def test_mup_without_a_depth_leaves_residual_branches_alone_in_both_formats(depth: dict[str, float]) -> None:
+def test_mup_without_a_depth_leaves_residual_branches_alone_in_both_formats(depth: dict[str, Any]) -> None:
     config = ModelConfig(96, 64, 4, 4, 80, scale=True, scale_emb=12.0, dim_model_base=16, **depth)
     assert config.residual_scale == (1.4 if depth.get("scale_depth") else 1.0)
     back = model_config_from_huggingface(huggingface_config(config, "F32", {}, "7b.json"), "config.json")
@@ -261,7 +261,8 @@ def test_dynamic_scaling_is_read_as_transformers_computes_it() -> None:
 
 
 def test_dynamic_scaling_beyond_the_first_length_is_written_as_the_base_that_was_computed(tmp_path: Path) -> None:
-    settings = {"rope_scaling_type": "dynamic", "rope_scaling_factor": 4.0, "max_length": 512, "orig_max_length": 128}
+    settings: dict[str, Any] = {"rope_scaling_type": "dynamic", "rope_scaling_factor": 4.0}
+    settings |= {"max_length": 512, "orig_max_length": 128}
     config = ModelConfig(96, 64, 4, 2, 80, **settings)
     base = 10000.0 * (4.0 * 4 - 3) ** (16 / 14)
     assert config.rotary_base == base
@@ -273,7 +274,7 @@ def test_dynamic_scaling_beyond_the_first_length_is_written_as_the_base_that_was
 
 
 def test_configs_that_compute_the_same_do_not_differ_and_others_do() -> None:
-    settings = {"rope_scaling_type": "dynamic", "rope_scaling_factor": 4.0, "max_length": 512}
+    settings: dict[str, Any] = {"rope_scaling_type": "dynamic", "rope_scaling_factor": 4.0, "max_length": 512}
     raised = ModelConfig(96, 64, 4, 2, 80, **settings, orig_max_length=128)
     assert differences(ModelConfig(96, 64, 4, 2, 80, **settings), ModelConfig(96, 64, 4, 2, 80)) == []
     (difference,) = differences(raised, dataclasses.replace(raised, orig_max_length=256))

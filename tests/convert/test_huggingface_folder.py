@@ -10,13 +10,13 @@ import sentencepiece
 import tokenizers
 import torch
 import transformers
-from convert_helpers import VOCAB_SIZE, assert_same_bits, edit_json, read_tensors, save, tiny_llama
 from safetensors.torch import load_file
 
 from fm9g.convert.bmtrain_to_huggingface import from_scratch, with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.convert.tokenizer.files import install_tokenizer
 from fm9g.errors import UserError
+from tests.convert.helpers import VOCAB_SIZE, assert_same_bits, edit_json, read_tensors, save, tiny_llama
 
 INDEX = "model.safetensors.index.json"
 

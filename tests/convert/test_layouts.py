@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from convert_helpers import assert_same_bits, read_tensors, save, tiny_llama
 from safetensors.torch import save_file
 
 from fm9g.convert import families, hf_config
@@ -23,6 +22,7 @@ from fm9g.tensors import lazy
 from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.readers import read_pt, read_safetensors
 from fm9g.tensors.rows import rows_of
+from tests.convert.helpers import assert_same_bits, read_tensors, save, tiny_llama
 
 QKV = tuple(f"self_att.self_attention.project_{name}" for name in "qkv")
 

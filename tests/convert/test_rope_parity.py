@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from convert_helpers import VOCAB_SIZE, save, tiny_llama
 
 from fm9g import runtime
 from fm9g.convert.bmtrain_to_huggingface import with_reference
@@ -18,6 +17,7 @@ from fm9g.convert.hf_config import huggingface_config, model_config_from_hugging
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
+from tests.convert.helpers import VOCAB_SIZE, save, tiny_llama
 from tests.model.pairs import their_name
 
 pytestmark = pytest.mark.usefixtures("single_rank")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from convert_helpers import LAYER_NAMES, assert_same_bits, edit_json, read_tensors, save, tiny_llama
 from safetensors.torch import load_file, save_file
 
 from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
+from tests.convert.helpers import LAYER_NAMES, assert_same_bits, edit_json, read_tensors, save, tiny_llama
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 

@@ -16,7 +16,6 @@ import pytest
 import sentencepiece
 import tokenizers
 import transformers
-from convert_helpers import edit_json, save, tiny_llama
 
 from fm9g.convert.bmtrain_to_huggingface import from_scratch, with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
@@ -27,6 +26,7 @@ from fm9g.data.tokens.sentencepiece_proto import read_sentencepiece
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
+from tests.convert.helpers import edit_json, save, tiny_llama
 from tests.support.tiny_tokenizers import chat
 
 SENTENCES = (

@@ -5,7 +5,9 @@ import re
 import shutil
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -183,7 +185,7 @@ def ranks_of(process):
 def test_ranks_end_after_their_launcher_is_killed(place, tmp_path, moment):
     output = Output(tmp_path / "out")
     process = start_app(place.words(output.root, n_gpus=2, grad_accum=1, train_iters=100_000, save=False), tmp_path)
-    reached = output.metrics if moment == "they train" else lambda: len(ranks_of(process)) == 2
+    reached: Callable[[], Any] = output.metrics if moment == "they train" else lambda: len(ranks_of(process)) == 2  # type: ignore[return-value]
     ranks = []
     try:
         wait_until(lambda: reached() or process.poll() is not None, moment, 120)

@@ -58,7 +58,7 @@ MODEL = {
     "rope_scaling_factor": 2.0,
     "tie_lm_head": True,
 }
-CHATS = {
+CHATS: dict[str, Any] = {
     "alpaca": [{"instruction": "add", "input": "1 2", "output": "3", "system": "s", "history": [["q", "a"]]}],
     "sharegpt": [{"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}]}],
     "text": [{"text": "a text"}],

@@ -51,7 +51,7 @@ def test_attention(name: str, dtype: torch.dtype, kv_heads: int, dim_head: int, 
     exact = [x.detach().double().requires_grad_() for x in inputs]
     mine = [on_gpu(x) for x in inputs]
     factor = torch.randn(total, 8, dim_head).to(dtype)
-    expected, output = dense(*exact, lengths), FOUND[name].attend(*mine, context_of(lengths, "cuda"))
+    expected, output = dense(*exact, lengths), FOUND[name].attend(*mine, context_of(lengths, "cuda"))  # type: ignore[arg-type, call-arg]
     (expected * factor.double()).sum().backward()
     (output * factor.to(CUDA)).sum().backward()
     # inputs, weights and outputs are each rounded to the type; float32 products may take TF32-free paths alone
@@ -74,7 +74,7 @@ def test_head_and_loss(dtype: torch.dtype) -> None:
     expected = F.cross_entropy(exact[0] @ exact[1].T, targets, reduction="sum")
     expected.backward()
     mine = [on_gpu(hidden), on_gpu(weight)]
-    total, losses = linear_cross_entropy(*mine, targets.to(CUDA))
+    total, losses = linear_cross_entropy(*mine, targets.to(CUDA))  # type: ignore[arg-type, call-arg]
     total.backward()
     epsilon = torch.finfo(dtype).eps
     # float32: sums over 30,000 logits; half types: logits of up to 40 and gradients are each rounded once
@@ -145,7 +145,7 @@ class Optimizer(torch.optim.Optimizer):
 def test_adam(dtype: torch.dtype, step: Callable[..., Any]) -> None:
     """Twenty steps equal torch.optim.AdamW's on fp32 masters on the CPU."""
     torch.manual_seed(0)
-    settings = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    settings: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
     start = [torch.randn(shape).to(dtype) for shape in ((50, 70), (11,), (0,))]
     masters = [torch.nn.Parameter(x.float()) for x in start]
     params = [torch.nn.Parameter(x.to(CUDA)) for x in start]

@@ -85,7 +85,7 @@ def test_documents_of_one_length_are_a_batch_for_torch(
     other = Recorded()
     install(torch_varlen=other.varlen)
     kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
-    kernel.attend(*[torch.ones(sum(lengths), 2, 4)] * 3, context_of(lengths))
+    kernel.attend(*[torch.ones(sum(lengths), 2, 4)] * 3, context_of(lengths))  # type: ignore[arg-type, call-arg]
     assert (other.calls == []) == equal
 
 
@@ -94,7 +94,7 @@ def test_a_varlen_attention_that_knows_no_groups_gets_keys_for_every_head(instal
     install(torch_varlen=other.ungrouped_varlen)
     kernel = choose_kernel("cuda", torch.bfloat16, on_cuda=True)
     for kv_heads in (1, 2):
-        kernel.attend(torch.ones(5, 2, 4), *[torch.ones(5, kv_heads, 4)] * 2, context_of([2, 3]))
+        kernel.attend(torch.ones(5, 2, 4), *[torch.ones(5, kv_heads, 4)] * 2, context_of([2, 3]))  # type: ignore[arg-type, call-arg]
     assert other.calls == [((5, 2, 4), (5, 2, 4), (-1, 0))] * 2
 
 
@@ -131,7 +131,7 @@ def test_kernels_are_masked_softmax_attention(attend: Attend, lengths: list[int]
     shapes = SimpleNamespace(q=(sum(lengths), 4, 6), kv=(sum(lengths), kv_heads, 6))
     inputs = [torch.randn(shape, requires_grad=True) for shape in (shapes.q, shapes.kv, shapes.kv)]
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    output, expected = attend(*inputs, context_of(lengths)), dense(*exact, lengths)
+    output, expected = attend(*inputs, context_of(lengths)), dense(*exact, lengths)  # type: ignore[arg-type, call-arg]
     torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
     factor = torch.randn_like(output)
     (output * factor).sum().backward()
@@ -146,10 +146,10 @@ def test_half_types_come_back_as_they_went_in(attend: Attend, dtype: torch.dtype
     torch.manual_seed(0)
     lengths = [5, 8]
     inputs = [torch.randn(13, heads, 8).to(dtype) for heads in (4, 2, 2)]
-    output = attend(*inputs, context_of(lengths))
+    output = attend(*inputs, context_of(lengths))  # type: ignore[arg-type, call-arg]
     assert output.dtype == dtype
     tolerance = 2 * torch.finfo(dtype).eps
-    torch.testing.assert_close(output.double(), dense(*inputs, lengths), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(output.double(), dense(*inputs, lengths), rtol=tolerance, atol=tolerance)  # type: ignore[arg-type, call-arg]
 
 
 def test_positions_restart_at_every_document() -> None:

@@ -16,7 +16,7 @@ SHAPES = ((5, 7), (11,), (3, 2, 4), (0,))  # the last: what a rank holds of a pa
 HALF_TYPES = (torch.bfloat16, torch.float16)
 DTYPES = (torch.float32, *HALF_TYPES)
 KINDS = (bmt.optim.AdamOptimizer, bmt.optim.AdamOffloadOptimizer)
-SETTINGS = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+SETTINGS: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 
@@ -43,7 +43,7 @@ def steps(
     for number in numbers:
         for param, grad in zip(params, gradients(number), strict=True):
             param.grad = (grad * scale).to(param.dtype)
-        optimizer.step(scale=scale)
+        optimizer.step(scale=scale)  # type: ignore[call-overload]
 
 
 def reference_steps(

@@ -69,7 +69,7 @@ def sizes(mean: float, spread: str, seed: int, most: int | None = None, count: i
 
 def tokens_by_step(lines: list[Line], rows_per_step: int, steps: int, seed: int, row: int) -> np.ndarray:
     """[steps, datasets]: the tokens of each dataset in each step of a run."""
-    lanes = [Lane(number, 16 * rows_per_step, lines, seed, row, OFF) for number in range(16 * rows_per_step)]
+    lanes = [Lane(number, 16 * rows_per_step, lines, seed, row, OFF) for number in range(16 * rows_per_step)]  # type: ignore[arg-type]
     tokens = np.zeros((steps, len(lines)))
     for step in range(steps):
         first = step % 16 * rows_per_step

@@ -63,7 +63,7 @@ class Output:
 
         return torch.load(self.checkpoints / str(step) / f"fm9g_live_checkpoint-{step}.pt", weights_only=True)
 
-    def optimizer(self, step: int) -> dict[str, dict[str, Any]]:
+    def optimizer(self, step: int | str) -> dict[str, dict[str, Any]]:
         """{name: {step, moment: flat tensor}} of a checkpoint, put together from the files of all ranks."""
         import torch
 
@@ -71,7 +71,7 @@ class Output:
         for path in sorted((self.checkpoints / str(step)).glob("optimizer-*.pt")):
             for name, piece in sorted(torch.load(path, weights_only=True).items()):
                 whole.setdefault(name, {})[piece["start"]] = piece
-        merged = {}
+        merged: dict[str, dict[str, Any]] = {}
         for name, pieces in whole.items():
             ordered = [pieces[start] for start in sorted(pieces)]
             merged[name] = {

@@ -29,7 +29,7 @@ MODEL = {
     "tie_lm_head": False,
 }
 # small enough for many runs, big enough that every part takes part: two micro-steps, documents cut at row ends
-SETTINGS: dict[str, object] = {
+SETTINGS: dict[str, Any] = {
     "model_unique": "u",
     "n_gpus": 1,
     "max_length": 64,

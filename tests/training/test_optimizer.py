@@ -1,5 +1,7 @@
 """Which parameters learn how fast, and with which loss scale."""
 
+from typing import Any
+
 import pytest
 
 from fm9g.model.config import ModelConfig
@@ -9,7 +11,14 @@ from fm9g.training.optimizer_settings import OptimizerSettings
 from fm9g.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("single_rank")
-SHAPE = {"vocab_size": 40, "dim_model": 32, "num_heads": 2, "num_layers": 2, "dim_ff": 48, "dtype": "float32"}
+SHAPE: dict[str, Any] = {
+    "vocab_size": 40,
+    "dim_model": 32,
+    "num_heads": 2,
+    "num_layers": 2,
+    "dim_ff": 48,
+    "dtype": "float32",
+}
 
 
 @pytest.fixture

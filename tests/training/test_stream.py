@@ -224,7 +224,7 @@ def test_a_dataset_that_had_ended_and_goes_on_takes_its_share_and_no_more(length
     def lanes(epochs):
         sizes = [max(1, round(length * row))] * round(768 / length)  # 768 rows, 12 a lane
         lines = [Line("a", 0.3, sizes, epochs=epochs), Line("b", 0.7, sizes)]
-        return [Lane(number, 16 * rows_per_step, lines, 1, row, OFF) for number in range(16 * rows_per_step)]
+        return [Lane(number, 16 * rows_per_step, lines, 1, row, OFF) for number in range(16 * rows_per_step)]  # type: ignore[arg-type]
 
     def tokens(lanes, steps):
         result = np.zeros((len(steps), 2))

@@ -1,5 +1,7 @@
 """FLOPs of a step, and what a GPU could do."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,9 +19,9 @@ LENGTH = 48
 @pytest.mark.parametrize("tied", [False, True])
 def test_model_flops_are_those_that_torch_counts_with_half_the_attention(tied):
     """torch counts every product of transformers' own model, whose attention also multiplies what is masked."""
-    shape = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 3}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": tied}
-    model = LlamaForCausalLM(LlamaConfig(**shape, **heads, attn_implementation="eager"))
+    shape: dict[str, Any] = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 3}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": tied}
+    model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="eager"))  # type: ignore[call-arg]
     ids = torch.arange(LENGTH)[None]
     with FlopCounterMode(display=False) as counter:
         model(ids, labels=ids).loss.backward()

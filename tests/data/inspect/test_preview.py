@@ -33,8 +33,8 @@ def write_mixture(place, tmp_path):
     return write
 
 
-def preview(place, steps=3, mixture=None, seed=3, **plan):
-    plan = Plan(seed, ROW, **{"batch_size": 1, "grad_accum": 1, **plan})
+def preview(place, steps=3, mixture=None, seed=3, **changes):
+    plan = Plan(seed, ROW, **{"batch_size": 1, "grad_accum": 1, **changes})
     return Preview(read_mixture(mixture or place.mixture), place.tokenizer, plan, steps)
 
 

@@ -201,8 +201,8 @@ def test_a_state_is_a_few_integers():
 def test_the_billionth_document_is_reached_without_those_before_it():
     line = Line("a", 1.0, [ROW] * 1000)
     asked = []
-    line.document = lambda position, made=line.document: asked.append(position) or made(position)
-    lane = Lane(5, 64, [line], 7, ROW, OFF)
+    line.document = lambda position, made=line.document: asked.append(position) or made(position)  # type: ignore[method-assign, misc]
+    lane = Lane(5, 64, [line], 7, ROW, OFF)  # type: ignore[list-item]
     state = lane.state()
     state[0] = 10**9 // 64  # documents done
     lane.load_state(state)
@@ -297,7 +297,7 @@ def test_a_lane_reads_ahead_for_its_next_row():
 
     prefetcher = Noted()
     line = Line("a", 1.0, [ROW // 2] * 99)
-    lane = Lane(1, 4, [line], 7, ROW, prefetcher)
+    lane = Lane(1, 4, [line], 7, ROW, prefetcher)  # type: ignore[list-item]
     for _ in range(3):
         lane.next_row()
     # after each row of two documents the two that the next one takes and two more, each but once
@@ -353,7 +353,7 @@ def test_a_document_that_does_not_fit_waits_while_a_smaller_one_takes_the_room()
 def test_rows_of_short_answers_are_filled_to_98_percent():
     """Lengths like those of instruction sets: most short, a few long, rows of four average documents."""
     sizes = np.minimum(np.random.default_rng(3).lognormal(4.7, 0.8, 4000).astype(int) + 3, 512).tolist()
-    lane = Lane(0, 1, [Line("a", 1.0, sizes, may_cut=False)], 7, 512, OFF)
+    lane = Lane(0, 1, [Line("a", 1.0, sizes, may_cut=False)], 7, 512, OFF)  # type: ignore[list-item]
     filled = [sum(piece.places for piece in lane.next_row().pieces) for _ in range(500)]
     assert sum(filled) >= 0.98 * 512 * len(filled)
 

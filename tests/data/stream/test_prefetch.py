@@ -21,15 +21,15 @@ class Dataset:
 def test_records_are_asked_for_by_threads():
     dataset = Dataset()
     prefetcher = Prefetcher(threads=2, depth=1)
-    prefetcher.want([(dataset, 2), (dataset, 0)])
-    prefetcher.want([(dataset, 1)])
+    prefetcher.want([(dataset, 2), (dataset, 0)])  # type: ignore[list-item]
+    prefetcher.want([(dataset, 1)])  # type: ignore[list-item]
     assert dataset.asked.empty()
     prefetcher.start()
     found = [dataset.asked.get(timeout=60) for _ in range(3)]
     assert sorted(record for record, _ in found) == [0, 1, 2]
     assert all(thread.startswith("fm9g-read") for _, thread in found)
     prefetcher.start()
-    prefetcher.want([(dataset, 3)])
+    prefetcher.want([(dataset, 3)])  # type: ignore[list-item]
     prefetcher.start()
     assert dataset.asked.get(timeout=60)[0] == 3  # nothing is asked for twice
 

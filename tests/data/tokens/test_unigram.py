@@ -59,7 +59,7 @@ def best_cut(model, text):
         if starts[end - 1] is None:
             starts[end - 1] = (unknown, 0)
         found = [(best[start][0] + piece[0], start, piece[1]) for start, piece in starts.items() if piece]
-        best.append(max(found, key=lambda cut: (cut[0], -cut[1])))
+        best.append(max(found, key=lambda cut: (cut[0], -cut[1])))  # type: ignore[arg-type]
     ids, end = [], len(text)
     while end:
         ids.append(best[end][2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def reference(parts: Tensor, op: str) -> Tensor:
     return (wide.amax(0) if op == "max" else wide.amin(0)).to(parts.dtype)
 
 
-def cases() -> Iterator[tuple[torch.dtype, int, str]]:
+def cases() -> Iterator[tuple[torch.dtype, int, Any]]:
     for dtype in DTYPES:
         for length in LENGTHS:
             for op in OPERATORS:

@@ -72,7 +72,10 @@ def check_gradients_of_collectives() -> None:
     mine = x.clone().requires_grad_()
     row = bmt.distributed.reduce_scatter(mine, "sum")
     assert torch.equal(
-        row, sum(torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * rank for rank in range(SIZE))[RANK : RANK + 1]
+        row,
+        torch.stack([torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + 10 * rank for rank in range(SIZE)]).sum(0)[
+            RANK : RANK + 1
+        ],
     )
     (row * (RANK + 1)).sum().backward()
     assert torch.equal(mine.grad, torch.tensor([[1.0, 1.0], [2.0, 2.0]]))

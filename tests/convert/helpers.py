@@ -46,7 +46,7 @@ def tiny_llama(dtype: torch.dtype = torch.float32, **settings: Any) -> transform
             **settings,
         }
     )
-    return transformers.LlamaForCausalLM(config).to(dtype).eval()
+    return transformers.LlamaForCausalLM(config).to(dtype).eval()  # type: ignore[arg-type]
 
 
 def save(model: transformers.LlamaForCausalLM, folder: Path, layout: str = "safetensors") -> Path:
