@@ -39,7 +39,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from common import TEXTS_AT_ONCE, TOKENS, Meter, rates, serve, write_many_records
 
 from fm9g.data.index.build import Options, build
-from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.document import Example
 from fm9g.data.stream.loader import Loader, Plan, StepStream
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
@@ -80,7 +81,9 @@ def line_of(folder: Path, tokenizer: Path) -> Corpus:
 def texts_of(line: Corpus) -> Iterator[str]:
     """The documents' texts, without end."""
     for first in itertools.count(0, TEXTS_AT_ONCE):
-        yield from (found[2] for found in line.texts(range(first, first + TEXTS_AT_ONCE)) if isinstance(found, tuple))
+        for found in line.examples(range(first, first + TEXTS_AT_ONCE)):
+            if isinstance(found, Example):
+                yield from (text for _, text in found.texts[-1:])
 
 
 def batches_of(folder: Path, tokenizer: Path, batch_size: int = ROWS, threads: int = 1) -> Iterator[int]:
@@ -121,7 +124,7 @@ def checksum_cost(folder: Path, plain: Path, tokenizer: Path) -> float:
     for start in itertools.count(0, 1000):
         for line, taken in zip(lines, times, strict=True):
             started = time.perf_counter()
-            line.texts(range(start, start + 1000))
+            line.examples(range(start, start + 1000))
             taken.append(time.perf_counter() - started)
         if time.perf_counter() > end:
             break

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fm9g.data.stream.loader import IGNORED, Strip
+from fm9g.data.stream.strip import IGNORED, Strip
 from fm9g.model.context import Context
 from fm9g.model.decoder import Decoder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fm9g.data.stream.loader import Strip
+from fm9g.data.stream.strip import Strip
 from fm9g.model.context import Context
 from fm9g.model.decoder import Decoder
 from fm9g.objectives.base import Cost, sums_by_piece, valid_targets

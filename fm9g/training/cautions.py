@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.record_kinds import unread_texts
-from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.forecast import CorpusSample
 from fm9g.training.inputs import Inputs
 from fm9g.training.start import Start

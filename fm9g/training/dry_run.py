@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fm9g.checkpoint.folder import RunFolder
-from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.forecast import CorpusSample, describe, endings, sample_corpus
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
@@ -146,10 +146,10 @@ def _describe_dataset(corpus: Corpus, sample: CorpusSample, places: int, train_i
 
 def _describe_special_tokens(corpus: Corpus, sample: CorpusSample) -> list[str]:
     """What becomes of spellings of special tokens in a sample of a dataset; [] where there are none to speak of."""
-    counts = corpus.special_counts(sample.texts)
+    counts = corpus.special_counts(sample.examples)
     if not (corpus.entry.special_tokens or counts.plain or counts.tokens):
         return []
     return [
-        f"    special tokens spelled in {len(sample.texts):,} sampled records: {counts.plain:,} are plain text, "
+        f"    special tokens spelled in {len(sample.examples):,} sampled records: {counts.plain:,} are plain text, "
         f"{counts.tokens:,} are tokens (special_tokens {str(corpus.entry.special_tokens).lower()})"
     ]

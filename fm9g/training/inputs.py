@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm9g.commandline import command
-from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.environment import REPOSITORY

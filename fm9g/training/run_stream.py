@@ -12,8 +12,8 @@ from fm9g.checkpoint.saved import Saved
 from fm9g.commandline import command
 from fm9g.data.record import record_name
 from fm9g.data.stream.continuation import Generations, extend_generations
+from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.digest import StreamDigest
-from fm9g.data.stream.document import Corpus
 from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.runtime.log import log

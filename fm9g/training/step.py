@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
-from fm9g.data.stream.loader import PADDING_TASK, StepBatch, Strip
+from fm9g.data.stream.loader import StepBatch
+from fm9g.data.stream.strip import PADDING_TASK, Strip
 from fm9g.model.decoder import Decoder
 from fm9g.objectives.base import Objective
 

@@ -7,7 +7,8 @@ import time
 import torch
 
 from fm9g import runtime
-from fm9g.data.stream.loader import PADDING_TASK, StepBatch
+from fm9g.data.stream.loader import StepBatch
+from fm9g.data.stream.strip import PADDING_TASK
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import TORCH_DTYPES
 from fm9g.model.parameters import count, parameters

@@ -27,7 +27,7 @@ from fm9g.data.prepare.formats import FORMATS
 from fm9g.data.prepare.plain_text import convert_text
 from fm9g.data.prepare.question_answer import prepare_questions
 from fm9g.data.prepare.writer import prepare_records
-from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.forecast import describe, endings
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.tokens.tokenizer import load_tokenizer

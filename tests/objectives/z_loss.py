@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fm9g.data.stream.loader import IGNORED, Strip
+from fm9g.data.stream.strip import IGNORED, Strip
 from fm9g.model.context import Context
 from fm9g.model.decoder import Decoder
 from fm9g.objectives.base import Cost, sums_by_piece, valid_targets

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fm9g.data.stream.document import PILOTS, Document, Pilot, Skip, pilots_of
+from fm9g.data.stream.corpus import PILOTS, Pilot, pilots_of
+from fm9g.data.stream.document import Document, Sequence, Skip
 from fm9g.data.stream.lane import Lane
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Permutation
@@ -44,16 +45,17 @@ class Line:
         size = self.sizes[record]
         if not size:
             return Skip(record, "it is empty")
-        return Document(record, np.empty(size + 1, dtype=np.int32), 1, self.may_cut)
+        sequence = Sequence(np.empty(size + 1, dtype=np.int32), ((1, size + 1),))
+        return Document(record, (sequence,), self.may_cut)
 
-    def texts(self, positions: Iterable[int]) -> list[Document | Skip]:
+    def examples(self, positions: Iterable[int]) -> list[Document | Skip]:
         return [self.document(position) for position in positions]
 
-    def encoded(self, texts: Iterable[Document | Skip]) -> dict[str, list[int]]:
+    def encoded(self, examples: Iterable[Document | Skip]) -> dict[str, list[int]]:
         return {}
 
-    def documents(self, texts: Iterable[Document | Skip], ids: dict[str, list[int]]) -> list[Document | Skip]:
-        return list(texts)
+    def documents(self, examples: Iterable[Document | Skip], ids: dict[str, list[int]]) -> list[Document | Skip]:
+        return list(examples)
 
 
 def sizes(mean: float, spread: str, seed: int, most: int | None = None, count: int = 500) -> list[int]:

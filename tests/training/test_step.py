@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fm9g.data.stream.loader import IGNORED
+from fm9g.data.stream.strip import IGNORED
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.runtime import bmt
 from fm9g.training.step import step_losses

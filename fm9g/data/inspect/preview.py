@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from fm9g.data.stream.lane import Lane, Row
-from fm9g.data.stream.loader import IGNORED, Loader, Plan, StepBatch, StepStream, row_digest
+from fm9g.data.stream.loader import Loader, Plan, StepBatch, StepStream
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.data.stream.strip import IGNORED, row_digest
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.display import Span
 from fm9g.errors import UserError
@@ -25,10 +26,12 @@ from fm9g.errors import UserError
 
 @dataclass(frozen=True)
 class ShownPiece:
-    """Tokens first..last (inclusive) of a document of `length` tokens; the first of them is no target here."""
+    """Tokens first..last (inclusive) of a document's sequence of `length` tokens; the first is no target here."""
 
     task: int
     record: int  # from 0
+    part: int  # which of its document's sequences, from 0
+    parts: int  # how many it has
     first: int
     last: int
     length: int
@@ -112,7 +115,8 @@ class Preview:
         same = digests == batch.row_digests
         for number, row in enumerate(rows if same else []):
             tokens = _places(batch, number, self._whole, "tokens")
-            read = [piece.document.tokens[piece.first : piece.last] for piece in row.pieces]
+            found = [sequence for piece in row.pieces for sequence in piece.sequences]
+            read = [sequence.tokens[first:last] for _, sequence, first, last in found]
             filled = np.concatenate(read) if read else np.zeros(0, dtype=np.int32)
             same = same and np.array_equal(tokens, np.pad(filled, (0, length - len(filled))))
         if not same:
@@ -137,7 +141,7 @@ class Preview:
             pieces = self._pieces(row, _places(batch, number, self._whole, "targets"))
             for piece in pieces:
                 totals.records[piece.task].add(piece.record)
-                totals.documents[piece.task] += piece.first == 0
+                totals.documents[piece.task] += piece.first == 0 and piece.part == 0
                 totals.with_loss += piece.with_loss
             filled = sum(piece.places for piece in row.pieces)
             found.append(ShownRow(batch.step, number, within // plan.batch_size, micro, pieces, filled))
@@ -146,22 +150,24 @@ class Preview:
     def _pieces(self, row: Row, targets: np.ndarray) -> list[ShownPiece]:
         shown, place = [], 0
         for piece in row.pieces:
-            tokens = piece.document.tokens[piece.first : piece.last + 1].tolist()
-            loss = [False, *(targets[place : place + piece.places] != IGNORED).tolist()]
-            spans = decode_spans(tokens, loss, self._tokenizer, piece.first == 0)
-            shown.append(
-                ShownPiece(
-                    task=piece.task,
-                    record=piece.document.record,
-                    first=piece.first,
-                    last=piece.last,
-                    length=len(piece.document.tokens),
-                    is_head=int(piece.document.tokens[-1]) != self._tokenizer.eos_id,
-                    with_loss=sum(loss),
-                    spans=spans,
+            for part, sequence, first, last in piece.sequences:
+                tokens = sequence.tokens[first : last + 1].tolist()
+                loss = [False, *(targets[place : place + last - first] != IGNORED).tolist()]
+                shown.append(
+                    ShownPiece(
+                        task=piece.task,
+                        record=piece.document.record,
+                        part=part,
+                        parts=len(piece.document.sequences),
+                        first=first,
+                        last=last,
+                        length=len(sequence.tokens),
+                        is_head=int(sequence.tokens[-1]) != self._tokenizer.eos_id,
+                        with_loss=sum(loss),
+                        spans=decode_spans(tokens, loss, self._tokenizer, first == 0),
+                    )
                 )
-            )
-            place += piece.places
+                place += last - first
         return shown
 
 

@@ -74,8 +74,11 @@ def _origin(piece: ShownPiece, entries: Sequence[MixtureEntry]) -> str:
         "its head: too long for a row": piece.is_head,
     }
     note = ", ".join(text for text, holds in notes.items() if holds) or "whole"
+    name, sequence = printable(entries[piece.task].task_name), ""
+    if piece.parts > 1:
+        sequence = f", sequence {piece.part + 1} of {piece.parts}"
     return (
-        f"{printable(entries[piece.task].task_name)}, record {piece.record}, tokens {piece.first}-{piece.last} of "
+        f"{name}, record {piece.record}{sequence}, tokens {piece.first}-{piece.last} of "
         f"{piece.length} ({note}), {piece.with_loss} with loss"
     )
 

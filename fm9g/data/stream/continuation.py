@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fm9g.data.stream.document import Corpus
+from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.lane_state import LaneState
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.data.stream.order import Generation, RecordOrder

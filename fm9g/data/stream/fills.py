@@ -13,7 +13,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fm9g.data.stream.document import Pilot
+from fm9g.data.stream.corpus import Pilot
 
 _STARTS = 8  # pilots with which a row is tried as its first document
 _ROUNDS = 100

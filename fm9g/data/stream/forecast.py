@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fm9g.data.stream.document import Corpus, Document, Ids, Skip, Text
+from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.document import Document, Example, Ids, Skip
 from fm9g.data.tokens.sample import estimate, spread
 from fm9g.data.tokens.survey import Survey
 from fm9g.data.tokens.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ LONG = 0.01  # of the records, too long for a row: from here on it is a warning
 class CorpusSample:
     """Some documents of a dataset, evenly spread over its first epoch."""
 
-    texts: list[Text | Skip]
+    examples: list[Example | Skip]
     ids: Ids
     documents: list[Document | Skip]
     mean: float  # places of a row that a record takes, estimated from the ratio to its bytes
@@ -30,8 +31,9 @@ class CorpusSample:
     def survey(self, tokenizer: Tokenizer) -> Survey:
         """What the tokenizer made of the texts."""
         found = Survey(tokenizer)
-        for part in dict.fromkeys(part for text in self.texts if not isinstance(text, Skip) for part in text.parts):
-            found.add(part[1], self.ids[part])
+        texts = (text for example in self.examples if not isinstance(example, Skip) for text in example.texts)
+        for text in dict.fromkeys(texts):
+            found.add(text[1], self.ids[text])
         return found
 
     @property
@@ -43,12 +45,15 @@ class CorpusSample:
     def cut(self) -> int:
         """Documents that lose the end of their output at the end of a row."""
         return sum(
-            isinstance(document, Document) and not document.may_cut and self._tokens(text) > document.places
-            for text, document in zip(self.texts, self.documents, strict=True)
+            isinstance(document, Document)
+            and not document.may_cut
+            and len(document.sequences) == 1
+            and self._tokens(example) > document.places
+            for example, document in zip(self.examples, self.documents, strict=True)
         )
 
-    def _tokens(self, text: Text | Skip) -> int:
-        return 0 if isinstance(text, Skip) else sum(len(self.ids[part]) for part in text.parts)
+    def _tokens(self, example: Example | Skip) -> int:
+        return 0 if isinstance(example, Skip) else sum(len(self.ids[text]) for text in example.texts)
 
     def warnings(self, tokenizer: Tokenizer, row_length: int) -> list[str]:
         """What of the texts does not reach the model, in words."""
@@ -64,13 +69,13 @@ class CorpusSample:
 
 def sample_corpus(corpus: Corpus, count: int = SAMPLED_DOCUMENTS) -> CorpusSample:
     """Tokenize up to `count` documents as training does, transform included."""
-    texts = corpus.texts(spread(corpus.records, count))
-    ids = corpus.encoded(texts)
-    documents = corpus.documents(texts, ids)
+    examples = corpus.examples(spread(corpus.records, count))
+    ids = corpus.encoded(examples)
+    documents = corpus.documents(examples, ids)
     places = np.array([document.places if isinstance(document, Document) else 0 for document in documents])
     spans = [corpus.dataset.span(document.record) for document in documents]
     nbytes = np.array([end - start for start, end in spans])
-    found = CorpusSample(texts, ids, documents, *estimate(places, nbytes, corpus.records, corpus.dataset.nbytes))
+    found = CorpusSample(examples, ids, documents, *estimate(places, nbytes, corpus.records, corpus.dataset.nbytes))
     if found.lost or found.cut:  # then places do not go with bytes
         mean = estimate(places, np.ones_like(nbytes), corpus.records, corpus.records)
         found = dataclasses.replace(found, mean=mean[0], standard_error=mean[1])

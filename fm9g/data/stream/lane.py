@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fm9g.data.stream.document import Corpus, Document, Ids, Skip, Text
+from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.document import Document, Example, Ids, Sequence, Skip
 from fm9g.data.stream.fills import deal
 from fm9g.data.stream.lane_state import NONE, LaneState
 from fm9g.data.stream.order import unit_interval
@@ -38,13 +39,14 @@ MOST_SKIPS = 10_000  # unusable records in a row before a lane gives up on a dat
 LEAD_ROWS = 2
 SHORT = 1 / 16  # of a row: documents that, on average, are no longer share out the rows themselves
 
-Texts = dict[int, dict[int, Text | Skip]]
-"""{task: {number in the lane: text}}."""
+Examples = dict[int, dict[int, Example | Skip]]
+"""{task: {number in the lane: example}}."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens first..last (inclusive; the last is a target only) of a document, in a row."""
+    """Places first..last - 1 of a document, in a row; where it has one sequence, tokens first..last, the last a target
+    only."""
 
     task: int
     document: Document
@@ -54,6 +56,14 @@ class Piece:
     @property
     def places(self) -> int:
         return self.last - self.first
+
+    @property
+    def sequences(self) -> list[tuple[int, Sequence, int, int]]:
+        """(number, sequence, first, last) of each of the document's sequences, tokens as in a piece."""
+        if len(self.document.sequences) == 1:
+            return [(0, self.document.sequences[0], self.first, self.last)]
+        assert self.places == self.document.places, "a document of several sequences is never cut"
+        return [(part, sequence, 0, sequence.places) for part, sequence in enumerate(self.document.sequences)]
 
 
 @dataclass
@@ -76,7 +86,7 @@ class Lane:
         self._last = {  # how many documents a row took of each corpus when it last took any; at first, a guess
             task: int(row_length / corpus.typical_places) for task, corpus in enumerate(corpora)
         }
-        self._coming: tuple[Texts, Future[dict[int, Ids]]] | None = None  # and their tokens by task
+        self._coming: tuple[Examples, Future[dict[int, Ids]]] | None = None  # and their tokens by task
         self._prepared = False
         self._offsets = [unit_interval(seed, corpus.entry.task_name, "turns") for corpus in corpora]
         self._begin_balance(0)
@@ -133,7 +143,7 @@ class Lane:
         return not self._turns.shares
 
     def prepare(self) -> None:
-        """Read the texts that the next row is likely to take and have them tokenized; again only after that row."""
+        """Read the examples that the next row is likely to take and have them tokenized; again only after that row."""
         if self._prepared:
             return
         order = self._due_order()
@@ -141,21 +151,21 @@ class Lane:
         counts = {task: self._last.get(task, 0) for task in (order if self._short else order[:1])}
         likely = {task: count + count // 4 + 1 for task, count in counts.items() if count > 1}
         likely |= {task: 1 for task in order[:1] if task not in likely}
-        texts = {task: some for task, count in likely.items() if (some := self._windows[task].texts(count))}
-        self._coming = (texts, self._prefetcher.tokenize(functools.partial(self._encoded, texts))) if texts else None
+        found = {task: some for task, count in likely.items() if (some := self._windows[task].examples(count))}
+        self._coming = (found, self._prefetcher.tokenize(functools.partial(self._encoded, found))) if found else None
         self._prepared = True
 
-    def _encoded(self, texts: Texts) -> dict[int, Ids]:
-        """{task: token ids} of texts; called in another thread, which does what nobody else can do meanwhile."""
-        return {task: self._windows[task].corpus.encoded(some.values()) for task, some in texts.items()}
+    def _encoded(self, examples: Examples) -> dict[int, Ids]:
+        """{task: token ids} of examples; called in another thread, which does what nobody else can do meanwhile."""
+        return {task: self._windows[task].corpus.encoded(some.values()) for task, some in examples.items()}
 
     def _receive(self) -> None:
         """Wait for what was prepared."""
         if self._coming is not None:
-            texts, coming = self._coming
+            examples, coming = self._coming
             for task, ids in self._prefetcher.wait(coming).items():
-                documents = self._windows[task].corpus.documents(texts[task].values(), ids)
-                self._windows[task].know(dict(zip(texts[task], documents, strict=True)))
+                documents = self._windows[task].corpus.documents(examples[task].values(), ids)
+                self._windows[task].know(dict(zip(examples[task], documents, strict=True)))
         self._coming, self._prepared = None, False
 
     def next_row(self) -> Row:

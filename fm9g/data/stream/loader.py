@@ -11,26 +11,25 @@ the batches it has handed out, so what it saves is what was consumed and never w
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from itertools import zip_longest
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from fm9g.data.stream.document import Corpus, Skip
-from fm9g.data.stream.lane import Lane, Row
+from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.document import Skip
+from fm9g.data.stream.lane import Lane
 from fm9g.data.stream.lane_state import LaneState
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.data.stream.strip import Strip, make_strip, row_digest
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 
@@ -38,8 +37,6 @@ STREAM_RULES = 5
 """Raise it with any change of what the rows of a stream are: the order of records, whose turn it is, how they are
 packed, a text's ids. A checkpoint made under other rules is refused, where it would lose and repeat records."""
 LANES_PER_ROW = 16
-IGNORED = -100
-PADDING_TASK = -1
 
 
 @dataclass(frozen=True)
@@ -76,26 +73,6 @@ class Plan:
 
 
 @dataclass
-class Strip:
-    """The rows of one micro-step end to end: T = batch_size * row_length places.
-
-    It leaves a worker by value: tensors would go through shared memory, which a killed process can leave behind.
-    """
-
-    tokens: Tensor  # [T] int32
-    targets: Tensor  # [T] int32, -100 where there is no loss
-    lengths: list[int]  # of the documents' pieces, padding as a piece of its own; they sum to T
-    tasks: list[int]  # of the pieces, -1 for padding
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled_strip, (self.tokens.numpy(), self.targets.numpy(), self.lengths, self.tasks)
-
-
-def _unpickled_strip(tokens: np.ndarray, targets: np.ndarray, lengths: list[int], tasks: list[int]) -> Strip:
-    return Strip(torch.from_numpy(tokens), torch.from_numpy(targets), lengths, tasks)
-
-
-@dataclass
 class Work:
     """What a StepBatch took to make, in the process `process` (the rank's own or one of its workers)."""
 
@@ -121,39 +98,6 @@ class StepBatch:
     tokens: list[int] = field(default_factory=list)  # places filled in this step, by task
     skipped: list[tuple[int, Skip]] = field(default_factory=list)  # (task, why)
     work: Work = field(default_factory=lambda: Work())
-
-
-def row_digest(row: Row, names: list[str]) -> bytes:
-    """sha256 over (task, record, first token, last token) of each piece."""
-    digest = sha256()
-    for piece in row.pieces:
-        digest.update(names[piece.task].encode())
-        digest.update(struct.pack("<qqq", piece.document.record, piece.first, piece.last))
-    return digest.digest()
-
-
-def make_strip(rows: list[Row], row_length: int) -> Strip:
-    """Lay rows end to end; what a row leaves empty is padding with no loss."""
-    tokens = np.zeros(len(rows) * row_length, dtype=np.int32)
-    targets = np.full(len(rows) * row_length, IGNORED, dtype=np.int32)
-    lengths: list[int] = []
-    tasks: list[int] = []
-    for number, row in enumerate(rows):
-        place = number * row_length
-        for piece in row.pieces:
-            document = piece.document
-            tokens[place : place + piece.places] = document.tokens[piece.first : piece.last]
-            skipped = min(max(document.first_target - piece.first - 1, 0), piece.places)
-            targets[place + skipped : place + piece.places] = document.tokens[
-                piece.first + 1 + skipped : piece.last + 1
-            ]
-            lengths.append(piece.places)
-            tasks.append(piece.task)
-            place += piece.places
-        if place < (number + 1) * row_length:
-            lengths.append((number + 1) * row_length - place)
-            tasks.append(PADDING_TASK)
-    return Strip(torch.from_numpy(tokens), torch.from_numpy(targets), lengths, tasks)
 
 
 class StepStream(IterableDataset):  # type: ignore[type-arg]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fm9g.data.stream.record_formats import RECORD_FORMATS, TEXT
 from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json, user_path
 
@@ -16,6 +17,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "abs_weight": (int, float),
     "task_name": (str,),
     "dataset_name": (str,),
+    "format": (str,),
     "transforms": (str, type(None)),
     "special_tokens": (bool,),
     "allow_repeat": (bool,),
@@ -44,6 +46,7 @@ class MixtureEntry:
     declared: dict[str, float]
     skip_unlearned: bool = False  # whether records with nothing to learn are skipped instead of refused
     special_tokens: bool = False  # whether spellings of special tokens in its text are those tokens
+    format: str = TEXT  # a key of RECORD_FORMATS
 
     @property
     def epochs(self) -> float | None:
@@ -89,10 +92,21 @@ def _checked(entry: Any, where: str) -> dict[str, Any]:
     rule = entry.get("oversize_rule", "segment")
     if rule not in OVERSIZE_RULES:
         raise UserError(f"{where}: oversize_rule {rule!r} is not one of {', '.join(OVERSIZE_RULES)}")
+    _check_format(entry, where)
     epochs = entry.get("max_epochs")
     if epochs == 0:
         raise UserError(f"{where}: max_epochs must be above 0, not {epochs}")
     return entry
+
+
+def _check_format(entry: dict[str, Any], where: str) -> None:
+    name = entry.get("format", TEXT)
+    if name not in RECORD_FORMATS:
+        raise UserError(
+            f"{where}: format {shown(name)} is not one of {', '.join(RECORD_FORMATS)}{closest(name, RECORD_FORMATS)}"
+        )
+    if entry.get("transforms") and name != TEXT:
+        raise UserError(f"{where}: transforms make text of records, so format must be {TEXT}, not {name}")
 
 
 def _is_text(value: str) -> bool:
@@ -116,4 +130,5 @@ def _entry(entry: dict[str, Any], name: str, total: float, folder: Path) -> Mixt
         declared={key: entry[key] for key in INFORMATIVE if entry.get(key) is not None},
         skip_unlearned=entry.get("skip_unlearned", False),
         special_tokens=entry.get("special_tokens", bool(transforms)),
+        format=entry.get("format", TEXT),
     )

@@ -9,7 +9,8 @@ it are taken.
 from __future__ import annotations
 
 from fm9g.data.index.dataset import IndexedDataset
-from fm9g.data.stream.document import Corpus, Document, Skip, Text
+from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.document import Document, Example, Skip
 from fm9g.data.stream.lane_state import NONE
 
 WINDOW = 32  # enough to fill 98 % of a row of four average documents; a mask of so many bits fits the state
@@ -49,8 +50,8 @@ class Window:
             known = self._known[self.base + slot] = self.corpus.document(self._position(slot))
         return known
 
-    def texts(self, count: int) -> dict[int, Text | Skip]:
-        """{number in the lane: text} of those of the next `count` documents that are not known."""
+    def examples(self, count: int) -> dict[int, Example | Skip]:
+        """{number in the lane: example} of those of the next `count` documents that are not known."""
         slots = [
             slot
             for slot in range(count)
@@ -58,8 +59,8 @@ class Window:
             and self.base + slot not in self._known
             and self._position(slot) < self.corpus.end
         ]
-        texts = self.corpus.texts(map(self._position, slots))
-        return {self.base + slot: text for slot, text in zip(slots, texts, strict=True)}
+        examples = self.corpus.examples(map(self._position, slots))
+        return {self.base + slot: example for slot, example in zip(slots, examples, strict=True)}
 
     def know(self, documents: dict[int, Document | Skip]) -> None:
         """Keep documents, by their number in the lane, that are still to come."""

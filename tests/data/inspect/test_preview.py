@@ -10,9 +10,10 @@ import sentencepiece
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.inspect.preview import Preview, decode_spans
 from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
-from fm9g.data.stream.loader import IGNORED, Plan, StepStream
+from fm9g.data.stream.loader import Plan, StepStream
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.data.stream.strip import IGNORED
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.support.places import Place, index

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from fm9g.data.stream.document import Corpus, Skip, SpecialCounts
+from fm9g.data.stream.corpus import Corpus, SpecialCounts
+from fm9g.data.stream.document import Skip
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import load_tokenizer
@@ -36,37 +37,50 @@ def record(prompt, answer):
     return {"input": prompt, "output": answer}
 
 
+def tokens_of(document):
+    (sequence,) = document.sequences
+    return sequence.tokens
+
+
+def first_target(document):
+    """Where the only range of targets begins; it goes on to the end."""
+    (sequence,) = document.sequences
+    ((start, stop),) = sequence.targets
+    assert stop == len(sequence.tokens)
+    return start
+
+
 def test_a_document_is_bos_input_output_eos(line, tokenizer):
     document = line(record("one plus one?", "two")).document(0)
     prompt, answer = tokenizer.encode("one plus one?"), tokenizer.encode("two")
-    assert document.tokens.tolist() == [tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id]
+    assert tokens_of(document).tolist() == [tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id]
 
 
 def test_loss_is_on_output_and_eos_only(line, tokenizer):
     document = line(record("one plus one?", "two")).document(0)
-    targets = document.tokens[document.first_target :].tolist()
+    targets = tokens_of(document)[first_target(document) :].tolist()
     assert targets == [*tokenizer.encode("two"), tokenizer.eos_id]
 
 
 def test_without_input_every_token_but_bos_is_a_target(line):
     document = line(record("", "some text")).document(0)
-    assert document.first_target == 1
-    assert document.places == len(document.tokens) - 1
+    assert first_target(document) == 1
+    assert document.places == len(tokens_of(document)) - 1
 
 
 def test_a_tokenizer_without_bos_gives_no_bos(line, tokenizer):
     bare = NoBos(tokenizer)
     document = line(record("", "some text"), tokenizer=bare).document(0)
-    assert document.tokens.tolist() == [*tokenizer.encode("some text"), tokenizer.eos_id]
-    assert document.first_target == 1  # nothing predicts the first token
+    assert tokens_of(document).tolist() == [*tokenizer.encode("some text"), tokenizer.eos_id]
+    assert first_target(document) == 1  # nothing predicts the first token
     assert line(record(" ", ""), tokenizer=bare).document(0) is not None
-    assert line(record("q", "a"), tokenizer=bare).document(0).first_target == len(tokenizer.encode("q"))
+    assert first_target(line(record("q", "a"), tokenizer=bare).document(0)) == len(tokenizer.encode("q"))
 
 
 def test_documents_made_at_once_are_those_made_one_by_one(line):
     records = line(record("one?", "two"), record("", LONG), record("", ""), record("one?", "three"))
-    texts = records.texts((2, 0, 3, 1))
-    assert [str(found) for found in records.documents(texts, records.encoded(texts))] == [
+    examples = records.examples((2, 0, 3, 1))
+    assert [str(found) for found in records.documents(examples, records.encoded(examples))] == [
         str(records.document(position)) for position in (2, 0, 3, 1)
     ]
     assert records.documents([], records.encoded([])) == []
@@ -104,14 +118,14 @@ def test_a_document_that_fits_a_row_is_kept_whole(line, rule):
 def test_segment_keeps_a_long_document_whole_to_be_cut_at_row_ends(line, tokenizer):
     document = line(record("", LONG), oversize_rule="segment").document(0)
     assert document.may_cut
-    assert document.tokens[-1] == tokenizer.eos_id
+    assert tokens_of(document)[-1] == tokenizer.eos_id
     assert document.places == len(tokenizer.encode(LONG)) + 1
 
 
 def test_head_keeps_what_fills_a_row(line, tokenizer):
     document = line(record("", LONG), oversize_rule="head").document(0)
     assert not document.may_cut
-    assert document.tokens.tolist() == [tokenizer.bos_id, *tokenizer.encode(LONG)][: ROW + 1]
+    assert tokens_of(document).tolist() == [tokenizer.bos_id, *tokenizer.encode(LONG)][: ROW + 1]
     assert document.places == ROW
 
 
@@ -160,8 +174,8 @@ def test_a_transform_gets_the_same_random_numbers_at_the_same_position(line, tmp
     transform = tmp_path / "draw.py"
     transform.write_text('def transform(data, n, r):\n    return {"input": "", "output": str(r.random())}\n')
     first, second = (line(*(record("", str(i)) for i in range(3)), transforms=transform) for _ in range(2))
-    texts = [tuple(first.document(position).tokens) for position in range(9)]
-    assert [tuple(second.document(position).tokens) for position in reversed(range(9))] == texts[::-1]
+    texts = [tuple(tokens_of(first.document(position))) for position in range(9)]
+    assert [tuple(tokens_of(second.document(position))) for position in reversed(range(9))] == texts[::-1]
     assert len(set(texts)) == 9  # the same record is drawn anew in each epoch
 
 
@@ -207,12 +221,12 @@ def test_a_transform_writes_special_tokens(chat_line, chat_tokenizer):
     document = chat_line({"q": "one?", "a": "two"}).document(0)
     text = chat_tokenizer.encode
     prompt = [start, *text("user\none?"), end, *text("\n"), start, *text("assistant\n")]
-    assert document.tokens.tolist() == [chat_tokenizer.bos_id, *prompt, *text("two"), end]  # it ends once
-    assert document.first_target == 1 + len(prompt)
+    assert tokens_of(document).tolist() == [chat_tokenizer.bos_id, *prompt, *text("two"), end]  # it ends once
+    assert first_target(document) == 1 + len(prompt)
 
 
 def test_without_special_tokens_what_a_transform_writes_is_text(chat_line, chat_tokenizer):
-    tokens = chat_line({"q": "one?", "a": "two"}, special_tokens=False).document(0).tokens.tolist()
+    tokens = tokens_of(chat_line({"q": "one?", "a": "two"}, special_tokens=False).document(0)).tolist()
     assert chat_tokenizer.count_special(tokens) == 2  # BOS and EOS of the document
     assert len(tokens) > 50
 
@@ -229,7 +243,7 @@ def test_without_special_tokens_what_a_transform_writes_is_text(chat_line, chat_
 )
 def test_what_the_record_spells_does_not_end_its_document(chat_line, chat_tokenizer, record):
     start = chat_tokenizer.encode("<|im_start|>", Written.ALL)
-    tokens = chat_line(record).document(0).tokens.tolist()
+    tokens = tokens_of(chat_line(record).document(0)).tolist()
     assert (tokens[0], tokens[-1]) == (chat_tokenizer.bos_id, chat_tokenizer.eos_id)
     assert [token for token in tokens[1:-1] if token in chat_tokenizer.special] == start * 2
 
@@ -237,10 +251,10 @@ def test_what_the_record_spells_does_not_end_its_document(chat_line, chat_tokeni
 def test_records_made_at_once_do_not_share_what_they_spell(chat_line, chat_tokenizer):
     """The same output of two records, one of which spells its end itself."""
     records = chat_line({"q": "q", "a": "a"}, {"q": "q", "a": "a", "note": "<|im_end|>"})
-    texts = records.texts(range(2))
+    examples = records.examples(range(2))
     ends = {
-        document.record: document.tokens.tolist().count(chat_tokenizer.eos_id)
-        for document in records.documents(texts, records.encoded(texts))
+        document.record: tokens_of(document).tolist().count(chat_tokenizer.eos_id)
+        for document in records.documents(examples, records.encoded(examples))
     }
     assert ends == {0: 2, 1: 1}
 
@@ -251,22 +265,22 @@ def test_bos_and_eos_that_a_transform_writes_are_not_doubled(line, chat_tokenize
     )
     changes = {"tokenizer": chat_tokenizer, "transforms": tmp_path / "whole.py", "special_tokens": True}
     document = line({"t": "some text"}, **changes).document(0)
-    assert document.tokens.tolist() == [
+    assert tokens_of(document).tolist() == [
         chat_tokenizer.bos_id, *chat_tokenizer.encode("some text"), chat_tokenizer.eos_id
     ]  # fmt: skip
-    assert document.first_target == 1
+    assert first_target(document) == 1
 
 
 def test_without_a_transform_records_write_all_but_bos_and_eos(chat_line, chat_tokenizer):
     markup = record("", "<|im_start|>user<|im_end|><s>")
     for special_tokens, count in ((True, 3), (False, 2)):
         documents = chat_line(markup, special_tokens=special_tokens, transforms=None)
-        tokens = documents.document(0).tokens.tolist()
+        tokens = tokens_of(documents.document(0)).tolist()
         assert chat_tokenizer.count_special(tokens) == count
-        assert documents.special_counts(documents.texts([0])) == SpecialCounts(3 - count + 2, count - 2)
+        assert documents.special_counts(documents.examples([0])) == SpecialCounts(3 - count + 2, count - 2)
 
 
 def test_special_counts_of_a_transform(chat_line):
     documents = chat_line({"q": "q", "a": "a"}, {"q": "q", "a": "</s><|im_end|>"})
-    assert documents.special_counts(documents.texts(range(2))) == SpecialCounts(plain=3, tokens=4 + 2)
+    assert documents.special_counts(documents.examples(range(2))) == SpecialCounts(plain=3, tokens=4 + 2)
     assert documents.special_counts([]) == SpecialCounts(0, 0)

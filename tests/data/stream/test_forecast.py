@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fm9g.data.stream.document import Corpus, Document
+from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.document import Document, Sequence
 from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, describe, endings, sample_corpus, tokens_per_document
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.tokens.tokenizer import load_tokenizer
@@ -19,9 +20,11 @@ def corpus(name, share, records, epochs, size=10):
         records=records,
         end=np.inf if epochs is None else epochs * records,
         dataset=SimpleNamespace(span=lambda record: (0, 50), nbytes=50 * records),
-        texts=list,
-        encoded=lambda texts: {},
-        documents=lambda texts, ids: [Document(0, np.arange(size + 1), 1, True) for _ in texts],
+        examples=list,
+        encoded=lambda examples: {},
+        documents=lambda examples, ids: [
+            Document(0, (Sequence(np.arange(size + 1), ((1, size + 1),)),), True) for _ in examples
+        ],
     )
 
 
@@ -40,7 +43,7 @@ def test_the_estimate_goes_by_bytes_where_few_records_are_long(tmp_path, place):
     sample = sample_corpus(found)
     real = sum(found.document(i).places for i in range(3000)) / 3000
     assert sample.mean == pytest.approx(real, rel=0.35)
-    counted = [document.places for document in found.documents(sample.texts, sample.ids)]
+    counted = [document.places for document in found.documents(sample.examples, sample.ids)]
     assert abs(np.mean(counted) / real - 1) > abs(sample.mean / real - 1)
     assert len(counted) == SAMPLED_DOCUMENTS
     assert sample.standard_error > 0

@@ -12,20 +12,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from fm9g.data.stream.document import Document
-from fm9g.data.stream.lane import Piece, Row
-from fm9g.data.stream.loader import (
-    IGNORED,
-    PADDING_TASK,
-    STREAM_RULES,
-    Loader,
-    Plan,
-    StepStream,
-    make_strip,
-    row_digest,
-)
+from fm9g.data.stream.loader import STREAM_RULES, Loader, Plan, StepStream
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.data.stream.strip import IGNORED, PADDING_TASK
 from fm9g.errors import UserError
 from tests.support.places import index
 
@@ -304,50 +294,3 @@ def test_a_killed_worker_is_reported(place):
     with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid(\(s\))? {killed}\)"):
         for _ in batches:
             pass
-
-
-def piece(record, tokens, first, last, first_target=1, task=0):
-    return Piece(task, Document(record, np.array(tokens), first_target, True), first, last)
-
-
-def test_a_strip_holds_tokens_with_the_next_ones_as_targets():
-    row = Row([piece(0, [1, 5, 6, 2], 0, 3), piece(1, [1, 7, 8, 9, 2], 0, 3, task=1)])
-    strip = make_strip([row], 6)
-    assert strip.tokens.tolist() == [1, 5, 6, 1, 7, 8]
-    assert strip.targets.tolist() == [5, 6, 2, 7, 8, 9]
-    assert (strip.lengths, strip.tasks) == ([3, 3], [0, 1])
-
-
-def test_the_pieces_of_a_cut_document_share_the_token_between_them():
-    tokens = [1, 5, 6, 7, 2]
-    first, second = make_strip([Row([piece(0, tokens, 0, 2)])], 2), make_strip([Row([piece(0, tokens, 2, 4)])], 2)
-    assert first.tokens.tolist() + second.tokens.tolist() == tokens[:-1]
-    assert first.targets.tolist() + second.targets.tolist() == tokens[1:]
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "targets"),
-    [(0, 5, [IGNORED, IGNORED, 7, 8, 2]), (0, 2, [IGNORED, IGNORED]), (1, 3, [IGNORED, 7]), (3, 5, [8, 2])],
-)
-def test_the_input_carries_no_loss(first, last, targets):
-    row = Row([piece(0, [1, 5, 6, 7, 8, 2], first, last, first_target=3)])
-    assert make_strip([row], last - first).targets.tolist() == targets
-
-
-def test_what_a_row_leaves_empty_is_padding_of_its_own():
-    strip = make_strip([Row([piece(0, [1, 5, 2], 0, 2)]), Row()], 4)
-    assert strip.lengths == [2, 2, 4]
-    assert strip.tasks == [0, PADDING_TASK, PADDING_TASK]
-    assert strip.tokens.tolist() == [1, 5, 0, 0, 0, 0, 0, 0]
-    assert strip.targets.tolist() == [5, 2] + [IGNORED] * 6
-    assert strip.tokens.dtype == strip.targets.dtype == torch.int32
-
-
-def test_the_digest_of_a_row_is_over_task_record_and_tokens():
-    pieces = [piece(4, [1, 5, 2], 0, 2, task=0), piece(9, [1, 5, 6, 2], 1, 3, task=1)]
-    words = b"".join(
-        name + b"".join(number.to_bytes(8, "little") for number in numbers)
-        for name, numbers in ((b"a", (4, 0, 2)), (b"b", (9, 1, 3)))
-    )
-    assert row_digest(Row(pieces), ["a", "b"]) == sha256(words).digest()
-    assert row_digest(Row(pieces[::-1]), ["a", "b"]) != sha256(words).digest()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from fm9g.data.stream.mixture import read_mixture
+from fm9g.data.stream.record_formats import RECORD_FORMATS
 from fm9g.errors import UserError
 
 ENTRY = {"path": "prose", "abs_weight": 1, "task_name": "prose"}
@@ -166,3 +167,16 @@ def test_malformed_json_is_located(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.json: no such file"):
         read_mixture(tmp_path / "nowhere.json")
+
+
+def test_an_unknown_format_names_the_entry_the_known_ones_and_the_closest(mixture):
+    assert mixture({**ENTRY, "format": "text"})[0].format == mixture(ENTRY)[0].format == "text"
+    said = refused(mixture, ENTRY, {**ENTRY, "task_name": "other", "format": "txt"})
+    assert "entry 2: format 'txt' is not one of text" in said
+    assert "did you mean 'text'" in said
+
+
+def test_a_transform_makes_text_and_no_other_format(mixture, monkeypatch):
+    monkeypatch.setitem(RECORD_FORMATS, "turns", RECORD_FORMATS["text"])
+    assert mixture({**ENTRY, "format": "turns"})[0].format == "turns"
+    assert "format must be text, not turns" in refused(mixture, {**ENTRY, "format": "turns", "transforms": "t.py"})

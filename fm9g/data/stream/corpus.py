@@ -1,0 +1,239 @@
+"""A dataset as an endless sequence of documents, read by position.
+
+    record -> Example (its format's parts) -> token ids -> Document
+
+Which record stands at which position is fm9g.data.stream.order's, what a record gives fm9g.data.stream.record_formats',
+and what becomes of that fm9g.data.stream.document's.
+
+Where the mixture has it so (`special_tokens`), spellings of special tokens in the text are those tokens. But what a
+record holds never begins or ends a document: of a record that spells BOS or EOS in any of its own strings, those that a
+transform writes are plain text too, since from its output nobody can tell whose they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fm9g.commandline import command
+from fm9g.data.index.dataset import DamagedRecord, IndexedDataset
+from fm9g.data.record import NoText, plain_text, record_name
+from fm9g.data.stream.document import Document, Example, Ids, Skip, make_document
+from fm9g.data.stream.mixture import MixtureEntry
+from fm9g.data.stream.order import Generation, RecordOrder
+from fm9g.data.stream.record_formats import RECORD_FORMATS, TEXT, text_example
+from fm9g.data.stream.transform import Transform, all_strings, apply_transform, load_transform
+from fm9g.data.tokens.sample import spread
+from fm9g.data.tokens.special import Written
+from fm9g.data.tokens.tokenizer import Tokenizer
+from fm9g.errors import UserError
+
+_LOOKED_AT = 32  # records, where nobody has counted those without text
+PILOTS = 32  # documents from whose sizes it is told how full rows will be
+BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
+
+Pilot = tuple[int, bool]
+"""The places that a document takes, and whether it may be cut."""
+
+
+@dataclass(frozen=True)
+class SpecialCounts:
+    """Spellings of special tokens in texts: how many are plain text, and how many are those tokens."""
+
+    plain: int
+    tokens: int
+
+
+@dataclass
+class Spent:
+    """Seconds of the loader's own thread that went into making documents."""
+
+    reading: float = 0.0  # and parsing
+    transforming: float = 0.0
+    tokenizing: float = 0.0
+
+
+class Corpus:
+    """The documents of one entry, by position. `spent` adds up where the time goes."""
+
+    def __init__(
+        self,
+        entry: MixtureEntry,
+        tokenizer: Tokenizer,
+        seed: int,
+        row_length: int,
+        generations: Sequence[Generation] = (),
+    ) -> None:
+        self.entry = entry
+        self.dataset = IndexedDataset(entry.path)
+        self.records = len(self.dataset)
+        self._order = RecordOrder(generations or [Generation(0, self.records)], seed, entry.task_name)
+        self.end = math.inf if entry.epochs is None else self._order.end(entry.epochs)
+        start, stop = self.dataset.span(0)[0], self.dataset.span(self.records - 1)[1]
+        self.typical_places = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
+        self._tokenizer, self._seed, self._row_length = tokenizer, seed, row_length
+        self._format = RECORD_FORMATS[entry.format]
+        self._transform = load_transform(entry.transforms) if entry.transforms else None
+        self._written = Written.NONE
+        if entry.special_tokens:
+            self._written = Written.ALL if self._transform else Written.INNER
+            for written in (self._written, Written.INNER):  # has what it takes made here, before processes are forked
+                tokenizer.encode("", written)
+        self.spent = Spent()
+
+    def check_texts(self) -> None:
+        """Refuse a dataset whose records have nothing to learn and may not be skipped.
+
+        Its builder has counted them; where it did not look (--no-validation, older ones), a few records are read here.
+        """
+        entry, meta = self.entry, self.dataset.meta
+        if entry.format != TEXT:  # the builder counts records without plain text
+            return None
+        without = meta.get("records_without_text")
+        if without is None:
+            return self._check_some_texts()
+        allowed = entry.skip_unlearned and without < self.records
+        if self._transform or not entry.share or not without or allowed:
+            return
+        first, fields = meta.get("first_record_without_text"), next(iter(meta.get("fields_without_text", {})), "")
+        advice = "; ".join(meta.get("unread_texts", [])) or "give the dataset a transform"
+        raise UserError(
+            f"dataset {entry.task_name!r} ({entry.path}): {without:,} of {self.records:,} records have no text to "
+            'learn in "output"'
+            + (f", the first is {record_name(first - 1)}" if isinstance(first, int) else "")
+            + (f" (fields: {fields})" if fields else "")
+            + f": {advice}"
+            + ("" if without == self.records else ", or skip them with skip_unlearned: true in the mixture")
+        )
+
+    def _check_some_texts(self) -> None:
+        if self._transform or not self.entry.share or self.entry.skip_unlearned:
+            return
+        for number in spread(self.records, _LOOKED_AT):
+            try:
+                plain_text(self.dataset.record(number))
+            except DamagedRecord:
+                continue  # max_damaged_share is for those
+            except NoText as error:
+                where = f"dataset {self.entry.task_name!r} ({self.entry.path}): {record_name(number)}"
+                raise UserError(
+                    f"{where}: {error}; such records were not counted when it was built ({command('check')} "
+                    f"{self.entry.path} does): give the dataset a transform, or skip them with skip_unlearned: true "
+                    "in the mixture"
+                ) from None
+
+    def record(self, position: int) -> int:
+        """The record at a position of the corpus."""
+        return self._order.record(position)
+
+    def epochs(self, documents: int) -> float:
+        """How many epochs so many documents are."""
+        return self._order.epochs(documents)
+
+    @functools.cached_property
+    def pilots(self) -> tuple[Pilot, ...]:
+        """The first documents of the corpus, of those that are any; () where all may be cut, and so fill any row."""
+        examples: list[Example | Skip] = []
+        for position in range(PILOTS):
+            with contextlib.suppress(UserError):  # of a transform: it is raised when the record is met
+                examples += self.examples([position])
+        if self.entry.oversize_rule == "segment" and all(isinstance(e, Skip) or e.may_cut for e in examples):
+            return ()
+        return pilots_of(self.documents(examples, self.encoded(examples)))
+
+    def document(self, position: int) -> Document | Skip:
+        """The document at a position, or why there is none.
+
+        UserError where the transform fails: other records will do no better.
+        """
+        examples = self.examples([position])
+        started = time.perf_counter()
+        (document,) = self.documents(examples, self.encoded(examples))
+        self.spent.tokenizing += time.perf_counter() - started
+        return document
+
+    def examples(self, positions: Iterable[int]) -> list[Example | Skip]:
+        """What is to be tokenized at each position, or why there is nothing; raises as `document` does."""
+        started, transforming = time.perf_counter(), self.spent.transforming
+        examples = [self._example(position) for position in positions]
+        self.spent.reading += time.perf_counter() - started - (self.spent.transforming - transforming)
+        return examples
+
+    def _example(self, position: int) -> Example | Skip:
+        number = self._order.record(position)
+        try:
+            if self._transform is None:
+                return self._read(number)
+            return self._transformed(self._transform, number, position)
+        except DamagedRecord as error:
+            return Skip(number, str(error), damaged=True)
+        except NoText as error:
+            if self._transform is None:  # a run asks at its start whether those that the index counts may be skipped
+                return Skip(number, str(error))
+            where = f"dataset {self.entry.task_name!r}, {record_name(number)} of {self.entry.path}"
+            raise UserError(f"{where}: {error}") from error.__cause__
+
+    def _read(self, number: int) -> Example:
+        if self._format.quick is not None:
+            found = self._format.quick(number, self.dataset.read(number), self._tokenizer)
+            if found is not None:
+                return found
+        return self._format.example(number, self.dataset.record(number), self._tokenizer)
+
+    def _transformed(self, transform: Transform, number: int, position: int) -> Example:
+        record = self.dataset.record(number)
+        started = time.perf_counter()
+        strings = all_strings(record) if self._written is Written.ALL else ()  # before the transform changes it
+        generator = random.Random(f"{self._seed}/{self.entry.task_name}/{position}")
+        prompt, answer = apply_transform(transform, record, generator)
+        self.spent.transforming += time.perf_counter() - started
+        return text_example(number, prompt, answer, self._tokenizer, strings)
+
+    def encoded(self, examples: Iterable[Example | Skip]) -> Ids:
+        """The token ids of all texts of examples; several at once are faster than one by one.
+
+        It takes nearly all of the time, and other threads may call it.
+        """
+        found = [example for example in examples if not isinstance(example, Skip)]
+        ids = self._ids(found, self._written)
+        if self._written is Written.ALL:
+            ends = [example for example in found if self._has_ends(ids[text] for text in example.texts)]
+            own = [
+                example for example in ends if self._has_ends(self._tokenizer.encode_all(example.strings, Written.ALL))
+            ]
+            if own:
+                ids.update(self._ids(own, Written.INNER))
+        return ids
+
+    def _ids(self, examples: Iterable[Example], written: Written) -> Ids:
+        texts = [text for example in examples for text in example.texts]
+        return dict(zip(texts, self._tokenizer.encode_all([text for _, text in texts], written), strict=True))
+
+    def _has_ends(self, texts: Iterable[list[int]]) -> bool:
+        """Whether BOS or EOS is among the ids of texts."""
+        return any(self._tokenizer.eos_id in ids or self._tokenizer.bos_id in ids for ids in texts)
+
+    def special_counts(self, examples: Iterable[Example | Skip]) -> SpecialCounts:
+        """What became of the spellings of special tokens in the texts of examples."""
+        found = [example for example in examples if not isinstance(example, Skip)]
+        given, spelled = self.encoded(found), self._ids(found, Written.ALL)
+        count = self._tokenizer.count_special
+        tokens = sum(count(given[text]) for example in found for text in example.texts)
+        return SpecialCounts(sum(count(spelled[text]) for example in found for text in example.texts) - tokens, tokens)
+
+    def documents(self, examples: Iterable[Example | Skip], ids: Ids) -> list[Document | Skip]:
+        """The documents of examples, from what `encoded` returned for them."""
+        rule, length = self.entry.oversize_rule, self._row_length
+        return [
+            example if isinstance(example, Skip) else make_document(example, ids, rule, length) for example in examples
+        ]
+
+
+def pilots_of(documents: Iterable[Document | Skip]) -> tuple[Pilot, ...]:
+    """The sizes of documents, and whether they may be cut."""
+    return tuple((found.places, found.may_cut) for found in documents if isinstance(found, Document))

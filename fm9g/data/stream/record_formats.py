@@ -1,0 +1,45 @@
+"""Formats of records: what each turns a record into. A new one is a function and a line of RECORD_FORMATS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from fm9g.data.record import plain_text
+from fm9g.data.stream.document import Example, Part
+from fm9g.data.stream.transform import quick_text
+from fm9g.data.tokens.tokenizer import Tokenizer
+
+
+class RecordFormat(NamedTuple):
+    """`example(number, record, tokenizer)` is what a record gives; NoText where that is nothing.
+
+    `quick(number, line, tokenizer)` gives the same from a line of jsonl, or None where `example` should look at it.
+    """
+
+    example: Callable[[int, dict[str, Any], Tokenizer], Example]
+    quick: Callable[[int, bytes, Tokenizer], Example | None] | None = None
+
+
+def text_example(number: int, prompt: str, answer: str, tokenizer: Tokenizer, strings: tuple[str, ...] = ()) -> Example:
+    """BOS + input + output + EOS, loss on output and EOS; without input it may be cut."""
+    parts = [] if tokenizer.bos_id is None else [Part(tokenizer.bos_id, False)]
+    if prompt:
+        parts.append(Part(prompt, False))
+    if answer:
+        parts.append(Part(answer, True))
+    parts.append(Part(tokenizer.eos_id, True))
+    return Example(number, (tuple(parts),), not prompt, strings)
+
+
+def _text(number: int, record: dict[str, Any], tokenizer: Tokenizer) -> Example:
+    return text_example(number, *plain_text(record), tokenizer)
+
+
+def _quick_text(number: int, line: bytes, tokenizer: Tokenizer) -> Example | None:
+    texts = quick_text(line)
+    return text_example(number, *texts, tokenizer) if texts else None
+
+
+TEXT = "text"
+RECORD_FORMATS = {TEXT: RecordFormat(_text, _quick_text)}
