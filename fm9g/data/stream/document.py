@@ -46,8 +46,7 @@ Ids = dict[tuple[int, str], list[int]]
 """The token ids of texts, by record and text."""
 
 
-@dataclass(frozen=True)
-class Sequence:
+class Sequence(NamedTuple):
     """`tokens` [n + 1] int32, of which all but the last take a place of a row, each with the next one as its target.
 
     Loss is on the tokens start..stop - 1 of `targets`, ranges in order that do not meet; 1 <= start < stop <= n + 1.
@@ -73,7 +72,7 @@ class Document:
     @functools.cached_property
     def places(self) -> int:
         """How many places of a row the document takes."""
-        return sum(sequence.places for sequence in self.sequences)
+        return sum([len(sequence.tokens) - 1 for sequence in self.sequences])
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,13 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
     they are to be compared, and of cut ones that would say nothing.
     """
     record = example.record
-    if not all(_learns(parts) for parts in example.sequences):
-        return Skip(record, "there is nothing in it to learn" if example.texts else "it is empty")
-    joined = [_join(record, parts, ids) for parts in example.sequences]
+    joined = []
+    for parts in example.sequences:
+        if not any(learned and isinstance(content, str) for content, learned in parts):
+            return Skip(record, "there is nothing in it to learn" if example.texts else "it is empty")
+        joined.append(_join(record, parts, ids))
     may_cut = example.may_cut and oversize_rule == "segment"
-    places = sum(len(tokens) - 1 for tokens, _ in joined)
+    places = sum([len(tokens) - 1 for tokens, _ in joined])
     if places > row_length and not may_cut:
         if len(joined) > 1:
             return Skip(
@@ -111,24 +112,22 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
             reason = f"its input of {ranges[0][0]} tokens leaves no room for an output in max_length {row_length}"
             return Skip(record, reason, long=True)
         joined = [(tokens[: row_length + 1], ranges)]
-    if any(len(tokens) < 2 for tokens, _ in joined):  # an empty answer without BOS: its EOS follows nothing
-        return Skip(record, "it has no tokens")
-    sequences = tuple(Sequence(_as_array(tokens), _within(ranges, len(tokens))) for tokens, ranges in joined)
-    if not all(sequence.targets for sequence in sequences):
-        return Skip(record, "there is nothing in it to learn")
-    return Document(record, sequences, may_cut)
-
-
-def _learns(parts: tuple[Part, ...]) -> bool:
-    """Whether any text is learned."""
-    return any(learned and isinstance(content, str) for content, learned in parts)
+    sequences = []
+    for tokens, ranges in joined:
+        if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
+            return Skip(record, "it has no tokens")
+        targets = _within(ranges, len(tokens))
+        if not targets:
+            return Skip(record, "there is nothing in it to learn")
+        sequences.append(Sequence(_as_array(tokens), targets))
+    return Document(record, tuple(sequences), may_cut)
 
 
 def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], list[tuple[int, int]]]:
     """The tokens of parts, and the ranges of them that are learned."""
     tokens: list[int] = []
     ranges: list[tuple[int, int]] = []
-    pieces = [[content] if isinstance(content, int) else ids[record, content] for content, _ in parts]
+    pieces = [ids[record, content] if isinstance(content, str) else [content] for content, _ in parts]
     _write_ends_once(parts, pieces)
     for (_, learned), piece in zip(parts, pieces, strict=True):
         start = len(tokens)
@@ -142,19 +141,26 @@ def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], li
 
 def _write_ends_once(parts: tuple[Part, ...], pieces: list[list[int]]) -> None:
     """Drop a token before the first text or after the last that this spells already: a transform may have done so."""
-    kinds = [type(content) for content, _ in parts]
-    if kinds[-2:] == [str, int] and pieces[-2][-1:] == pieces[-1]:
+    if len(parts) > 1 and pieces[-2][-1:] == pieces[-1] and _is_token(parts[-1]) and not _is_token(parts[-2]):
         pieces[-1] = []
-    if kinds[0] is int:
-        following = next((i for i in range(1, len(parts)) if pieces[i]), 0)
-        if kinds[following] is str and pieces[following][:1] == pieces[0]:
-            pieces[0] = []
+    if _is_token(parts[0]):
+        for part, piece in zip(parts[1:], pieces[1:], strict=True):
+            if piece:
+                if piece[0] == parts[0].content and not _is_token(part):
+                    pieces[0] = []
+                break
+
+
+def _is_token(part: Part) -> bool:
+    return isinstance(part.content, int)
 
 
 def _within(ranges: list[tuple[int, int]], length: int) -> tuple[tuple[int, int], ...]:
     """Those of ranges that are targets of `length` tokens: the first token is none."""
-    clipped = ((max(start, 1), min(stop, length)) for start, stop in ranges)
-    return tuple((start, stop) for start, stop in clipped if start < stop)
+    if ranges and ranges[0][0] >= 1 and ranges[-1][1] <= length:
+        return tuple(ranges)
+    clipped = [(max(start, 1), min(stop, length)) for start, stop in ranges]
+    return tuple([(start, stop) for start, stop in clipped if start < stop])
 
 
 def _as_array(tokens: list[int]) -> np.ndarray:
