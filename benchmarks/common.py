@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -103,3 +104,30 @@ def serve(measure: Callable[[], dict[str, Any]]) -> None:
     """Measure each time a line comes in, and print the result: so several processes can take turns."""
     for _ in sys.stdin:
         print(json.dumps(measure()), flush=True)
+
+
+class Contestant:
+    """A process that measures one loader whenever it is its turn, and is stopped, with its workers, when it is not."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._process = subprocess.Popen(
+            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+
+    def turn(self) -> dict[str, Any]:
+        """One measurement."""
+        assert self._process.stdin and self._process.stdout
+        os.killpg(self._process.pid, signal.SIGCONT)
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("{"):  # libraries print things
+                os.killpg(self._process.pid, signal.SIGSTOP)
+                return json.loads(line)
+        sys.exit(f"{' '.join(self._command)} has ended")
+
+    def end(self) -> None:
+        """End it."""
+        os.killpg(self._process.pid, signal.SIGCONT)
+        self._process.communicate()

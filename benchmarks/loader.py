@@ -3,6 +3,7 @@
 
     python benchmarks/loader.py [--turns 15] [--rivals rivals/bin/python]
                                 [--corpus FILE.jsonl --tokenizer DIR/tokenizer.json]
+    python benchmarks/loader.py --against COMMIT
 
 A corpus of 2 KB records and a byte-level BPE tokenizer are made here unless they are given. The environment of the
 others is described in benchmarks/loader_rivals.py; without --rivals only ours is measured. Each is measured in a
@@ -14,13 +15,14 @@ process of its own, all of them in turn, a second or so at a time; the table giv
     documents/s   texts alone, shuffled, in one process without a tokenizer
     checksums     documents/s of a folder with checksums against the same without, in turn in one process
     first batch   of a dataset of 100 million records
+
+With --against, only the loader's speed beside that of another commit of this repository, on datasets of short and of
+long documents: the processor's time for the same batches, of both sides in turn, and the median ratio of their speeds.
 """
 
 import argparse
 import itertools
-import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -30,13 +32,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from common import TEXTS_AT_ONCE, TOKENS, Meter, rates, serve, write_many_records
+from common import TEXTS_AT_ONCE, TOKENS, Contestant, Meter, rates, serve, write_many_records
+from loader_against import compare
+from loader_corpus import SEED, train_on, write_corpus
 
 from fm9g.data.index.build import Options, build
 from fm9g.data.stream.corpus import Corpus
@@ -45,29 +47,14 @@ from fm9g.data.stream.loader import Loader, Plan, StepStream
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import load_tokenizer
-from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 
 ALONE, NAME = "tokenizer alone", "ours"
 OURS = {ALONE: 0, NAME: 1, "ours, two threads": 2}  # threads that tokenize
 RIVALS = ("litdata", "mosaicml-streaming", "datasets")
-RECORDS, RECORD_BYTES, WORDS = 50_000, 2000, 30_000
-TRAINED_ON = 5000  # records
+RECORDS, RECORD_BYTES = 50_000, 2000
 ROWS, ROW_LENGTH = 8, 4096
 CHECKSUM_SECONDS = 10.0
 MANY = 100_000_000
-SEED = 1
-
-
-def write_corpus(path: Path) -> None:
-    """Records of about 2 KB, of made-up words whose frequency falls as that of real ones does (Zipf)."""
-    r = np.random.default_rng(SEED)
-    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
-    words = np.array(["".join(r.choice(letters, size)) for size in r.integers(1, 11, WORDS)])
-    frequencies = 1 / np.arange(1, WORDS + 1)
-    with path.open("w") as file:
-        for _ in range(RECORDS):
-            text = " ".join(r.choice(words, RECORD_BYTES // 4, p=frequencies / frequencies.sum()))
-            file.write(json.dumps({"input": "", "output": text[: RECORD_BYTES - 30]}) + "\n")
 
 
 def source_of(folder: Path) -> MixtureEntry:
@@ -156,33 +143,6 @@ def first_batch(folder: Path, tokenizer: Path) -> None:
     subprocess.run([sys.executable, "-c", program, *here, str(folder), str(tokenizer)], check=True)
 
 
-class Contestant:
-    """A process that measures one loader whenever it is its turn, and is stopped, with its workers, when it is not."""
-
-    def __init__(self, command: list[str]) -> None:
-        self._command = command
-        self._process = subprocess.Popen(
-            command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
-
-    def turn(self) -> dict[str, Any]:
-        """One measurement."""
-        assert self._process.stdin and self._process.stdout
-        os.killpg(self._process.pid, signal.SIGCONT)
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("{"):  # libraries print things
-                os.killpg(self._process.pid, signal.SIGSTOP)
-                return json.loads(line)
-        sys.exit(f"{' '.join(self._command)} has ended")
-
-    def end(self) -> None:
-        """End it."""
-        os.killpg(self._process.pid, signal.SIGCONT)
-        self._process.communicate()
-
-
 class Contest:
     """Measurements of ours and of the others on one corpus."""
 
@@ -245,6 +205,7 @@ def show(tokens: dict[str, list[dict[str, Any]]], documents: dict[str, list[dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=15, help="how often each measurement is made")
+    parser.add_argument("--against", metavar="COMMIT", help="a commit of this repository to compare with")
     parser.add_argument("--rivals", help="the Python of an environment with the other loaders")
     parser.add_argument("--corpus", type=Path, help='a jsonl file whose records hold their text in "output"')
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json; its folder names the EOS token")
@@ -256,17 +217,15 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        if arguments.against:
+            compare(arguments.against, folder)
+            return
         corpus, tokenizer = arguments.corpus, arguments.tokenizer
         if corpus is None:
             corpus = folder / "corpus.jsonl"
-            write_corpus(corpus)
+            write_corpus(corpus, [RECORD_BYTES // 4] * RECORDS, RECORD_BYTES - 30)
         if tokenizer is None:
-            sample = folder / "sample.jsonl"
-            with corpus.open() as lines, sample.open("w") as some:
-                some.writelines(itertools.islice(lines, TRAINED_ON))
-            tokenizer = folder / "tokenizer/tokenizer.json"
-            tokenizer.parent.mkdir()
-            save_tokenizer(train_tokenizer([sample], WORDS), tokenizer.parent)
+            tokenizer = train_on(corpus, folder)
         contest = Contest(folder, corpus, tokenizer, arguments.rivals)
         show(*(contest.measured(measure, arguments.turns) for measure in ("tokens", "documents")))
         print(f"checksums: {contest.checksum_cost():+.1%} of the time of reading")

@@ -7,22 +7,22 @@ Here is what holds for every format: what is cut, what is too long, and that no 
 
 from __future__ import annotations
 
-import functools
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 
-class Part(NamedTuple):
+# There are many of these: without garbage collection, which none of them needs, they cost a third of what tuples do.
+class Part(msgspec.Struct, frozen=True, gc=False):
     """A text, or the id of a token that no text can spell; `learned`: with loss."""
 
     content: str | int
     learned: bool
 
 
-class Example(NamedTuple):
+class Example(msgspec.Struct, frozen=True, gc=False):
     """What a record gives to be tokenized: sequences of parts without empty texts.
 
     `may_cut`: one sequence that may go on in another row; `strings`: all of the record itself, where a transform may
@@ -37,8 +37,12 @@ class Example(NamedTuple):
     @property
     def texts(self) -> list[tuple[int, str]]:
         """(record, text) of each text: the keys of Ids."""
+        record = self.record
         return [
-            (self.record, content) for sequence in self.sequences for content, _ in sequence if isinstance(content, str)
+            (record, content)
+            for sequence in self.sequences
+            for part in sequence
+            if isinstance(content := part.content, str)
         ]
 
 
@@ -46,7 +50,7 @@ Ids = dict[tuple[int, str], list[int]]
 """The token ids of texts, by record and text."""
 
 
-class Sequence(NamedTuple):
+class Sequence(msgspec.Struct, frozen=True, gc=False):
     """`tokens` [n + 1] int32, of which all but the last take a place of a row, each with the next one as its target.
 
     Loss is on the tokens start..stop - 1 of `targets`, ranges in order that do not meet; 1 <= start < stop <= n + 1.
@@ -61,18 +65,17 @@ class Sequence(NamedTuple):
         return len(self.tokens) - 1
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(msgspec.Struct, gc=False):
     """Sequences that belong together: of several, all are in one row, and none is ever cut."""
 
     record: int
     sequences: tuple[Sequence, ...]
     may_cut: bool
+    places: int = 0  # of a row, that it takes: those of its sequences
 
-    @functools.cached_property
-    def places(self) -> int:
-        """How many places of a row the document takes."""
-        return sum([len(sequence.tokens) - 1 for sequence in self.sequences])
+    def __post_init__(self) -> None:
+        for sequence in self.sequences:
+            self.places += len(sequence.tokens) - 1
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,14 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
     `oversize_rule` is for documents of one sequence. Several that are too long together are skipped under any rule:
     they are to be compared, and of cut ones that would say nothing.
     """
-    record = example.record
-    joined = []
+    record, joined, places = example.record, [], 0
     for parts in example.sequences:
-        if not any(learned and isinstance(content, str) for content, learned in parts):
+        tokens, ranges, learns = _join(record, parts, ids)
+        if not learns:
             return Skip(record, "there is nothing in it to learn" if example.texts else "it is empty")
-        joined.append(_join(record, parts, ids))
+        joined.append((tokens, ranges))
+        places += len(tokens) - 1
     may_cut = example.may_cut and oversize_rule == "segment"
-    places = sum([len(tokens) - 1 for tokens, _ in joined])
     if places > row_length and not may_cut:
         if len(joined) > 1:
             return Skip(
@@ -123,36 +126,51 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
     return Document(record, tuple(sequences), may_cut)
 
 
-def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], list[tuple[int, int]]]:
-    """The tokens of parts, and the ranges of them that are learned."""
+def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], list[tuple[int, int]], bool]:
+    """The tokens of parts, the ranges of them that are learned, and whether any text is."""
     tokens: list[int] = []
     ranges: list[tuple[int, int]] = []
-    pieces = [ids[record, content] if isinstance(content, str) else [content] for content, _ in parts]
-    _write_ends_once(parts, pieces)
-    for (_, learned), piece in zip(parts, pieces, strict=True):
-        start = len(tokens)
-        tokens += piece
-        if learned and piece:
-            if ranges and ranges[-1][1] == start:
-                start = ranges.pop()[0]
-            ranges.append((start, len(tokens)))
-    return tokens, ranges
+    learning, learns, start = False, False, 0
+    for part in _with_ends_once(record, parts, ids):
+        content = part.content
+        if part.learned is not learning:
+            if learning:
+                _add_range(ranges, start, len(tokens))
+            learning, start = part.learned, len(tokens)
+        if isinstance(content, str):
+            learns = learns or learning
+            tokens += ids[record, content]
+        else:
+            tokens.append(content)
+    if learning:
+        _add_range(ranges, start, len(tokens))
+    return tokens, ranges, learns
 
 
-def _write_ends_once(parts: tuple[Part, ...], pieces: list[list[int]]) -> None:
-    """Drop a token before the first text or after the last that this spells already: a transform may have done so."""
-    if len(parts) > 1 and pieces[-2][-1:] == pieces[-1] and _is_token(parts[-1]) and not _is_token(parts[-2]):
-        pieces[-1] = []
-    if _is_token(parts[0]):
-        for part, piece in zip(parts[1:], pieces[1:], strict=True):
-            if piece:
-                if piece[0] == parts[0].content and not _is_token(part):
-                    pieces[0] = []
+def _add_range(ranges: list[tuple[int, int]], start: int, stop: int) -> None:
+    """Add a range after others: it goes on with the last where they meet, and is none where it is empty."""
+    if ranges and ranges[-1][1] == start:
+        start = ranges.pop()[0]
+    if start < stop:
+        ranges.append((start, stop))
+
+
+def _with_ends_once(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[Part, ...]:
+    """Parts without a token before the first text or after the last that this spells already: a transform may have
+    done so."""
+    first, last = parts[0].content, parts[-1].content
+    if not isinstance(last, str) and len(parts) > 1:
+        before = parts[-2].content
+        if isinstance(before, str) and ids[record, before][-1:] == [last]:
+            parts = parts[:-1]
+    if not isinstance(first, str):
+        for part in parts[1:]:
+            content = part.content
+            if not isinstance(content, str):
                 break
-
-
-def _is_token(part: Part) -> bool:
-    return isinstance(part.content, int)
+            if following := ids[record, content]:
+                return parts[1:] if following[0] == first else parts
+    return parts
 
 
 def _within(ranges: list[tuple[int, int]], length: int) -> tuple[tuple[int, int], ...]:

@@ -23,6 +23,7 @@ import functools
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 
 from fm9g.data.stream.corpus import Corpus
@@ -43,8 +44,7 @@ Examples = dict[int, dict[int, Example | Skip]]
 """{task: {number in the lane: example}}."""
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """Places first..last - 1 of a document, in a row; where it has one sequence, tokens first..last, the last a target
     only."""
 
@@ -194,15 +194,12 @@ class Lane:
         first = max(window.next_token, 0) if slot == 0 else 0
         if first == 0:
             row.begun[task] = row.begun.get(task, 0) + 1
-        piece = Piece(task, document, first, min(document.places, first + room))
-        window.take(slot, piece.last)
-        self._yield(row, piece)
-        return piece.places
-
-    def _yield(self, row: Row, piece: Piece) -> None:
-        row.pieces.append(piece)
-        self._tokens[piece.task] += piece.places
-        self._restart_if_ended(piece.task)
+        last = min(document.places, first + room)
+        window.take(slot, last)
+        row.pieces.append(Piece(task, document, first, last))
+        self._tokens[task] += last - first
+        self._restart_if_ended(task)
+        return last - first
 
     def _due_order(self) -> list[int]:
         """The corpora in the order in which they are due."""

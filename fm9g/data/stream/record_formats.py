@@ -23,13 +23,12 @@ class RecordFormat(NamedTuple):
 
 def text_example(number: int, prompt: str, answer: str, tokenizer: Tokenizer, strings: tuple[str, ...] = ()) -> Example:
     """BOS + input + output + EOS, loss on output and EOS; without input it may be cut."""
-    parts = [] if tokenizer.bos_id is None else [Part(tokenizer.bos_id, False)]
+    parts = (Part(answer, True),) if answer else ()
     if prompt:
-        parts.append(Part(prompt, False))
-    if answer:
-        parts.append(Part(answer, True))
-    parts.append(Part(tokenizer.eos_id, True))
-    return Example(number, (tuple(parts),), not prompt, strings)
+        parts = (Part(prompt, False), *parts)
+    if tokenizer.bos_id is not None:
+        parts = (Part(tokenizer.bos_id, False), *parts)
+    return Example(number, ((*parts, Part(tokenizer.eos_id, True)),), not prompt, strings)
 
 
 def _text(number: int, record: dict[str, Any], tokenizer: Tokenizer) -> Example:

@@ -60,10 +60,10 @@ def make_strip(rows: list[Row], row_length: int) -> Strip:
             for part, sequence, first, last in piece.sequences:
                 size = last - first
                 tokens[place : place + size] = sequence.tokens[first:last]
-                for start, stop in sequence.targets:  # the target of a token stands in its place
+                shift = place - first - 1  # the target of a token stands in its place
+                for start, stop in sequence.targets:
                     start, stop = max(start, first + 1), min(stop, last + 1)
                     if start < stop:
-                        shift = place - first - 1
                         targets[start + shift : stop + shift] = sequence.tokens[start:stop]
                 entries.append((size, piece.task, part))
                 place += size
