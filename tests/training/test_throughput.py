@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from fm9g.data.stream.loader import PADDING_TASK
+from fm9g.data.stream.strip import PADDING_TASK
 from fm9g.model.config import ModelConfig
 from fm9g.training.throughput import data_sheet_peak, model_flops, step_flops
 from tests.support.runs_here import training_here
