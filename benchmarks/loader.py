@@ -76,7 +76,7 @@ def texts_of(line: Corpus) -> Iterator[str]:
 def batches_of(folder: Path, tokenizer: Path, batch_size: int = ROWS, threads: int = 1) -> Iterator[int]:
     """The numbers of tokens in the batches of one worker."""
     plan = Plan(SEED, ROW_LENGTH, batch_size, 1)
-    stream = StepStream(plan, [source_of(folder)], str(tokenizer), range(10**9), {}, Prefetcher(threads, 1))
+    stream = StepStream(plan, [line_of(folder, tokenizer)], range(10**9), {}, Prefetcher(threads, 1))
     return (sum(batch.tokens) for batch in Loader(stream, 1, 2))
 
 

@@ -14,8 +14,10 @@ import sys
 from fm9g.commandline import parse_flags
 from fm9g.data.inspect.preview import Preview
 from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
+from fm9g.data.stream.corpus import open_corpora
 from fm9g.data.stream.loader import Plan
 from fm9g.data.stream.mixture import read_mixture
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.display import COLOR_CHOICES, wants_color
 from fm9g.errors import UserError
 from fm9g.training.inputs import APP, find, mixture_path
@@ -59,7 +61,8 @@ def main() -> None:
     settings = Settings(dataset_config=arguments.dataset_config)
     entries = read_mixture(mixture_path(settings, APP, settings.dataset_config))
     plan = Plan(arguments.seed, arguments.max_length, arguments.batch_size, arguments.grad_accum, ranks=arguments.ranks)
-    preview = Preview(entries, find(settings, APP, arguments.tokenizer_path), plan, arguments.steps)
+    tokenizer = load_tokenizer(find(settings, APP, arguments.tokenizer_path))
+    preview = Preview(open_corpora(entries, tokenizer, plan.seed, plan.row_length), tokenizer, plan, arguments.steps)
     if arguments.rows != 0:
         print(style.legend())
     for rows in preview:

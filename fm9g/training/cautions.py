@@ -58,7 +58,7 @@ def _about_held_out(inputs: Inputs) -> list[str]:
     return [
         f"dataset {entry.task_name!r} of eval_dataset is {entry.path}, which is trained on too: its loss will not tell "
         "how well the model does on other text"
-        for entry in inputs.held_out
+        for entry in [corpus.entry for corpus in inputs.held_out]
         if entry.path.resolve() in trained
     ]
 

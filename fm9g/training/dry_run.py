@@ -105,7 +105,7 @@ def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], places: 
 
 def _describe_evaluation(inputs: Inputs) -> list[str]:
     settings = inputs.settings
-    names = ", ".join(entry.task_name for entry in inputs.held_out)
+    names = ", ".join(corpus.entry.task_name for corpus in inputs.held_out)
     read = f"{settings.eval_iters:,} steps of" if settings.eval_iters else "all of"
     return [f"evaluation   every {settings.eval_interval:,} iterations, {read} {names}"] if names else []
 

@@ -91,18 +91,18 @@ class Evaluation:
     def run(self) -> Evaluated:
         """Read the held-out data and measure; every rank must call it."""
         started = time.perf_counter()
-        sums = _Sums([0] * len(self._inputs.held_out), [0.0] * len(self._inputs.held_out), {})
+        names = [corpus.entry.task_name for corpus in self._inputs.held_out]
+        sums = _Sums([0] * len(names), [0.0] * len(names), {})
         with _undisturbed(self._learner.model):
             for batch, counts in self._steps():
                 losses = step_losses(self._learner.model, self._learner.objective, batch, counts)
                 sums.add(counts, losses)
-        return sums.evaluated([entry.task_name for entry in self._inputs.held_out], time.perf_counter() - started)
+        return sums.evaluated(names, time.perf_counter() - started)
 
     def _steps(self) -> Iterator[tuple[StepBatch, StepCounts]]:
         settings, plan = self._settings, make_plan(self._inputs)
         steps = range(settings.eval_iters or _NO_LIMIT)
-        stream = StepStream(plan, self._inputs.held_out, str(self._inputs.tokenizer_path), steps, {}, Prefetcher(0, 0))
-        loader = Loader(stream, 0, 1)
+        loader = Loader(StepStream(plan, self._inputs.held_out, steps, {}, Prefetcher(0, 0)), 0, 1)
         for batch in loader:
             counts = count_step(batch, self._learner.units(batch), loader.exhausted, 0.0)
             if counts.exhausted and not counts.all_places:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm9g.commandline import command
-from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.corpus import Corpus, open_corpora
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.environment import REPOSITORY
@@ -25,7 +25,7 @@ APP = _REPOSITORY_APP if _REPOSITORY_APP.is_dir() else Path.cwd()
 
 @dataclass
 class Inputs:
-    """A run's settings and what they point to. `corpora` are its datasets, opened."""
+    """A run's settings and what they point to, its datasets opened once for all that reads them."""
 
     settings: Settings
     model_config: ModelConfig
@@ -33,7 +33,7 @@ class Inputs:
     tokenizer_path: Path
     entries: list[MixtureEntry]
     corpora: list[Corpus]
-    held_out: list[MixtureEntry]  # of the evaluation, each read once
+    held_out: list[Corpus]  # of the evaluation, each read once
     app: Path
 
     @property
@@ -74,12 +74,13 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
         )
     entries = read_mixture(mixture_path(settings, app, settings.dataset_config))
     held_out = _read_held_out(settings, app)
-    corpora = [Corpus(entry, tokenizer, settings.seed, settings.max_length) for entry in [*entries, *held_out]]
+    corpora = open_corpora([*entries, *held_out], tokenizer, settings.seed, settings.max_length)
     for corpus in corpora:
         _check_dataset(corpus)
     weights = settings.pretrained_model and str(find(settings, app, settings.pretrained_model))
     settings = dataclasses.replace(settings, pretrained_model=weights)
-    return Inputs(settings, config, tokenizer, tokenizer_path, entries, corpora[: len(entries)], held_out, app)
+    count = len(entries)
+    return Inputs(settings, config, tokenizer, tokenizer_path, entries, corpora[:count], corpora[count:], app)
 
 
 def _read_held_out(settings: Settings, app: Path) -> list[MixtureEntry]:

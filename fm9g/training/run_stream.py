@@ -11,16 +11,16 @@ from fm9g import runtime
 from fm9g.checkpoint.saved import Saved
 from fm9g.commandline import command
 from fm9g.data.record import record_name
-from fm9g.data.stream.continuation import Generations, extend_generations
-from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.continuation import extend_generations
 from fm9g.data.stream.digest import StreamDigest
 from fm9g.data.stream.loader import StepBatch
+from fm9g.data.stream.saved_stream import STATES_FILE, check_stream, describe_stream, load_states
 from fm9g.errors import UserError
 from fm9g.runtime.log import log
-from fm9g.training import stream
 from fm9g.training.inputs import Inputs
 from fm9g.training.progress import Progress
 from fm9g.training.step import StepCounts, count_step
+from fm9g.training.stream import make_loader, make_plan
 from fm9g.training.throughput import step_flops
 
 
@@ -37,28 +37,25 @@ class RunStream:
 
     def __init__(self, inputs: Inputs, progress: Progress, saved: Saved | None) -> None:
         self.inputs, self.progress = inputs, progress
-        self.plan = stream.make_plan(inputs)
-        self._generations: Generations = {}
+        self.plan, self.corpora = make_plan(inputs), inputs.corpora  # with what has been appended to them since
         states = {} if saved is None else self._continue(saved)
         self.digest = StreamDigest(self.plan, bytes.fromhex(progress.stream_sha256))
-        self._loader = stream.make_loader(inputs, self.plan, progress.step, states, self._generations)
+        self._loader = make_loader(inputs.settings, self.plan, self.corpora, progress.step, states)
         self._ended = False
 
     def _continue(self, saved: Saved) -> dict[int, Any]:
-        """The states of the lanes of a checkpoint."""
-        before, inputs = saved.state["stream"], self.inputs
-        stream.check_stream(inputs, before)
-        states = stream.load_states(saved.folder, inputs, before)
-        self._generations = extend_generations(inputs.corpora, inputs.settings.seed, before, states)
-        for name, (*_, last, now) in ((n, g) for n, g in self._generations.items() if len(g) > 1):
-            more = now.records - last.records
-            log(f"dataset {name!r}: {more:,} records were appended; they are read from epoch {now.epoch + 1} on")
+        """The states of the lanes of a checkpoint; the corpora go on as it has read them."""
+        before, settings = saved.state["stream"], self.inputs.settings
+        check_stream(before, self.plan, self.inputs.tokenizer, self.corpora, settings.accept_changed_data)
+        states = load_states(saved.folder, before, self.corpora, settings.parallel_load_datastate)
+        generations = extend_generations(self.corpora, settings.seed, before, states)
+        self.corpora = [corpus.continued(generations[corpus.entry.task_name]) for corpus in self.corpora]
+        for corpus in self.corpora:
+            if len(corpus.generations) > 1:
+                last, now = corpus.generations[-2:]
+                name, more = corpus.entry.task_name, now.records - last.records
+                log(f"dataset {name!r}: {more:,} records were appended; they are read from epoch {now.epoch + 1} on")
         return states
-
-    @property
-    def corpora(self) -> list[Corpus]:
-        """The datasets as they are read, with what has been appended to them."""
-        return self._loader.stream.corpora
 
     @property
     def names(self) -> list[str]:
@@ -112,11 +109,11 @@ class RunStream:
 
     def files(self) -> dict[str, Any]:
         """This rank's file of a checkpoint."""
-        return {stream.DATA_FILE.format(rank=runtime.rank()): self._loader.state_dict()}
+        return {STATES_FILE.format(rank=runtime.rank()): self._loader.state_dict()}
 
     def description(self) -> dict[str, Any]:
         """What the files belong to, for state.json."""
-        return stream.describe_stream(self.inputs, self.plan, self._generations)
+        return describe_stream(self.plan, self.inputs.tokenizer, self.corpora)
 
     def _check_damage(self, batch: StepBatch, counts: StepCounts) -> None:
         """Report damaged records, which every rank skips alike; a UserError where they are too many."""

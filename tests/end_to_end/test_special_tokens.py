@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from fm9g.data.stream.loader import Plan, StepStream
+from fm9g.data.stream.loader import Plan
 from fm9g.data.stream.mixture import read_mixture
-from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.tokens.tokenizer import load_tokenizer
+from tests.support.corpora import open_stream
 from tests.support.places import Place, index
 from tests.support.runs_here import command_here
 from tests.support.tiny_tokenizers import KINDS
@@ -26,9 +26,7 @@ def own(tmp_path):
 
 
 def rows(own, mixture):
-    stream = StepStream(
-        Plan(1, 256, 1, 1), read_mixture(mixture), str(own.root / "unigram"), range(1), {}, Prefetcher(0, 0)
-    )
+    stream = open_stream(Plan(1, 256, 1, 1), read_mixture(mixture), own.root / "unigram", range(1))
     (strip,) = stream.step(0).strips
     return strip.tokens.numpy(), strip.lengths
 

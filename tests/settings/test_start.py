@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fm9g.checkpoint.settings import StartSettings
+from fm9g.data.stream import saved_stream
 from fm9g.errors import UserError
-from fm9g.training import stream
 from tests.settings.helpers import FROZEN, defaults, iterations, rates, refused, sees
 from tests.support.runs_here import train_here
 
@@ -94,12 +94,12 @@ def test_load_dataloader_ckpt_0_starts_the_data_anew(place, own):
 def test_parallel_load_datastate_is_the_number_of_threads(place, own, monkeypatch):
     workers = []
 
-    class Pool(stream.ThreadPoolExecutor):
+    class Pool(saved_stream.ThreadPoolExecutor):
         def __init__(self, max_workers):
             workers.append(max_workers)
             super().__init__(max_workers)
 
-    monkeypatch.setattr(stream, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(saved_stream, "ThreadPoolExecutor", Pool)
     train_here(place, own.root, resume_ckpt="3", parallel_load_datastate=3)
     assert workers == [3]
 

@@ -1,4 +1,4 @@
-"""Datasets that are lists of sizes, for lanes to be tried without files or tokenizers."""
+"""Datasets that are lists of sizes, for lanes to be tried without files or tokenizers; and streams over real ones."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import functools
 import math
 import random
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 
-from fm9g.data.stream.corpus import PILOTS, Pilot, pilots_of
+from fm9g.data.stream.corpus import PILOTS, Pilot, open_corpora, pilots_of
 from fm9g.data.stream.document import Document, Sequence, Skip
 from fm9g.data.stream.lane import Lane
+from fm9g.data.stream.loader import Plan, StepStream
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Permutation
 from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.data.tokens.tokenizer import load_tokenizer
 
 OFF = Prefetcher(0, 0)
+
+
+def open_stream(
+    plan: Plan,
+    entries: list[MixtureEntry],
+    tokenizer: Path | str,
+    steps: range,
+    states: dict[int, np.ndarray] | None = None,
+    prefetcher: Prefetcher = OFF,
+) -> StepStream:
+    """The steps of a plan's rank, over datasets opened for it."""
+    corpora = open_corpora(entries, load_tokenizer(tokenizer), plan.seed, plan.row_length)
+    return StepStream(plan, corpora, steps, states or {}, prefetcher)
 
 
 class Line:

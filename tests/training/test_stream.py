@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.stream.continuation import rearrange_states
 from fm9g.data.stream.lane import Lane
 from fm9g.data.stream.loader import STREAM_RULES
+from fm9g.data.tokens.tokenizer import HuggingFaceTokenizer
 from fm9g.errors import UserError
 from tests.support.corpora import OFF, Line, deviations
 from tests.support.outputs import Output
@@ -309,3 +312,25 @@ def test_a_changed_tokenizer_is_refused(place, first_half, tmp_path):
     content["model"]["merges"].pop()
     path.write_text(json.dumps(content))
     assert refused(place, first_half, tokenizer_path=tmp_path / "tokenizer").startswith("tokenizer was ")
+
+
+def test_datasets_and_tokenizer_are_opened_once(place, tmp_path, mixture, monkeypatch):
+    """By the checks, the training and every evaluation together."""
+    opened = []
+    for kind in (IndexedDataset, HuggingFaceTokenizer):
+
+        def noted(self, path, real=kind.__init__):
+            opened.append(Path(path).name)
+            real(self, path)
+
+        monkeypatch.setattr(kind, "__init__", noted)
+    held_out = mixture("held_out", ("questions", 1))
+    train_here(
+        place,
+        tmp_path,
+        train_iters=2,
+        dataset_config=mixture("one", ("prose", 1)),
+        eval_dataset=held_out,
+        eval_interval=1,
+    )
+    assert sorted(opened) == ["prose", "questions", "tokenizer.json"]

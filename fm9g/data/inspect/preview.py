@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 
+from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.lane import Lane, Row
 from fm9g.data.stream.loader import Loader, Plan, StepBatch, StepStream
-from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.strip import IGNORED, row_digest
-from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from fm9g.data.tokens.tokenizer import Tokenizer
 from fm9g.display import Span
 from fm9g.errors import UserError
 
@@ -73,22 +72,22 @@ class Totals:
 class Preview:
     """Steps 0 to `steps` - 1 of a run on `ranks` ranks, all their rows, in this process.
 
-    UserError for what is wrong with tokenizer, datasets or transforms.
+    UserError for what is wrong with datasets or transforms.
     """
 
-    def __init__(self, entries: list[MixtureEntry], tokenizer_path: Path, plan: Plan, steps: int) -> None:
-        """`plan` is that of any rank."""
-        self.entries, self.plan = entries, plan
-        self._tokenizer = load_tokenizer(tokenizer_path)
+    def __init__(self, corpora: list[Corpus], tokenizer: Tokenizer, plan: Plan, steps: int) -> None:
+        """`corpora` are opened with `tokenizer`, and with the seed and the row length of `plan`, that of any rank."""
+        self.entries, self.plan = [corpus.entry for corpus in corpora], plan
+        self._tokenizer = tokenizer
         # ranks are but a part of the batch: one rank that reads all their rows reads them in the same order
         whole = Plan(plan.seed, plan.row_length, plan.batch_size * plan.ranks, plan.grad_accum)
-        stream = StepStream(whole, entries, str(tokenizer_path), range(steps), {}, Prefetcher(0, 0))
-        self._whole, self._loader, self._corpora = whole, Loader(stream, 0, 1), stream.corpora
-        for corpus in self._corpora:
+        stream = StepStream(whole, corpora, range(steps), {}, Prefetcher(0, 0))
+        self._whole, self._loader, self._corpora = whole, Loader(stream, 0, 1), corpora
+        for corpus in corpora:
             corpus.check_texts()
         self._lanes: dict[int, Lane] = {}
-        count = len(entries)
-        self.totals = Totals(tokens=[0] * count, documents=[0] * count, records=[set() for _ in entries])
+        count = len(corpora)
+        self.totals = Totals(tokens=[0] * count, documents=[0] * count, records=[set() for _ in corpora])
         self.ended = False  # whether the datasets came to their end
 
     def __iter__(self) -> Iterator[list[ShownRow]]:

@@ -59,7 +59,11 @@ class Spent:
 
 
 class Corpus:
-    """The documents of one entry, by position. `spent` adds up where the time goes."""
+    """The documents of one entry, by position; forked processes may share one. `spent` adds up where the time goes.
+
+    `generations`: the dataset as a run began with it, and as it was each time that records had been appended since;
+    all records of today where nothing is said.
+    """
 
     def __init__(
         self,
@@ -68,11 +72,14 @@ class Corpus:
         seed: int,
         row_length: int,
         generations: Sequence[Generation] = (),
+        dataset: IndexedDataset | None = None,
     ) -> None:
+        """`dataset`: that of the entry, where it is open already."""
         self.entry = entry
-        self.dataset = IndexedDataset(entry.path)
+        self.dataset = dataset or IndexedDataset(entry.path)
         self.records = len(self.dataset)
-        self._order = RecordOrder(generations or [Generation(0, self.records)], seed, entry.task_name)
+        self.generations = tuple(generations) or (Generation(0, self.records),)
+        self._order = RecordOrder(self.generations, seed, entry.task_name)
         self.end = math.inf if entry.epochs is None else self._order.end(entry.epochs)
         start, stop = self.dataset.span(0)[0], self.dataset.span(self.records - 1)[1]
         self.typical_places = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
@@ -85,6 +92,12 @@ class Corpus:
             for written in (self._written, Written.INNER):  # has what it takes made here, before processes are forked
                 tokenizer.encode("", written)
         self.spent = Spent()
+
+    def continued(self, generations: Sequence[Generation]) -> Corpus:
+        """The same dataset, not opened again, in the order of a run that has seen these generations of it."""
+        if tuple(generations) == self.generations:
+            return self
+        return Corpus(self.entry, self._tokenizer, self._seed, self._row_length, generations, self.dataset)
 
     def check_texts(self) -> None:
         """Refuse a dataset whose records have nothing to learn and may not be skipped.
@@ -232,6 +245,11 @@ class Corpus:
         return [
             example if isinstance(example, Skip) else make_document(example, ids, rule, length) for example in examples
         ]
+
+
+def open_corpora(entries: Iterable[MixtureEntry], tokenizer: Tokenizer, seed: int, row_length: int) -> list[Corpus]:
+    """The corpora of a mixture; UserError for what is wrong with a dataset or a transform."""
+    return [Corpus(entry, tokenizer, seed, row_length) for entry in entries]
 
 
 def pilots_of(documents: Iterable[Document | Skip]) -> tuple[Pilot, ...]:

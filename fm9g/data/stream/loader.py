@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -26,11 +25,8 @@ from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.document import Skip
 from fm9g.data.stream.lane import Lane
 from fm9g.data.stream.lane_state import LaneState
-from fm9g.data.stream.mixture import MixtureEntry
-from fm9g.data.stream.order import Generation
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.strip import Strip, make_strip, row_digest
-from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 
 STREAM_RULES = 5
@@ -103,25 +99,20 @@ class StepBatch:
 class StepStream(IterableDataset):  # type: ignore[type-arg]
     """The steps of a rank, or those of one of its workers.
 
-    A UserError is yielded and not raised, since a DataLoader would wrap it in the worker's traceback.
+    `corpora` are opened with the seed and the row length of `plan`; `states` are those of the lanes that go on. A
+    UserError is yielded and not raised, since a DataLoader would wrap it in the worker's traceback.
     """
 
     def __init__(
         self,
         plan: Plan,
-        entries: list[MixtureEntry],
-        tokenizer_path: str,
+        corpora: list[Corpus],
         steps: range,
         states: dict[int, np.ndarray],
         prefetcher: Prefetcher,
-        generations: Mapping[str, Sequence[Generation]] = MappingProxyType({}),
     ) -> None:
-        self.plan, self.entries, self.steps = plan, entries, steps
-        self._tokenizer = load_tokenizer(tokenizer_path)
-        self.corpora = [
-            Corpus(s, self._tokenizer, plan.seed, plan.row_length, generations.get(s.task_name, ())) for s in entries
-        ]
-        self._names = [entry.task_name for entry in entries]
+        self.plan, self.corpora, self.steps = plan, corpora, steps
+        self._names = [corpus.entry.task_name for corpus in corpora]
         self.states, self._prefetcher = states, prefetcher
         self._lanes: dict[int, Lane] = {}
 

@@ -10,12 +10,14 @@ import sentencepiece
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.inspect.preview import Preview, decode_spans
 from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
-from fm9g.data.stream.loader import Plan, StepStream
+from fm9g.data.stream.corpus import open_corpora
+from fm9g.data.stream.loader import Plan
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.strip import IGNORED
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
+from tests.support.corpora import open_stream
 from tests.support.places import Place, index
 from tests.support.tiny_tokenizers import chat
 
@@ -36,12 +38,18 @@ def write_mixture(place, tmp_path):
 
 def preview(place, steps=3, mixture=None, seed=3, **changes):
     plan = Plan(seed, ROW, **{"batch_size": 1, "grad_accum": 1, **changes})
-    return Preview(read_mixture(mixture or place.mixture), place.tokenizer, plan, steps)
+    return open_preview(mixture or place.mixture, place.tokenizer, plan, steps)
+
+
+def open_preview(mixture, tokenizer_path, plan, steps):
+    tokenizer = load_tokenizer(tokenizer_path)
+    corpora = open_corpora(read_mixture(mixture), tokenizer, plan.seed, plan.row_length)
+    return Preview(corpora, tokenizer, plan, steps)
 
 
 def rank_rows(place, plan, step):
     """[(rank, micro, tokens, targets)] of a rank's step, from the loader of training."""
-    stream = StepStream(plan, read_mixture(place.mixture), str(place.tokenizer), range(9), {}, Prefetcher(1, 1))
+    stream = open_stream(plan, read_mixture(place.mixture), place.tokenizer, range(9), prefetcher=Prefetcher(1, 1))
     for number in range(step + 1):
         batch = stream.step(number)
     for micro, strip in enumerate(batch.strips):
@@ -171,7 +179,7 @@ def test_long_pieces_are_cut_unless_asked_for(tmp_path, place):
     index(tmp_path / "long", [{"input": "", "output": f"{i} " + "ab\n\x1b" * 300} for i in range(20)])
     own = Place(tmp_path)
     mixture = own.write_mixture("m", [{"path": "long", "abs_weight": 1}])
-    shown = Preview(read_mixture(mixture), place.tokenizer, Plan(1, 3000, 1, 1), 1)
+    shown = open_preview(mixture, place.tokenizer, Plan(1, 3000, 1, 1), 1)
     (rows,) = list(shown)
     cut = "\n".join(row_lines(rows[0], 3000, shown.entries, Style(False, False)))
     full = "\n".join(row_lines(rows[0], 3000, shown.entries, Style(False, True)))
@@ -207,7 +215,7 @@ def test_a_special_token_looks_other_than_its_spelling(tmp_path, special_tokens,
     index(tmp_path / "turns", [{"t": f"turn {i}"} for i in range(9)])
     entry = {"path": "turns", "abs_weight": 1, "transforms": "turn.py", "special_tokens": special_tokens}
     mixture = Place(tmp_path).write_mixture("m", [entry])
-    (rows,) = list(Preview(read_mixture(mixture), chat(tmp_path / "t"), Plan(1, 60, 1, 1), 1))
+    (rows,) = list(open_preview(mixture, chat(tmp_path / "t"), Plan(1, 60, 1, 1), 1))
     text = "".join(span.text for span in rows[0].pieces[0].spans)
     assert re.fullmatch(
         rf"‹BOS›{re.escape(start)}turn \d{'' if special_tokens else re.escape('<|im_end|>')}‹EOS›", text

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from fm9g.data.stream import loader
 from fm9g.data.stream.continuation import rearrange_states
-from fm9g.data.stream.loader import LANES_PER_ROW, Plan, StepStream
+from fm9g.data.stream.loader import LANES_PER_ROW, Plan
 from fm9g.data.stream.mixture import MixtureEntry
-from fm9g.data.stream.prefetch import Prefetcher
+from tests.support.corpora import open_stream
 from tests.support.places import index
 
 ROW, ROWS = 48, 4  # tokens a row, rows a step
@@ -73,10 +73,7 @@ class Run:
     def live(self, steps, ranks):
         plans = [Plan(self.seed, ROW, ROWS // ranks, 1, rank, ranks) for rank in range(ranks)]
         span = range(self.step, self.step + steps)
-        streams = [
-            StepStream(plan, self.entries, str(self.place.tokenizer), span, self.states, Prefetcher(0, 0))
-            for plan in plans
-        ]
+        streams = [open_stream(plan, self.entries, self.place.tokenizer, span, self.states) for plan in plans]
         for step in range(span.start, span.stop + 3):
             batches = [stream.step(step) for stream in streams]
             if step >= span.stop:  # prefetched, and never consumed

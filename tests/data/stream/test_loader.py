@@ -12,11 +12,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from fm9g.data.stream.loader import STREAM_RULES, Loader, Plan, StepStream
+from fm9g.data.stream.loader import STREAM_RULES, Loader, Plan
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.strip import IGNORED, PADDING_TASK
 from fm9g.errors import UserError
+from tests.support.corpora import open_stream
 from tests.support.places import index
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -29,8 +30,8 @@ def make_loader(
 ):
     plan = Plan(seed, ROW, *LAYOUTS[ranks], rank, ranks)
     sources = read_mixture(mixture or place.mixture)
-    tokenizer = str(tokenizer or place.tokenizer)
-    stream = StepStream(plan, sources, tokenizer, steps, dict(states or {}), Prefetcher(threads, 1))
+    prefetcher = Prefetcher(threads, 1)
+    stream = open_stream(plan, sources, tokenizer or place.tokenizer, steps, dict(states or {}), prefetcher)
     return Loader(stream, workers, prefetch)
 
 
@@ -199,7 +200,7 @@ def test_one_document_feeds_eight_ranks(place, one_record):
     sources = read_mixture(one_record)
     for rank in range(8):
         plan = Plan(3, ROW, 1, 1, rank, 8)
-        stream = StepStream(plan, sources, str(place.tokenizer), range(20), {}, Prefetcher(1, 1))
+        stream = open_stream(plan, sources, place.tokenizer, range(20), prefetcher=Prefetcher(1, 1))
         assert [sum(batch.tokens) for batch in Loader(stream, 0, 1)] == [ROW] * 20
 
 
@@ -290,8 +291,11 @@ def test_a_killed_worker_is_reported(place):
     workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
     killed = workers.pop().pid
-    # torch raises it from its signal handler, so at any moment after the signal
-    with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid(\(s\))? {killed}\)"):
-        os.kill(killed, signal.SIGKILL)
+
+    def read_on():
+        os.kill(killed, signal.SIGKILL)  # torch may raise it from its signal handler, at any moment from here on
         for _ in batches:
             pass
+
+    with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid(\(s\))? {killed}\)"):
+        read_on()

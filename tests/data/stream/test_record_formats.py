@@ -6,12 +6,12 @@ from itertools import pairwise
 import pytest
 
 from fm9g.data.stream.document import Example, Part
-from fm9g.data.stream.loader import Loader, Plan, StepStream
+from fm9g.data.stream.loader import Loader, Plan
 from fm9g.data.stream.mixture import read_mixture
-from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.record_formats import RECORD_FORMATS, RecordFormat
 from fm9g.data.stream.strip import IGNORED, PADDING_TASK
 from fm9g.data.tokens.tokenizer import load_tokenizer
+from tests.support.corpora import open_stream
 from tests.support.places import index
 
 ROW = 40
@@ -28,7 +28,7 @@ def read(tmp_path, place, monkeypatch):
         entry |= {"oversize_rule": oversize_rule, "allow_repeat": False}
         (tmp_path / "mixture.json").write_text(json.dumps([entry]))
         plan, entries = Plan(1, ROW, 1, 1), read_mixture(tmp_path / "mixture.json")
-        loader = Loader(StepStream(plan, entries, str(place.tokenizer), range(STEPS), {}, Prefetcher(0, 0)), 0, 1)
+        loader = Loader(open_stream(plan, entries, place.tokenizer, range(STEPS)), 0, 1)
         batches = list(loader)
         assert loader.exhausted
         return [pieces_of(batch.strips[0]) for batch in batches], [why for batch in batches for _, why in batch.skipped]
