@@ -57,18 +57,18 @@ CHECKSUM_SECONDS = 10.0
 MANY = 100_000_000
 
 
-def source_of(folder: Path) -> MixtureEntry:
+def entry_of(folder: Path) -> MixtureEntry:
     return MixtureEntry("corpus", folder, 1.0, None, True, "segment", None, {})
 
 
-def line_of(folder: Path, tokenizer: Path) -> Corpus:
-    return Corpus(source_of(folder), load_tokenizer(tokenizer), SEED, ROW_LENGTH)
+def corpus_of(folder: Path, tokenizer: Path) -> Corpus:
+    return Corpus(entry_of(folder), load_tokenizer(tokenizer), SEED, ROW_LENGTH)
 
 
-def texts_of(line: Corpus) -> Iterator[str]:
+def texts_of(corpus: Corpus) -> Iterator[str]:
     """The documents' texts, without end."""
     for first in itertools.count(0, TEXTS_AT_ONCE):
-        for found in line.examples(range(first, first + TEXTS_AT_ONCE)):
+        for found in corpus.examples(range(first, first + TEXTS_AT_ONCE)):
             if isinstance(found, Example):
                 yield from (text for _, text in found.texts[-1:])
 
@@ -76,7 +76,7 @@ def texts_of(line: Corpus) -> Iterator[str]:
 def batches_of(folder: Path, tokenizer: Path, batch_size: int = ROWS, threads: int = 1) -> Iterator[int]:
     """The numbers of tokens in the batches of one worker."""
     plan = Plan(SEED, ROW_LENGTH, batch_size, 1)
-    stream = StepStream(plan, [line_of(folder, tokenizer)], range(10**9), {}, Prefetcher(threads, 1))
+    stream = StepStream(plan, [corpus_of(folder, tokenizer)], range(10**9), {}, Prefetcher(threads, 1))
     return (sum(batch.tokens) for batch in Loader(stream, 1, 2))
 
 
@@ -87,7 +87,7 @@ class TokenizerAlone:
         import tokenizers
 
         self._texts, self._tokenizer = (
-            texts_of(line_of(folder, tokenizer)),
+            texts_of(corpus_of(folder, tokenizer)),
             tokenizers.Tokenizer.from_file(str(tokenizer)),
         )
 
@@ -105,13 +105,13 @@ class TokenizerAlone:
 
 def checksum_cost(folder: Path, plain: Path, tokenizer: Path) -> float:
     """The part of the time of reading that goes into checksums: medians of short stretches, in turn."""
-    lines = [line_of(one, tokenizer) for one in (folder, plain)]
+    corpora = [corpus_of(one, tokenizer) for one in (folder, plain)]
     times: list[list[float]] = [[], []]
     end = time.perf_counter() + CHECKSUM_SECONDS
     for start in itertools.count(0, 1000):
-        for line, taken in zip(lines, times, strict=True):
+        for corpus, taken in zip(corpora, times, strict=True):
             started = time.perf_counter()
-            line.examples(range(start, start + 1000))
+            corpus.examples(range(start, start + 1000))
             taken.append(time.perf_counter() - started)
         if time.perf_counter() > end:
             break
@@ -121,7 +121,7 @@ def checksum_cost(folder: Path, plain: Path, tokenizer: Path) -> float:
 def serve_ours(name: str, measure: str, folder: Path, tokenizer: Path) -> None:
     """Measure one of OURS each time that it is asked for."""
     if measure == "documents":
-        texts = texts_of(line_of(folder, tokenizer))
+        texts = texts_of(corpus_of(folder, tokenizer))
         serve(lambda: rates(texts, 1000))
     elif name == ALONE:
         serve(TokenizerAlone(folder, tokenizer))

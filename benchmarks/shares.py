@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tests.support.corpora import Line, deviations, sizes, tokens_by_step
+from tests.support.corpora import SizedCorpus, deviations, sizes, tokens_by_step
 
 ROW, SEED = 64, 1
 WINDOWS = (1, 4, 16, 64)
@@ -25,11 +25,11 @@ LENGTHS = [[0.03], [0.1], [1], [10], [250], [10, 0.1], [0.1, 250]]
 
 
 def measured(shares: list[float], lengths: list[float], spread: str, rows: int, steps: int) -> str:
-    lines = [
-        Line(f"task{i}", share, sizes(lengths[i % len(lengths)] * ROW, spread, SEED + i))
+    corpora = [
+        SizedCorpus(f"task{i}", share, sizes(lengths[i % len(lengths)] * ROW, spread, SEED + i))
         for i, share in enumerate(shares)
     ]
-    tokens = tokens_by_step(lines, rows, steps, SEED, ROW)
+    tokens = tokens_by_step(corpora, rows, steps, SEED, ROW)
     off = [100 * deviations(tokens, shares, window) for window in WINDOWS]
     return " | ".join(f"{np.abs(o).max():5.1f} {np.sqrt((o**2).mean(axis=0)).max():5.1f}" for o in off)
 

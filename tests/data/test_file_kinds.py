@@ -12,8 +12,9 @@ import pytest
 
 from fm9g.data.file_kinds import misfit
 from fm9g.data.index.build import build
+from fm9g.data.jsonl_records import read_records
 from fm9g.data.prepare.formats import Text
-from fm9g.data.prepare.plain_text import convert_text, read_records
+from fm9g.data.prepare.plain_text import convert_text
 from fm9g.data.prepare.writer import prepare_records
 from fm9g.errors import UserError
 from tests.support.ranks import REPOSITORY

@@ -244,8 +244,8 @@ def _make_mixture(folder: Path) -> None:
 
 def _use_mixture(folder: Path, output: Path) -> None:
     tokenizer = load_tokenizer(folder)
-    lines = [Corpus(source, tokenizer, 1, 64) for source in read_mixture(folder / "x.json")]
-    describe(endings(lines, 256, [0] * len(lines), 0), 100, False, False)
+    corpora = [Corpus(entry, tokenizer, 1, 64) for entry in read_mixture(folder / "x.json")]
+    describe(endings(corpora, 256, [0] * len(corpora), 0), 100, False, False)
 
 
 TRAIN = {"pretrain": {"lr": 1e-3, "train_iters": 10, "betas": [0.9, 0.95], "save": True, "lr_scheduler": "Cosine"}}

@@ -35,7 +35,7 @@ def open_stream(
     return StepStream(plan, corpora, steps, states or {}, prefetcher)
 
 
-class Line:
+class SizedCorpus:
     """A Corpus without files: record i takes sizes[i] places; size 0 stands for one that is dropped."""
 
     def __init__(
@@ -85,10 +85,10 @@ def sizes(mean: float, spread: str, seed: int, most: int | None = None, count: i
     return [min(max(1, round(drawn())), most or 10**9) for _ in range(count)]
 
 
-def tokens_by_step(lines: list[Line], rows_per_step: int, steps: int, seed: int, row: int) -> np.ndarray:
+def tokens_by_step(corpora: list[SizedCorpus], rows_per_step: int, steps: int, seed: int, row: int) -> np.ndarray:
     """[steps, datasets]: the tokens of each dataset in each step of a run."""
-    lanes = [Lane(number, 16 * rows_per_step, lines, seed, row, OFF) for number in range(16 * rows_per_step)]  # type: ignore[arg-type]
-    tokens = np.zeros((steps, len(lines)))
+    lanes = [Lane(number, 16 * rows_per_step, corpora, seed, row, OFF) for number in range(16 * rows_per_step)]  # type: ignore[arg-type]
+    tokens = np.zeros((steps, len(corpora)))
     for step in range(steps):
         first = step % 16 * rows_per_step
         for lane in lanes[first : first + rows_per_step]:

@@ -14,7 +14,7 @@ from fm9g.data.stream.lane import Lane
 from fm9g.data.stream.loader import STREAM_RULES
 from fm9g.data.tokens.tokenizer import HuggingFaceTokenizer
 from fm9g.errors import UserError
-from tests.support.corpora import OFF, Line, deviations
+from tests.support.corpora import OFF, SizedCorpus, deviations
 from tests.support.outputs import Output
 from tests.support.places import index
 from tests.support.runs_here import train_here
@@ -226,8 +226,8 @@ def test_a_dataset_that_had_ended_and_goes_on_takes_its_share_and_no_more(length
 
     def lanes(epochs):
         sizes = [max(1, round(length * row))] * round(768 / length)  # 768 rows, 12 a lane
-        lines = [Line("a", 0.3, sizes, epochs=epochs), Line("b", 0.7, sizes)]
-        return [Lane(number, 16 * rows_per_step, lines, 1, row, OFF) for number in range(16 * rows_per_step)]  # type: ignore[arg-type]
+        corpora = [SizedCorpus("a", 0.3, sizes, epochs=epochs), SizedCorpus("b", 0.7, sizes)]
+        return [Lane(number, 16 * rows_per_step, corpora, 1, row, OFF) for number in range(16 * rows_per_step)]  # type: ignore[arg-type]
 
     def tokens(lanes, steps):
         result = np.zeros((len(steps), 2))

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from fm9g.data.file_kinds import other_encoding
 from fm9g.data.jsonl_files import BOM
-from fm9g.data.prepare.plain_text import parse_records
+from fm9g.data.jsonl_records import parse_records
 from fm9g.data.record import record_name
 from fm9g.errors import UserError, closest
 from fm9g.files import parse_json, require_file

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 
-# There are many of these: without garbage collection, which none of them needs, they cost a third of what tuples do.
+# Of the following there are several for each document. They are made in a third of the time of tuples with names, and
+# the garbage collector, which they do not need, has no work with them.
 class Part(msgspec.Struct, frozen=True, gc=False):
     """A text, or the id of a token that no text can spell; `learned`: with loss."""
 
@@ -74,8 +75,10 @@ class Document(msgspec.Struct, gc=False):
     places: int = 0  # of a row, that it takes: those of its sequences
 
     def __post_init__(self) -> None:
-        for sequence in self.sequences:
-            self.places += len(sequence.tokens) - 1
+        places = 0
+        for sequence in self.sequences:  # a sum of them takes three times as long
+            places += len(sequence.tokens) - 1
+        self.places = places
 
 
 @dataclass(frozen=True)

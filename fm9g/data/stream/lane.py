@@ -183,7 +183,7 @@ class Lane:
         self._last |= row.begun
         if depth := self._prefetcher.depth:  # what the next row is likely to take, and some more
             for task, window in enumerate(self._windows):
-                self._prefetcher.want(window.ahead(self._last.get(task, 0) + depth))
+                self._prefetcher.want(window.coming(self._last.get(task, 0) + depth))
         return row
 
     def _take(self, task: int, slot: int, room: int, row: Row) -> int:

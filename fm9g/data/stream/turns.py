@@ -77,8 +77,8 @@ class Turns:
         full = sum(tokens) / whole if whole else 1.0  # rows are a little less than expected, or more
 
         def due(task: int) -> float:
-            ahead = (tokens[task] - self.expected[task] * full) / self._own[task]
-            return self._due(task, self._counted[task] + (ahead if abs(ahead) > self._slack else 0.0))
+            surplus = (tokens[task] - self.expected[task] * full) / self._own[task]
+            return self._due(task, self._counted[task] + (surplus if abs(surplus) > self._slack else 0.0))
 
         return sorted(self.shares, key=due)
 

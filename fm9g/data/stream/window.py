@@ -26,7 +26,7 @@ class Window:
     def __init__(self, corpus: Corpus, lane: int, lanes: int) -> None:
         self.corpus, self._lane, self._lanes = corpus, lane, lanes
         self.base = self.taken = 0
-        self._asked = 0  # how many of the lane's documents of this corpus `ahead` has named, or are done
+        self._asked = 0  # how many of the lane's documents of this corpus `coming` has named, or are done
         self.next_token = NONE
         self._known: dict[int, Document | Skip] = {}  # by their number in the lane; few more than the window
 
@@ -66,7 +66,7 @@ class Window:
         """Keep documents, by their number in the lane, that are still to come."""
         self._known.update(documents)
 
-    def ahead(self, count: int) -> list[tuple[IndexedDataset, int]]:
+    def coming(self, count: int) -> list[tuple[IndexedDataset, int]]:
         """(dataset, record) of the next `count` documents, but for those named before."""
         first, self._asked = max(self.base, self._asked), max(self.base + count, self._asked)
         positions = [self._lane + place * self._lanes for place in range(first, self._asked)]

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from fm9g.data.prepare.plain_text import read_records, record_texts
+from fm9g.data.jsonl_records import read_records, record_texts
 from fm9g.data.record_kinds import unread_kind, unread_texts
 from fm9g.data.tokens.tokenizer import without_surrogates
 from fm9g.errors import UserError

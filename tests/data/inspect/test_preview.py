@@ -62,7 +62,7 @@ def rank_rows(place, plan, step):
 def test_rows_are_those_of_every_rank(place, step):
     shown = list(preview(place, step + 1, batch_size=2, grad_accum=2, ranks=3))[step]
     assert [row.number for row in shown] == list(range(12))
-    sources, tokenizer = read_mixture(place.mixture), load_tokenizer(place.tokenizer)
+    entries, tokenizer = read_mixture(place.mixture), load_tokenizer(place.tokenizer)
     for rank in range(3):
         mine = [row for row in shown if row.rank == rank]
         for row, (_, micro, tokens, targets) in zip(
@@ -71,7 +71,7 @@ def test_rows_are_those_of_every_rank(place, step):
             assert row.micro == micro
             at = 0
             for piece in row.pieces:
-                record = IndexedDataset(sources[piece.task].path).record(piece.record)
+                record = IndexedDataset(entries[piece.task].path).record(piece.record)
                 text = [*tokenizer.encode(record["input"]), *tokenizer.encode(record["output"])]
                 document = [tokenizer.bos_id, *text, tokenizer.eos_id]
                 assert document[piece.first : piece.last] == tokens[at : at + piece.last - piece.first]
@@ -85,10 +85,10 @@ def test_rows_are_those_of_every_rank(place, step):
 
 def test_text_and_loss_mask(place):
     """Spans put together are the text of the record; what is dim is BOS, input, or repeated from the piece before."""
-    sources, seen = read_mixture(place.mixture), set()
+    entries, seen = read_mixture(place.mixture), set()
     for rows in preview(place, 40):
         for piece in rows[0].pieces:
-            record = IndexedDataset(sources[piece.task].path).record(piece.record)
+            record = IndexedDataset(entries[piece.task].path).record(piece.record)
             text = "".join(span.text for span in piece.spans)
             if piece.first == 0 and piece.last == piece.length - 1:
                 assert text == f"‹BOS›{record['input']}{record['output']}‹EOS›"
@@ -96,7 +96,7 @@ def test_text_and_loss_mask(place):
                     (f"‹BOS›{record['input']}", "dim"),
                     (f"{record['output']}‹EOS›", "plain"),
                 ]
-                seen.add(sources[piece.task].task_name)
+                seen.add(entries[piece.task].task_name)
             elif piece.first:
                 assert [span.style for span in piece.spans] == ["dim", "plain"]
                 assert "‹BOS›" not in text

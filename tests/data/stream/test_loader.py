@@ -29,9 +29,9 @@ def make_loader(
     place, steps, workers=0, rank=0, ranks=1, states=None, prefetch=2, mixture=None, seed=3, tokenizer=None, threads=1
 ):
     plan = Plan(seed, ROW, *LAYOUTS[ranks], rank, ranks)
-    sources = read_mixture(mixture or place.mixture)
+    entries = read_mixture(mixture or place.mixture)
     prefetcher = Prefetcher(threads, 1)
-    stream = open_stream(plan, sources, tokenizer or place.tokenizer, steps, dict(states or {}), prefetcher)
+    stream = open_stream(plan, entries, tokenizer or place.tokenizer, steps, dict(states or {}), prefetcher)
     return Loader(stream, workers, prefetch)
 
 
@@ -197,10 +197,10 @@ def one_record(tmp_path):
 
 
 def test_one_document_feeds_eight_ranks(place, one_record):
-    sources = read_mixture(one_record)
+    entries = read_mixture(one_record)
     for rank in range(8):
         plan = Plan(3, ROW, 1, 1, rank, 8)
-        stream = open_stream(plan, sources, place.tokenizer, range(20), prefetcher=Prefetcher(1, 1))
+        stream = open_stream(plan, entries, place.tokenizer, range(20), prefetcher=Prefetcher(1, 1))
         assert [sum(batch.tokens) for batch in Loader(stream, 0, 1)] == [ROW] * 20
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fm9g.data.stream.fills import deal
 from fm9g.data.stream.turns import Turns
-from tests.support.corpora import Line, deviations, sizes, tokens_by_step
+from tests.support.corpora import SizedCorpus, deviations, sizes, tokens_by_step
 
 ROW = 64
 FEW = settings(max_examples=settings().max_examples * 8 // 100, deadline=None)
@@ -25,9 +25,11 @@ def by_chance(share, window, rows_per_step):
     return 3 * math.sqrt(share * (1 - share) / (window * rows_per_step))
 
 
-def two_lines(share, kinds, seed, may_cut=True):
+def two_corpora(share, kinds, seed, may_cut=True):
     return [
-        Line(f"task{number}", part, sizes(mean * ROW, spread, seed + number, None if may_cut else ROW, 200), may_cut)
+        SizedCorpus(
+            f"task{number}", part, sizes(mean * ROW, spread, seed + number, None if may_cut else ROW, 200), may_cut
+        )
         for number, (part, (mean, spread)) in enumerate(zip([share, 1 - share], kinds, strict=True))
     ]
 
@@ -41,7 +43,7 @@ percents = st.integers(2, 98)
 def test_shares_are_right_from_the_first_steps_on_whatever_the_lengths(percent, kinds, rows_per_step, seed):
     """Within 10 points in any 16 steps in a row, the first ones included; in longer windows, within chance."""
     share = percent / 100
-    tokens = tokens_by_step(two_lines(share, kinds, seed), rows_per_step, 6 * 16, seed, ROW)
+    tokens = tokens_by_step(two_corpora(share, kinds, seed), rows_per_step, 6 * 16, seed, ROW)
     assert np.abs(deviations(tokens, [share, 1 - share], 16)).max() <= 0.10
     for window in (32, 64):
         off = np.abs(deviations(tokens, [share, 1 - share], window)).max()
@@ -60,9 +62,9 @@ def test_shares_are_right_from_the_first_steps_on_whatever_the_lengths(percent, 
 def test_shares_of_documents_that_must_not_be_cut(percent, means, other_may_cut, rows_per_step, seed):
     """Rows are not equally full, and within 10 points all the same."""
     share = percent / 100
-    lines = two_lines(share, [(mean, "geometric") for mean in means], seed, may_cut=False)
-    lines[1] = two_lines(share, [(mean, "geometric") for mean in means], seed, may_cut=other_may_cut)[1]
-    tokens = tokens_by_step(lines, rows_per_step, 6 * 16, seed, ROW)
+    corpora = two_corpora(share, [(mean, "geometric") for mean in means], seed, may_cut=False)
+    corpora[1] = two_corpora(share, [(mean, "geometric") for mean in means], seed, may_cut=other_may_cut)[1]
+    tokens = tokens_by_step(corpora, rows_per_step, 6 * 16, seed, ROW)
     assert np.abs(deviations(tokens, [share, 1 - share], 16)).max() <= 0.10
 
 
@@ -77,15 +79,15 @@ def test_shares_of_documents_that_must_not_be_cut(percent, means, other_may_cut,
 )
 def test_shares_where_a_document_leaves_room_for_others_alone(shares, sizes, may_cut):
     parts = zip(shares, sizes, may_cut, strict=True)
-    lines = [Line(f"task{i}", share, [size] * 100, cut) for i, (share, size, cut) in enumerate(parts)]
-    tokens = tokens_by_step(lines, 4, 20 * 16, 1, ROW)
+    corpora = [SizedCorpus(f"task{i}", share, [size] * 100, cut) for i, (share, size, cut) in enumerate(parts)]
+    tokens = tokens_by_step(corpora, 4, 20 * 16, 1, ROW)
     assert np.abs(deviations(tokens, shares, 16)).max() <= 0.05
 
 
 def test_documents_of_250_rows():
     """Two languages as 0.6 and 0.4, 16,000 tokens a document: windows of 16 steps once read 68, 17, 3, 25, 73, 84 %."""
-    lines = two_lines(0.6, [(250, "same"), (250, "same")], 1)
-    tokens = tokens_by_step(lines, 4, 20 * 16, 1, ROW)
+    corpora = two_corpora(0.6, [(250, "same"), (250, "same")], 1)
+    tokens = tokens_by_step(corpora, 4, 20 * 16, 1, ROW)
     for window in (1, 4, 16, 64):  # of 4, 16, 64 and 256 rows two: some windows are two stretches of lanes
         assert np.abs(deviations(tokens, [0.6, 0.4], window)).max() <= 2 / (4 * window)
 
@@ -93,30 +95,32 @@ def test_documents_of_250_rows():
 @pytest.mark.parametrize("length", [0.1, 1, 10, 250])
 def test_three_datasets(length):
     shares = [0.5, 0.3, 0.2]
-    lines = [Line(f"task{i}", share, sizes(length * ROW, "geometric", i)) for i, share in enumerate(shares)]
-    tokens = tokens_by_step(lines, 4, 20 * 16, 1, ROW)
+    corpora = [SizedCorpus(f"task{i}", share, sizes(length * ROW, "geometric", i)) for i, share in enumerate(shares)]
+    tokens = tokens_by_step(corpora, 4, 20 * 16, 1, ROW)
     assert np.abs(deviations(tokens, shares, 16)).max() <= 0.04
     assert np.abs(deviations(tokens, shares, 64)).max() <= 0.01
 
 
 def test_a_share_of_two_percent():
-    lines = two_lines(0.98, [(10, "geometric"), (0.1, "geometric")], 1)
-    tokens = tokens_by_step(lines, 4, 20 * 16, 1, ROW)
+    corpora = two_corpora(0.98, [(10, "geometric"), (0.1, "geometric")], 1)
+    tokens = tokens_by_step(corpora, 4, 20 * 16, 1, ROW)
     assert np.abs(deviations(tokens, [0.98, 0.02], 16)).max() <= 0.03
     assert np.abs(deviations(tokens, [0.98, 0.02], 64)).max() <= 0.02
 
 
 def test_a_step_of_many_rows_is_right_by_itself():
-    tokens = tokens_by_step(two_lines(0.6, [(10, "geometric"), (0.3, "heavy")], 1), 64, 64, 1, ROW)
+    tokens = tokens_by_step(two_corpora(0.6, [(10, "geometric"), (0.3, "heavy")], 1), 64, 64, 1, ROW)
     assert np.abs(deviations(tokens, [0.6, 0.4], 1)).max() <= 0.03
 
 
 def test_shares_are_right_soon_after_a_dataset_has_ended():
     """The two that are left share as they would have alone, though each lane reaches the end in a row of its own."""
     lengths = [3, 10, 10]  # rows
-    lines = [Line(f"task{i}", share, sizes(lengths[i] * ROW, "same", i)) for i, share in enumerate([0.5, 0.3, 0.2])]
-    lines[0].end = 2 * 64  # two documents of each lane: six rows of the first twelve
-    tokens = tokens_by_step(lines, 4, 40 * 16, 1, ROW)
+    corpora = [
+        SizedCorpus(f"task{i}", share, sizes(lengths[i] * ROW, "same", i)) for i, share in enumerate([0.5, 0.3, 0.2])
+    ]
+    corpora[0].end = 2 * 64  # two documents of each lane: six rows of the first twelve
+    tokens = tokens_by_step(corpora, 4, 40 * 16, 1, ROW)
     last = max(step for step, row in enumerate(tokens) if row[0])
     assert 11 * 16 <= last < 15 * 16
     left = tokens[last + 1 :, 1:]
