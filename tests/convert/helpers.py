@@ -76,9 +76,14 @@ def save_bin(tensors: dict[str, torch.Tensor], folder: Path, shards: int) -> Non
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 
 
+def read_file(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, in memory: some versions map them, and the file may be written anew."""
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
+
+
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a folder of safetensors."""
-    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in read_file(path).items()}
 
 
 def assert_same_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

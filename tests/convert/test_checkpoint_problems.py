@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.errors import UserError
 from fm9g.tensors.readers import read_huggingface_folder, read_pt
-from tests.convert.helpers import edit_json, save, save_bin, tiny_llama
+from tests.convert.helpers import edit_json, read_file, save, save_bin, tiny_llama
 
 WEIGHTS = "model.safetensors"
 
 
 def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
     """Set tensors of the folder's one safetensors file; None removes. Dots in names are written __."""
-    tensors = load_file(folder / WEIGHTS)
+    tensors = read_file(folder / WEIGHTS)
     for name, tensor in changes.items():
         tensors.pop(name.replace("__", "."), None)
         if tensor is not None:
@@ -226,7 +226,7 @@ def test_torch_files_that_are_not_a_dict_of_tensors_are_refused(own_llama: Path)
 
 
 def test_a_tensor_that_is_stored_negated_is_read_with_its_sign(tmp_path: Path, own_llama: Path) -> None:
-    tensors = load_file(own_llama / WEIGHTS)
+    tensors = read_file(own_llama / WEIGHTS)
     (own_llama / WEIGHTS).unlink()
     down = "model.layers.0.mlp.down_proj.weight"
     save_bin({**tensors, down: torch._neg_view(-tensors[down])}, own_llama, shards=1)
@@ -236,7 +236,7 @@ def test_a_tensor_that_is_stored_negated_is_read_with_its_sign(tmp_path: Path, o
 
 
 def test_views_in_a_bin_file_are_written_in_row_major_order(tmp_path: Path, own_llama: Path) -> None:
-    tensors = load_file(own_llama / WEIGHTS)
+    tensors = read_file(own_llama / WEIGHTS)
     (own_llama / WEIGHTS).unlink()
     down = "model.layers.0.mlp.down_proj.weight"
     save_bin({**tensors, down: tensors[down].t().contiguous().t()}, own_llama, shards=1)

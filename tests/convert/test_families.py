@@ -55,8 +55,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
-    "qwen2, YaRN": (
-        "Qwen2",
+    "llama, YaRN": (
+        "Llama",
         {
             "rope_theta": 1e4,
             "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": FIRST_LENGTH},

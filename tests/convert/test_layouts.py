@@ -62,7 +62,7 @@ def fused_folder(source: Path, folder: Path, **changes: torch.Tensor) -> Path:
     """The LLaMA in `source`, fused by hand: row by row."""
     tensors, made = read_tensors(source), {}
     config = json.loads((source / "config.json").read_text())
-    half = config["head_dim"] // 2
+    half = config["hidden_size"] // config["num_attention_heads"] // 2
     for name, tensor in tensors.items():
         name = name.replace("model.layers.", "transformer.h.")
         made[name] = tensor

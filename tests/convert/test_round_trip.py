@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
-from tests.convert.helpers import LAYER_NAMES, assert_same_bits, edit_json, read_tensors, save, tiny_llama
+from tests.convert.helpers import LAYER_NAMES, assert_same_bits, edit_json, read_file, read_tensors, save, tiny_llama
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 
@@ -49,7 +49,7 @@ def test_tied_embeddings_have_no_head_on_either_side(tmp_path: Path, layout: str
 
 def test_a_stored_head_that_equals_the_tied_embedding_is_dropped_and_one_that_differs_refused(tmp_path: Path) -> None:
     source = save(tiny_llama(tie_word_embeddings=True), tmp_path / "source")
-    tensors = load_file(source / "model.safetensors")
+    tensors = read_file(source / "model.safetensors")
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     save_file(tensors, source / "model.safetensors", {"format": "pt"})
     huggingface_to_bmtrain(source, tmp_path / "equal.pt")
@@ -65,7 +65,7 @@ def test_special_values_and_mixed_dtypes_survive_and_are_named(
     tmp_path: Path, llama: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = save(tiny_llama(), tmp_path / "source")
-    tensors = load_file(source / "model.safetensors")
+    tensors = read_file(source / "model.safetensors")
     payload = torch.tensor([0x7FC12345, 0x7F812345, -0x80000000, 1, -0x7FFFFF], dtype=torch.int32).view(torch.float32)
     tensors["model.layers.0.mlp.up_proj.weight"][0, :5] = payload  # NaNs with payloads, -0.0, subnormals
     tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"].bfloat16()
@@ -82,7 +82,7 @@ def test_the_pt_file_is_what_torch_save_would_write(tmp_path: Path, llama: Path)
     huggingface_to_bmtrain(llama, tmp_path / "7b.pt")
     loaded = torch.load(tmp_path / "7b.pt", weights_only=True)
     mapped = torch.load(tmp_path / "7b.pt", weights_only=True, mmap=True)
-    theirs = load_file(llama / "model.safetensors")
+    theirs = read_file(llama / "model.safetensors")
     expected = {}
     for name, tensor in theirs.items():
         for old, new in LAYER_NAMES.items():
@@ -103,7 +103,7 @@ def test_the_config_beside_the_pt_file_describes_it(tmp_path: Path, llama: Path)
 
 
 def test_a_head_dim_that_is_not_the_width_over_the_heads(tmp_path: Path, own_llama: Path) -> None:
-    tensors = load_file(own_llama / "model.safetensors")
+    tensors = read_file(own_llama / "model.safetensors")
     for name in [name for name in tensors if "_proj" in name and "self_attn" in name]:
         rows, columns = tensors[name].shape
         shape = (rows, 96) if "o_proj" in name else (rows * 3 // 2, columns)  # 4 heads of 24, not of 16
@@ -119,7 +119,7 @@ def test_dtype_rounds_as_torch_does(tmp_path: Path, llama: Path) -> None:
     config = huggingface_to_bmtrain(llama, tmp_path / "7b.pt", dtype="BF16")
     assert config.dtype == "bf16"
     head = torch.load(tmp_path / "7b.pt", weights_only=True)["lm_head.weight"]
-    assert torch.equal(head, load_file(llama / "model.safetensors")["lm_head.weight"].bfloat16())
+    assert torch.equal(head, read_file(llama / "model.safetensors")["lm_head.weight"].bfloat16())
     with_reference(llama, tmp_path / "7b.pt", tmp_path / "back", dtype="F16")
     loaded = transformers.AutoConfig.from_pretrained(tmp_path / "back")
     assert {tensor.dtype for tensor in read_tensors(tmp_path / "back").values()} == {torch.float16}
