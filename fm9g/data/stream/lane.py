@@ -196,13 +196,10 @@ class Lane:
             row.begun[task] = row.begun.get(task, 0) + 1
         last = min(document.places, first + room)
         window.take(slot, last)
-        self._yield(row, Piece(task, document, first, last))
+        row.pieces.append(Piece(task, document, first, last))
+        self._tokens[task] += last - first
+        self._restart_if_ended(task)
         return last - first
-
-    def _yield(self, row: Row, piece: Piece) -> None:
-        row.pieces.append(piece)
-        self._tokens[piece.task] += piece.places
-        self._restart_if_ended(piece.task)
 
     def _due_order(self) -> list[int]:
         """The corpora in the order in which they are due."""

@@ -27,10 +27,11 @@ class WatchedLane(Lane):
         super().__init__(*arguments)
         self.moments = []
 
-    def _yield(self, row, piece):
-        super()._yield(row, piece)
-        active = list(self._turns.shares)
-        self.moments.append((active, self._short, piece.task, piece.document.places, list(self._tokens)))
+    def _take(self, task, slot, room, row):
+        places = super()._take(task, slot, room, row)
+        active, document = list(self._turns.shares), row.pieces[-1].document
+        self.moments.append((active, self._short, task, document.places, list(self._tokens)))
+        return places
 
 
 def make_lanes(corpora, count, kind=Lane, seed=7, row=ROW):
@@ -150,16 +151,17 @@ def test_tokens_follow_the_shares(corpora, count, number, ending, row):
     for _ in range(40):
         lane.next_row()
     bound = [0] * len(corpora)
-    for active, short, task, pairs, tokens in lane.moments:
+    assert lane.moments
+    for active, short, task, places, tokens in lane.moments:
         if short:
-            bound[task] = min(pairs, row)
+            bound[task] = min(places, row)
         else:
             bound = [lane_module.LEAD_ROWS * row] * len(corpora)
         total, whole = sum(tokens), sum(corpora[d].entry.share for d in active)
         for d in active:
-            ahead = tokens[d] - corpora[d].entry.share / whole * total
-            assert ahead <= bound[d] + 1e-9
-            assert -ahead <= sum(bound[other] for other in active if other != d) + 1e-9
+            surplus = tokens[d] - corpora[d].entry.share / whole * total
+            assert surplus <= bound[d] + 1e-9
+            assert -surplus <= sum(bound[other] for other in active if other != d) + 1e-9
 
 
 def test_a_very_long_document_does_not_hold_up_its_lane():
