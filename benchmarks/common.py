@@ -14,6 +14,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS, SECONDS = 500_000, 1.0  # a turn
+WARM_UP = 3  # turns that do not count
 TEXTS_AT_ONCE = 16  # that a tokenizer is given: a little faster than one by one
 
 
@@ -131,3 +132,29 @@ class Contestant:
         """End it."""
         os.killpg(self._process.pid, signal.SIGCONT)
         self._process.communicate()
+
+
+def compared(commands: list[list[str]], pairs: int, turns: int) -> str:
+    """The speed of the first of two programs as a part of the second's: the median of paired turns, and quartiles.
+
+    Each prints, when it is its turn, its `work`, which must be the other's, and the `seconds` that it took. They take
+    turns, one stopped while the other runs, in `pairs` pairs of processes: how memory happens to lie makes one process
+    faster than another by some hundredths.
+    """
+    found = [ratio for _ in range(pairs) for ratio in _ratios(commands, turns)]
+    low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
+    return f"{middle:.3f} (quartiles {low:.3f}, {high:.3f})"
+
+
+def _ratios(commands: list[list[str]], turns: int) -> list[float]:
+    sides, found = [Contestant(command) for command in commands], []
+    for turn in range(WARM_UP + turns):
+        order = (0, 1) if turn % 2 else (1, 0)
+        results = {side: sides[side].turn() for side in order}
+        if results[0]["work"] != results[1]["work"]:
+            sys.exit(f"the two did not do the same: {results[0]['work']} and {results[1]['work']}")
+        if turn >= WARM_UP:
+            found.append(results[1]["seconds"] / results[0]["seconds"])
+    for side in sides:
+        side.end()
+    return found
