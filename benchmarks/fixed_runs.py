@@ -19,7 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, tree_of
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.common import ROOT, tree_of
 
 WORDS = "the tiny model reads words and learns to guess which of them comes next 月 光 明"
 MODEL = {
@@ -116,8 +117,8 @@ def run_all(tree: Path, folder: Path) -> dict[str, dict[str, str]]:
     for name in ("prose", "questions"):
         words = ("--path", f"{name}.jsonl", "--language", "en", "--output", name)
         call(tree, folder, tree / "tools/convert_json2index.py", *words)
-    words = ("--path", "prose.jsonl", "questions.jsonl", "--vocab-size", 300, "--output", "tokenizer")
-    call(tree, folder, tree / "tools/train_tokenizer.py", *words)
+    texts = ("--path", "prose.jsonl", "questions.jsonl", "--vocab-size", 300, "--output", "tokenizer")
+    call(tree, folder, tree / "tools/train_tokenizer.py", *texts)
     train(tree, folder, "one", "one")
     train(tree, folder, "two", "two", config=folder / "model_configs/fp16.json", dataloader_num_workers=2)
     train(tree, folder, "resumed", "two", n_gpus=2, grad_accum=2)

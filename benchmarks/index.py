@@ -22,10 +22,9 @@ import time
 from pathlib import Path
 
 import h5py
-from common import memory_of, write_many_records
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.common import ROOT, memory_of, write_many_records
 
 BUILDER = str(ROOT / "tools/convert_json2index.py")
 RECORDS_OPENED = 100_000_000
@@ -100,9 +99,9 @@ def compare(source: Path, language: str, folder: Path, rounds: int) -> None:
             seconds, peak = timed(command, out)
             times[name].append(seconds)
             peaks[name] = max(peaks[name], peak)
-    for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(times["plain"], seconds, strict=True))
-        middle = statistics.median(seconds)
+    for name, taken in times.items():
+        ratio = statistics.median(a / b for a, b in zip(times["plain"], taken, strict=True))
+        middle = statistics.median(taken)
         print(f"{language:3} {name:36} {middle:7.2f} {size / middle:8.0f} {ratio:9.2f} {peaks[name]:8.0f}", flush=True)
 
 

@@ -36,10 +36,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from common import TEXTS_AT_ONCE, TOKENS, Contestant, Meter, rates, serve, write_many_records
-from loader_against import compare
-from loader_corpus import SEED, train_on, write_corpus
-
+from benchmarks.common import TEXTS_AT_ONCE, TOKENS, Contestant, Meter, rates, serve, write_many_records
+from benchmarks.loader_against import compare
+from benchmarks.loader_corpus import SEED, train_on, write_corpus
 from fm9g.data.index.build import Options, build
 from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.document import Example

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, compared, tree_of
-from loader_corpus import SEED, train_on, write_corpus
 
+from benchmarks.common import ROOT, compared, tree_of
+from benchmarks.loader_corpus import SEED, train_on, write_corpus
 from fm9g.data.index.build import build
 
 WORDS_A_RECORD = {"short": (20, 120), "long": (300, 1200)}

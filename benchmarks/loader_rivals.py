@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, repeat
+from pathlib import Path
 from typing import Any
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,8 +20,10 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import tokenizers
 import torch
-from common import TEXTS_AT_ONCE, Meter, rates, serve
 from torch.utils.data import DataLoader, IterableDataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.common import TEXTS_AT_ONCE, Meter, rates, serve
 
 SEED = 1
 CHUNK = 64 << 20  # bytes of a shard, the default of litdata's and MosaicML's own examples
@@ -149,7 +152,7 @@ class Rows(IterableDataset):  # type: ignore[type-arg]
                 parts, held = [strip[wanted:]], len(strip) - wanted
 
 
-RIVALS = {"litdata": LitData, "mosaicml-streaming": Mosaic, "datasets": HuggingFace}
+RIVALS: dict[str, Any] = {"litdata": LitData, "mosaicml-streaming": Mosaic, "datasets": HuggingFace}
 
 
 def main() -> None:

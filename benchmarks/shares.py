@@ -21,7 +21,7 @@ from tests.support.corpora import SizedCorpus, deviations, sizes, tokens_by_step
 ROW, SEED = 64, 1
 WINDOWS = (1, 4, 16, 64)
 SHARES = [[0.6, 0.4], [0.9, 0.1], [0.98, 0.02], [0.5, 0.3, 0.2]]
-LENGTHS = [[0.03], [0.1], [1], [10], [250], [10, 0.1], [0.1, 250]]
+LENGTHS: list[list[float]] = [[0.03], [0.1], [1], [10], [250], [10, 0.1], [0.1, 250]]
 
 
 def measured(shares: list[float], lengths: list[float], spread: str, rows: int, steps: int) -> str:

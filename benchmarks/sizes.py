@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from common import ROOT, tree_of
 
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.common import ROOT, tree_of
 from tests.support.sources import sources
 
 

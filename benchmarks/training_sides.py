@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 Step = Callable[[], None]
-ADAM = {"lr": 1e-3, "weight_decay": 0.1}
+ADAM: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.1}
 
 
 def ours(shape: dict[str, Any], lengths: list[int], dtype: str, recompute: bool = False) -> Step:
@@ -57,7 +57,7 @@ def transformers_loop(
     torch.set_default_dtype(getattr(torch, weights))
     with torch.device("cuda" if on_cuda else "cpu"):
         model = LlamaForCausalLM(
-            LlamaConfig(
+            LlamaConfig(  # type: ignore[call-arg]
                 vocab_size=shape["vocab_size"],
                 hidden_size=shape["dim_model"],
                 num_attention_heads=shape["num_heads"],

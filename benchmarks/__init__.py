@@ -1,0 +1,1 @@
+"""Tables against a peer that runs in the same process tree."""
