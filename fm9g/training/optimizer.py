@@ -37,7 +37,13 @@ def make_optimizer(settings: OptimizerSettings, model: Decoder) -> Any:
     """
     offload = settings.offload if settings.offload is not None else backend.name == "native"
     kind = bmt.optim.AdamOffloadOptimizer if offload else bmt.optim.AdamOptimizer
-    optimizer = kind(parameter_groups(model), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    optimizer = kind(
+        parameter_groups(model),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.adam_eps,
+        weight_decay=settings.weight_decay,
+    )
     manager = bmt.optim.OptimManager(
         loss_scale=initial_loss_scale(settings, model.config),
         loss_scale_factor=settings.loss_scale_factor,

@@ -84,6 +84,13 @@ class OptimizerSettings(Group):
     betas: tuple[float, float] = setting(
         (0.9, 0.95), "AdamW's decay rates of the moments", "AdamW 两个矩的衰减率", learned_with=True
     )
+    adam_eps: float = setting(
+        1e-8,
+        "what AdamW adds to the root of the second moment",
+        "AdamW 加在二阶矩平方根上的量",
+        above=0,
+        learned_with=True,
+    )
     clip_grad: float = setting(
         1.0,
         "largest gradient norm; 0 does not clip",

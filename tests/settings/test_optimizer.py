@@ -23,6 +23,7 @@ DEFAULTS = {
     "drop_rate": 0.5,
     "weight_decay": 0.1,
     "betas": (0.9, 0.95),
+    "adam_eps": 1e-8,
     "clip_grad": 1.0,
     "offload": None,
     "loss_scale": None,
@@ -49,6 +50,7 @@ def test_defaults():
             "not 'cosin' (did you mean 'cosine'?)",
         ),
         (["--betas", "(0.9, 1.0)"], "betas must be in [0, 1)"),
+        (["--adam_eps", "0"], "adam_eps must be finite and above 0, not 0"),
         (["--warmup_iters", "30", "--train_iters", "20"], "warmup_iters (30) is beyond train_iters (20)"),
         (["--lr_scheduler", "warmupstabledrop", "--drop_iters", "0"], "needs drop_iters of at least one iteration"),
         (["--loss_scale_factor", "1"], "loss_scale_factor must be finite and above 1"),
@@ -101,6 +103,17 @@ def test_the_first_update_is_adamws(run):
     for name, weight in plain.weights(1).items():
         assert (weight - start[name]).abs().max() == pytest.approx(rate, rel=1e-2)
         torch.testing.assert_close(decayed.weights(1)[name], weight - rate * 0.5 * start[name], rtol=1e-4, atol=1e-6)
+
+
+@sees("adam_eps")
+def test_adam_eps_stands_beside_the_root_of_the_second_moment(run):
+    """The first update is lr · g / (|g| + eps)."""
+    start = run(**FROZEN, warmup_iters=0, train_iters=1).weights(1)
+    found = run(lr=1e-2, warmup_iters=0, weight_decay=0, clip_grad=0, adam_eps=1e-3, train_iters=1)
+    for name, weight in found.weights(1).items():
+        gradient = found.optimizer(1)[name]["exp_avg"].view(weight.shape) / (1 - 0.9)
+        expected = start[name] - rates(found)[0] * gradient / (gradient.abs() + 1e-3)
+        torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
 
 
 @sees("betas", "clip_grad")
