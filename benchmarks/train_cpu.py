@@ -35,8 +35,8 @@ AGAINST, PAIRS, TURNS = "tiny (7 M)", 4, 12  # the shape; pairs of processes, an
 _SIDE = """
 import json, os, sys, time
 os.environ["OMP_NUM_THREADS"] = "1"  # threads that wait for each other would count as work
-sys.path.insert(0, sys.argv[1])
-from benchmarks.training_sides import ours
+sys.path[:0] = [sys.argv[1] + "/benchmarks", sys.argv[1]]
+from training_sides import ours
 step = ours(json.loads(sys.argv[2]), json.loads(sys.argv[3]), "float32")
 for _ in sys.stdin:
     started = time.process_time()
