@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import transformers
 
+from fm9g.convert.families import FAMILIES
 from fm9g.convert.hf_config import (
     differences,
     huggingface_config,
@@ -213,6 +214,28 @@ def test_mup_fields_turn_scaling_on(architecture: str) -> None:
     assert (config.scale, config.scale_emb, config.scale_depth, config.dim_model_base) == (True, 12.0, 1.4, 16)
     assert config.tie_lm_head  # MiniCPM's configuration class ties unless told otherwise
     assert config.width_ratio == 4.0
+
+
+@pytest.mark.parametrize("architecture", [family.architecture for family in FAMILIES])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("tie_word_embeddings", "rms_norm_eps", "hidden_act", "initializer_range", "max_position_embeddings"),
+        *("head_dim", "rope_theta", "rope_scaling"),
+    ],
+)
+def test_a_null_key_is_as_if_left_out(architecture: str, key: str) -> None:
+    values = {**MINICPM, "architectures": [architecture], "num_key_value_heads": 4, "sliding_window": None}
+    values.pop(key, None)
+    left_out = model_config_from_huggingface(values, "config.json")
+    assert model_config_from_huggingface({**values, key: None}, "config.json") == left_out
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen2"])
+def test_a_null_number_of_key_heads_is_that_of_heads_as_in_transformers(kind: str) -> None:
+    theirs = getattr(transformers, f"{kind}Config")(num_attention_heads=4, hidden_size=64, num_key_value_heads=None)
+    assert read(architectures=[f"{kind}ForCausalLM"], num_key_value_heads=None).num_kv_heads == 4
+    assert theirs.num_key_value_heads == 4
 
 
 def test_a_config_from_scratch_reads_back_as_the_same_model() -> None:

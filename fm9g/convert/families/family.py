@@ -75,8 +75,9 @@ def read_decoder(
 ) -> ModelConfig:
     """The ModelConfig of a LLaMA-like config.json.
 
-    `assumed` is what the family's configuration class has for keys that are left out, `neutral` what it must not
-    say, and `own` are fields of ours beside those that every family has.
+    `assumed` is what the family's configuration class has for keys that are left out or null, `neutral` what it must
+    not say, and `own` are fields of ours beside those that every family has. Only a null num_key_value_heads is not
+    as if left out: with every such class in transformers it is num_attention_heads.
     """
     refuse(values, neutral, where)
     missing = [key for key in REQUIRED if values.get(key) is None]
@@ -86,8 +87,8 @@ def read_decoder(
         if values.get(key) == 0:
             raise UserError(f"{where}: {key} must be positive, not {values[key]!r}")
     given = {key: value for key, value in values.items() if value is not None}
-    left_out = {key: value for key, value in (assumed or {}).items() if key not in values}
-    values = {**DEFAULTS, **left_out, **given}
+    nulls = {"num_key_value_heads": values["num_attention_heads"]} if "num_key_value_heads" in values else {}
+    values = {**DEFAULTS, **(assumed or {}), **nulls, **given}
     activation = values["hidden_act"]
     settings = {ours: values[theirs] for theirs, ours in REQUIRED.items()}
     settings |= {
