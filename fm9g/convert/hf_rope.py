@@ -120,6 +120,8 @@ def _check_keys(spelling: dict[str, Any], kind: str, where: str) -> None:
 def _with_attention_factor(spelling: dict[str, Any], where: str) -> dict[str, Any]:
     """YaRN's fields with attention_factor for a pair of mscales, which it goes before."""
     rest = {name: value for name, value in spelling.items() if name not in MSCALES}
+    if rest.get("attention_factor", 1.0) == 0:  # which is our way to say that none is given
+        raise UserError(f"{where}: attention_factor must be above 0, not {shown(rest['attention_factor'])}")
     pair = [spelling.get(name, 0.0) for name in MSCALES]
     if "attention_factor" in rest or not all(pair):
         return rest

@@ -111,6 +111,10 @@ def test_rope_is_read_in_both_spellings_and_written_in_both(
         ),
         ({"rope_parameters": {"rope_type": "yarn"}}, "RoPE scaling 'yarn' has no factor"),
         (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "attention_factor": 0.0}},
+            "rope_parameters: attention_factor must be above 0, not 0.0",
+        ),
+        (
             {"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 1.0}},
             "beta_fast must be above beta_slow (1)",
         ),
