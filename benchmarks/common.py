@@ -135,18 +135,22 @@ class Contestant:
 
 
 def compared(commands: list[list[str]], pairs: int, turns: int) -> str:
-    """The speed of the first of two programs as a part of the second's: the median of paired turns, and quartiles.
+    """The speed of the first of two programs as a part of the second's: of turns at their fastest, and the quartiles of
+    paired ones.
 
     Each prints, when it is its turn, its `work`, which must be the other's, and the `seconds` that it took. They take
     turns, one stopped while the other runs, in `pairs` pairs of processes: how memory happens to lie makes one process
-    faster than another by some hundredths.
+    faster than another by some hundredths. All that disturbs a turn makes it longer, and a turn is the same work in
+    each process; so the sum of each one's shortest time is what the programs take themselves.
     """
-    found = [ratio for _ in range(pairs) for ratio in _ratios(commands, turns)]
-    low, middle, high = np.quantile(found, [0.25, 0.5, 0.75])
-    return f"{middle:.3f} (quartiles {low:.3f}, {high:.3f})"
+    seconds = np.array([_seconds(commands, turns) for _ in range(pairs)])  # [pairs, turns, sides]
+    ours, other = seconds.min(axis=0).sum(axis=0)
+    low, middle, high = np.quantile(seconds[..., 1] / seconds[..., 0], [0.25, 0.5, 0.75])
+    return f"{other / ours:.3f} (in pairs {middle:.3f}, quartiles {low:.3f}, {high:.3f})"
 
 
-def _ratios(commands: list[list[str]], turns: int) -> list[float]:
+def _seconds(commands: list[list[str]], turns: int) -> list[tuple[float, float]]:
+    """What each turn took the two sides, in a pair of processes."""
     sides, found = [Contestant(command) for command in commands], []
     for turn in range(WARM_UP + turns):
         order = (0, 1) if turn % 2 else (1, 0)
@@ -154,7 +158,7 @@ def _ratios(commands: list[list[str]], turns: int) -> list[float]:
         if results[0]["work"] != results[1]["work"]:
             sys.exit(f"the two did not do the same: {results[0]['work']} and {results[1]['work']}")
         if turn >= WARM_UP:
-            found.append(results[1]["seconds"] / results[0]["seconds"])
+            found.append((results[0]["seconds"], results[1]["seconds"]))
     for side in sides:
         side.end()
     return found

@@ -17,7 +17,7 @@ process of its own, all of them in turn, a second or so at a time; the table giv
     first batch   of a dataset of 100 million records
 
 With --against, only the loader's speed beside that of another commit of this repository, on datasets of short and of
-long documents: the processor's time for the same batches, of both sides in turn, and the median ratio of their speeds.
+long documents: the processor's time for the same batches, of both sides in turn.
 """
 
 import argparse

@@ -8,7 +8,7 @@ Both train on the same packed rows in one process tree: each round runs one proc
 turn, and the table gives the median over the rounds. The ratio is ours / transformers in tokens per second.
 
 With --against, ours beside that of another commit of this repository: the processor's time for the same steps, of both
-sides in turn, and the median ratio of their speeds.
+sides in turn.
 """
 
 import argparse

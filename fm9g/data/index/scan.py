@@ -136,7 +136,7 @@ def _is_sound(block: bytes, characters: np.ndarray, ends: np.ndarray, limit: int
             return _count_elements(_as_array(characters, ends)) == len(ends)
         block.decode("utf-8")  # msgspec leaves that to its caller for what it passes over
         return len(_DECODER.decode_lines(block)) == len(ends)  # in an object, no { comes after a } and a newline
-    except (ValueError, RuntimeError):  # what they all raise (RuntimeError: large numbers, deep nesting)
+    except (ValueError, RuntimeError, msgspec.MsgspecError):  # RuntimeError: large numbers, deep nesting
         return False
 
 
