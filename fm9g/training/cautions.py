@@ -54,6 +54,8 @@ def _about_data(inputs: Inputs, corpus: Corpus, sample: CorpusSample, tokens_per
 
 
 def _about_held_out(inputs: Inputs) -> list[str]:
+    if inputs.held_out and inputs.settings.only_run_dataloader:
+        return ["eval_dataset is checked and not read: only_run_dataloader reads what is trained on"]
     trained = {entry.path.resolve() for entry in inputs.entries if entry.share > 0}
     return [
         f"dataset {entry.task_name!r} of eval_dataset is {entry.path}, which is trained on too: its loss will not tell "

@@ -127,6 +127,11 @@ def test_a_dataset_that_is_trained_on_too_is_a_warning(place, tmp_path):
     assert "which is trained on too" in said
 
 
+def test_that_the_data_alone_is_not_evaluated_is_said(place, tmp_path):
+    said = train_here(place, tmp_path / "data", eval_dataset=place.mixture, only_run_dataloader=1).log
+    assert "warning: eval_dataset is checked and not read" in said
+
+
 @pytest.mark.parametrize("wrong", ["nowhere", "mine.json"])
 def test_a_held_out_mixture_that_is_not_there_fails_before_anything_is_made(place, tmp_path, wrong):
     with pytest.raises(UserError, match=wrong):
