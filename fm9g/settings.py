@@ -69,7 +69,10 @@ def groups(composition: Composition) -> list[type[Group]]:
 def fields(of: type[Group]) -> dict[str, dataclasses.Field[Any]]:
     """{name: field} of the settings of a group or a composition, group by group."""
     if issubclass(of, Merged):
-        return {name: item for group in groups(of) for name, item in fields(group).items()}
+        named = [(name, item) for group in groups(of) for name, item in fields(group).items()]
+        found = dict(named)
+        assert len(found) == len(named), "two groups declare one setting"
+        return found
     return {item.name: item for item in dataclasses.fields(of)}
 
 
@@ -197,9 +200,10 @@ def parse_words(composition: Composition, words: list[str], where: str) -> dict[
 
 
 def parse_lines(composition: Composition, text: str, where: str) -> dict[str, Any]:
-    """Lines of `key=value`; an empty value means unset."""
+    """Lines of `key=value`; one with an empty value is as if it were not there, whatever its key."""
     written = [line.partition("=") for line in filter(None, text.splitlines())]
-    return parse_mapping(composition, {name.strip(): value.strip() for name, _, value in written}, where)
+    given = {name.strip(): value.strip() for name, _, value in written if value.strip()}
+    return parse_mapping(composition, given, where)
 
 
 def parse_mapping(composition: Composition, content: Mapping[str, Any], where: str) -> dict[str, Any]:

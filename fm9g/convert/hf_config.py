@@ -6,6 +6,7 @@ What each architecture makes of it is in fm9g/convert/families/; how RoPE is rea
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +14,10 @@ from fm9g.convert import hf_rope
 from fm9g.convert.families import FAMILIES
 from fm9g.convert.families.family import Family
 from fm9g.errors import UserError, closest, shown
-from fm9g.model.config import ModelConfig
+from fm9g.model.config import ROPE_SCALINGS, ModelConfig
 from fm9g.tensors.lazy import DTYPES
 
-# What no file has a key for is compared as it comes out, and told in words.
+# What several fields make of a model is compared as it comes out, and told in words.
 WORDS = {
     "rotary_base": "RoPE base",
     "position_scale": "RoPE scaling factor",
@@ -25,6 +26,12 @@ WORDS = {
     "residual_scale": "residual scale (muP)",
     "width_ratio": "width ratio (muP)",
 }
+_ROPE = {name for names in ROPE_SCALINGS.values() for name in names} | {"base", "rope_scaling_type", "max_length"}
+_MUP = {"scale", "scale_emb", "scale_depth", "dim_model_base"}
+_SHAPES = {"vocab_size", "dim_model", "dim_ff", "num_layers"}  # which the tensors tell
+_HEADS = {"num_heads", "num_kv_heads", "dim_head"}
+_TRAINING = {"dtype", "init_std", "dropout_p", "pose_prob", "pose_scaling_factor"}
+_OF_ANY_FAMILY = {*_ROPE, *_SHAPES, *_HEADS, *_TRAINING, "activate_fn", "eps", "tie_lm_head"}
 
 
 def model_config_from_huggingface(values: Any, where: str) -> ModelConfig:
@@ -53,8 +60,9 @@ def family_of(values: Any, where: str) -> Family:
 
 def features(config: ModelConfig) -> frozenset[str]:
     """The fields of ours that make a model something else than a LLaMA."""
-    has = {"scale": config.scale or config.scale_depth > 0, "qkv_bias": config.qkv_bias}
-    return frozenset(name for name, present in has.items() if present)
+    own = [field for field in dataclasses.fields(config) if field.name not in _OF_ANY_FAMILY | _MUP]
+    found = {field.name for field in own if getattr(config, field.name) != field.default}
+    return frozenset(found | {"scale"} if config.scale or config.scale_depth > 0 else found)
 
 
 def family_for(config: ModelConfig, where: str) -> Family:
@@ -94,21 +102,8 @@ def with_checkpoint_facts(values: dict[str, Any], config: ModelConfig, dtype: st
 
 def differences(first: ModelConfig, second: ModelConfig) -> list[str]:
     """In words, what differs between two configs and changes what the same weights compute."""
-    names = [
-        "num_heads",
-        "num_kv_heads",
-        "dim_head",
-        "qkv_bias",
-        "activate_fn",
-        "eps",
-        "rotary_base",
-        "position_scale",
-        "frequency_scaling",
-        "tie_lm_head",
-        "embedding_scale",
-        "residual_scale",
-        "width_ratio",
-    ]
+    told = [field.name for field in dataclasses.fields(first) if field.name not in _ROPE | _MUP | _SHAPES | _TRAINING]
+    names = [*told, *WORDS]
     return [
         f"{WORDS.get(name, name)} {getattr(first, name)} and {getattr(second, name)}"
         for name in names

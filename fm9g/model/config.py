@@ -186,7 +186,7 @@ class ModelConfig:
         """In words, how `llama3` or `yarn` changes frequencies."""
         if self.rope_scaling_type not in ("llama3", "yarn"):
             return "none"
-        said = (f"{name} {getattr(self, name):g}" for name in ROPE_SCALINGS[self.rope_scaling_type])
+        said = (f"{name} {getattr(self, name)}" for name in ROPE_SCALINGS[self.rope_scaling_type])
         return f"{self.rope_scaling_type} ({', '.join(said)})"
 
     @property

@@ -21,6 +21,13 @@ class Documents:
     cu_seqlens: Tensor  # [documents + 1] int32, on the device
     lengths: tuple[int, ...]
 
+    @classmethod
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Documents:
+        """Documents of these lengths, one after another."""
+        bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        torch.cumsum(torch.tensor(lengths, dtype=torch.int32), 0, out=bounds[1:])
+        return cls(bounds.to(device, non_blocking=True), tuple(map(int, lengths)))
+
     @property
     def longest(self) -> int:
         return max(self.lengths)
@@ -35,8 +42,8 @@ class Documents:
 class Context:
     """The one argument that goes with the hidden states through blocks, branches and attention kernels.
 
-    Queries and keys have bounds of their own; where every token of a document is at hand, as in training, they are
-    the same.
+    Queries and keys have bounds of their own: a document's queries are those of the last of its keys. Where every
+    token of a document is at hand, as in training, they are the same.
     """
 
     queries: Documents
@@ -49,9 +56,7 @@ class Context:
     def of(cls, lengths: Sequence[int], device: torch.device, rotary: RotaryTable, dtype: torch.dtype) -> Context:
         """Whole documents of these lengths, one after another; `dtype` is that of the hidden states."""
         counts = torch.tensor(lengths, dtype=torch.int32)
-        bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
-        torch.cumsum(counts, 0, out=bounds[1:])
-        positions = torch.arange(int(bounds[-1])) - torch.repeat_interleave(bounds[:-1], counts)
-        documents = Documents(bounds.to(device, non_blocking=True), tuple(map(int, lengths)))
-        position_ids = positions.to(device, non_blocking=True)
+        starts = torch.cumsum(counts, 0, dtype=torch.int32) - counts
+        positions = torch.arange(int(counts.sum())) - torch.repeat_interleave(starts, counts)
+        documents, position_ids = Documents.of(lengths, device), positions.to(device, non_blocking=True)
         return cls(documents, documents, position_ids, *rotary(position_ids, dtype))

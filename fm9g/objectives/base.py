@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,9 +25,12 @@ class Cost(NamedTuple):
 
 
 class Objective(Protocol):
-    """Made once for a run; knows nothing of ranks, micro-steps and optimizers."""
+    """Made once for a run; knows nothing of ranks, micro-steps and optimizers.
 
-    def __init__(self, model: Decoder) -> None: ...
+    `settings` are the run's, in which an objective finds its own group.
+    """
+
+    def __init__(self, model: Decoder, settings: Any) -> None: ...
 
     def units(self, strip: Strip) -> list[int]:
         """[pieces]: how many units of the loss (tokens, sequences, pairs) each piece has; on the host."""

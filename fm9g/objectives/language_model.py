@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fm9g.data.stream.strip import Strip
 from fm9g.model.context import Context
 from fm9g.model.decoder import Decoder
@@ -11,7 +13,7 @@ from fm9g.objectives.base import Cost, sums_by_piece, valid_targets
 class LanguageModel:
     """Pretraining, and finetuning on documents of which some tokens are targets."""
 
-    def __init__(self, model: Decoder) -> None:
+    def __init__(self, model: Decoder, settings: Any) -> None:
         self._model = model
 
     def units(self, strip: Strip) -> list[int]:

@@ -18,7 +18,7 @@ def clip_grad_norm(
     from bmtrain.global_var import config
 
     order, gradients = float(norm_type), gradients_of(param_groups)
-    nothing = torch.zeros(1, device=param_groups[0]["params"][0].device)
+    nothing = torch.zeros(1, device=next(param.device for group in param_groups for param in group["params"]))
     held = [gradient for gradient in gradients if gradient.numel()]  # a rank may hold nothing of a parameter
     norms = torch._foreach_norm(held, order, dtype=torch.float32) if held else ()
     if order == math.inf:

@@ -1,7 +1,8 @@
 """Held-out evaluation: an objective without gradients over a mixture of its own, beside training.
 
-It reads the same rows each time, on any number of ranks, and changes nothing that training sees: parameters,
-optimizer, data and random generators are as they were, so a run with it and one without have equal losses, bit for bit.
+It reads the same rows each time, and on any number of ranks that share out as many rows a step. It changes nothing
+that training sees: parameters, optimizer, data and random generators are as they were, so a run with it and one without
+have equal losses, bit for bit.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import torch
 from fm9g.checkpoint.random_state import random_state, set_random_state
 from fm9g.data.stream.loader import Loader, StepBatch, StepStream
 from fm9g.data.stream.prefetch import Prefetcher
+from fm9g.errors import UserError
 from fm9g.model.decoder import Decoder
 from fm9g.training.inputs import Inputs
 from fm9g.training.learner import Learner
+from fm9g.training.left_out import LeftOut
 from fm9g.training.step import StepCounts, StepLosses, count_step, means, step_losses
 from fm9g.training.stream import make_plan
 
 _NO_LIMIT = 1 << 40  # steps: the data ends first
+_NOTHING = "eval_dataset: nothing that an evaluation reads of it has a target"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class _Sums:
         """The means."""
         by_task = zip(names, self.losses, self.units, strict=True)
         return Evaluated(
-            loss=sum(self.losses) / max(1, sum(self.units)),
+            loss=sum(self.losses) / sum(self.units),
             task_loss={name: loss / units for name, loss, units in by_task if units},
             seen=means(self.seen),
             tokens=self.tokens,
@@ -82,6 +86,9 @@ class Evaluation:
 
     def __init__(self, inputs: Inputs, learner: Learner) -> None:
         self._inputs, self._learner, self._settings = inputs, learner, inputs.settings
+        self._names, tasks = [corpus.entry.task_name for corpus in inputs.held_out], len(inputs.held_out)
+        self._done = [0] * tasks  # records read by all evaluations so far
+        self._left_out = LeftOut(inputs.held_out, self._settings.max_damaged_share, [0] * tasks, [0] * tasks)
 
     def is_due(self, iteration: int, data_ends: bool) -> bool:
         """Whether this iteration is evaluated; `data_ends`: it is the last, since nothing is left to train on."""
@@ -90,14 +97,28 @@ class Evaluation:
 
     def run(self) -> Evaluated:
         """Read the held-out data and measure; every rank must call it."""
-        started = time.perf_counter()
-        names = [corpus.entry.task_name for corpus in self._inputs.held_out]
-        sums = _Sums([0] * len(names), [0.0] * len(names), {})
+        started, tasks = time.perf_counter(), len(self._names)
+        sums = _Sums([0] * tasks, [0.0] * tasks, {})
         with _undisturbed(self._learner.model):
             for batch, counts in self._steps():
+                self._left_out.take(batch, counts, self._done)
+                read = zip(self._done, counts.documents, counts.skipped, strict=True)
+                self._done = [before + documents + skipped for before, documents, skipped in read]
                 losses = step_losses(self._learner.model, self._learner.objective, batch, counts)
                 sums.add(counts, losses)
-        return sums.evaluated(names, time.perf_counter() - started)
+        if not sum(sums.units):
+            raise UserError(_NOTHING)
+        return sums.evaluated(self._names, time.perf_counter() - started)
+
+    def check(self) -> None:
+        """Refuse data on which nothing can be measured, before anything is learned; every rank must call it."""
+        with _undisturbed(self._learner.model):
+            reasons: list[str] = []
+            for batch, counts in self._steps():
+                if counts.all_units:
+                    return
+                reasons += [skip.reason for _, skip in batch.skipped[:1]]
+        raise UserError(_NOTHING + (f" (the first record: {reasons[0]})" if reasons else ""))
 
     def _steps(self) -> Iterator[tuple[StepBatch, StepCounts]]:
         settings, plan = self._settings, make_plan(self._inputs)

@@ -55,8 +55,8 @@ class Learner:
         self.model = Decoder(config, settings.flash, settings.use_checkpoint)
         bmt.init_parameters(self.model)
         torch.manual_seed(settings.seed + 1 + runtime.rank())  # ranks drop out different elements
+        self.objective = find_objective(settings.objective)(self.model, settings)
         self.manager = make_optimizer(settings, self.model)
-        self.objective = find_objective(settings.objective)(self.model)
         self._ramp_start = -settings.resume_no_optimze  # of a run that is not resumed there is no ramp
 
     @property

@@ -10,7 +10,7 @@ from fm9g.checkpoint.checkpoints import Checkpoints, Contents
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
-from fm9g.training.evaluation import Evaluated, Evaluation, describe
+from fm9g.training.evaluation import Evaluation, describe
 from fm9g.training.learner import Diverged, Learned, Learner
 from fm9g.training.metrics import Metrics, MetricsWriter, readable_line
 from fm9g.training.run_state import run_state
@@ -38,6 +38,7 @@ class Loop:
     def run(self) -> None:
         """Run the iterations that are left, then save."""
         started, first, train_iters = time.perf_counter(), self._progress.step, self._settings.train_iters
+        metrics: Metrics | None = None
         if first < train_iters:
             log(f"step {first + 1} of {train_iters} begins")
         try:
@@ -46,6 +47,8 @@ class Loop:
                 seconds = (time.perf_counter() - started) / (self._progress.step - first)
                 self._report(metrics, seconds * (train_iters - metrics.iteration))
                 self.checkpoints.save_if_due(self._progress.step, self.contents)
+            if metrics is not None and self.stream.ended:
+                self._evaluate_last(metrics)
             self.checkpoints.save_if_new(self._progress.step, self.contents)
         except Diverged as diverged:
             raise UserError(f"{diverged.what}; {self._way_back()}{diverged.hint}") from None
@@ -59,13 +62,27 @@ class Loop:
         self.stream.advance(step)
         runtime.synchronize_device()
         seconds = time.perf_counter() - started + step.waited
-        evaluated = None
+        metrics = self._metrics(step, learned, seconds)
         if self.evaluation is not None and self.evaluation.is_due(iteration, step.counts.exhausted):
-            evaluated = self.evaluation.run()
-            log(describe(evaluated, iteration))
-        return self._metrics(step, learned, evaluated, seconds)
+            self._evaluate(self.evaluation, metrics)
+        return metrics
 
-    def _metrics(self, step: Step, learned: Learned, evaluated: Evaluated | None, seconds: float) -> Metrics:
+    def _evaluate(self, evaluation: Evaluation, metrics: Metrics) -> None:
+        """Evaluate what was learned up to an iteration, and add what is found to its metrics."""
+        evaluated = evaluation.run()
+        log(describe(evaluated, metrics.iteration))
+        metrics.eval_loss, metrics.eval_perplexity = evaluated.loss, evaluated.perplexity
+        metrics.eval_task_loss, metrics.eval_seen = evaluated.task_loss, evaluated.seen
+
+    def _evaluate_last(self, metrics: Metrics) -> None:
+        """Evaluate the last iteration, where that it was the last showed only in records after it that are left out."""
+        if self.evaluation is None or metrics.eval_loss is not None:
+            return
+        self._evaluate(self.evaluation, metrics)
+        if self.writer:
+            self.writer.write_held_out(metrics)
+
+    def _metrics(self, step: Step, learned: Learned, seconds: float) -> Metrics:
         counts, losses, progress = step.counts, learned.losses, self._progress
         return Metrics(
             iteration=progress.step,
@@ -84,10 +101,6 @@ class Loop:
             task_epochs=self.stream.epochs(),
             loss_scale=learned.scale,
             seen=means(losses.seen),
-            eval_loss=evaluated.loss if evaluated else None,
-            eval_perplexity=evaluated.perplexity if evaluated else None,
-            eval_task_loss=evaluated.task_loss if evaluated else {},
-            eval_seen=evaluated.seen if evaluated else {},
         )
 
     def _inspection(self, iteration: int) -> Callable[[], None] | None:

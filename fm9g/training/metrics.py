@@ -104,8 +104,7 @@ def drop_later_lines(path: Path, iteration: int) -> None:
     """
     if not path.exists():
         return
-    with path.open(encoding="utf-8", newline="\n") as file:  # a task's name may hold other line separators
-        lines = [line for line in file if line.endswith("\n")]
+    lines = [line for line in _lines(path) if line.endswith("\n")]
     kept = [line for line in lines if json.loads(line)["iteration"] <= iteration]
     later = lines[len(kept) :]
     if later:
@@ -114,20 +113,39 @@ def drop_later_lines(path: Path, iteration: int) -> None:
     write_text(path, "".join(kept))
 
 
+def _lines(path: Path) -> list[str]:
+    with path.open(encoding="utf-8", newline="\n") as file:  # a task's name may hold other line separators
+        return list(file)
+
+
+def _line(metrics: Metrics) -> str:
+    return json.dumps(finite(dataclasses.asdict(metrics)), ensure_ascii=False, allow_nan=False) + "\n"
+
+
 class MetricsWriter:
     """Writes metrics.jsonl and TensorBoard events from `first_iteration` on; for rank 0."""
 
     def __init__(self, logs: Path, tensorboard: Path, first_iteration: int, all_tasks: bool) -> None:
-        path = logs / "metrics.jsonl"
-        drop_later_lines(path, first_iteration - 1)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = logs / "metrics.jsonl"
+        drop_later_lines(self._path, first_iteration - 1)
+        self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(tensorboard), purge_step=first_iteration, flush_secs=10)
         self._all_tasks = all_tasks
 
     def write(self, metrics: Metrics) -> None:
         """Record one iteration."""
-        self._file.write(json.dumps(finite(dataclasses.asdict(metrics)), ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.write(_line(metrics))
         self._file.flush()
+        self._add_scalars(self._scalars(metrics) | self._held_out(metrics), metrics.iteration)
+
+    def write_held_out(self, metrics: Metrics) -> None:
+        """Record an evaluation of the iteration that was written last."""
+        self._file.close()
+        write_text(self._path, "".join(_lines(self._path)[:-1]) + _line(metrics))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._add_scalars(self._held_out(metrics), metrics.iteration)
+
+    def _scalars(self, metrics: Metrics) -> dict[str, Any]:
         scalars: dict[str, Any] = {
             "Loss/train": metrics.loss,
             "Optimizer/lr": metrics.lr,
@@ -138,18 +156,20 @@ class MetricsWriter:
             "Speed/step_seconds": metrics.step_seconds,
             "Speed/data_seconds": metrics.data_seconds,
             "Data/tokens": metrics.tokens,
-            "Loss/eval": metrics.eval_loss,
-            "Eval/perplexity": metrics.eval_perplexity,
             **{f"Objective/{name}": value for name, value in metrics.seen.items()},
-            **{f"Eval/{name}": value for name, value in metrics.eval_seen.items()},
         }
         if self._all_tasks:
             scalars |= {f"Loss/task/{task}": loss for task, loss in metrics.task_loss.items()}
-            scalars |= {f"Loss/eval_task/{task}": loss for task, loss in metrics.eval_task_loss.items()}
             scalars |= {f"Data/task_tokens/{task}": count for task, count in metrics.task_tokens.items()}
             scalars |= {f"Data/task_documents/{task}": count for task, count in metrics.task_documents.items()}
             scalars |= {f"Data/task_epochs/{task}": count for task, count in metrics.task_epochs.items()}
-        self._add_scalars(scalars, metrics.iteration)
+        return scalars
+
+    def _held_out(self, metrics: Metrics) -> dict[str, Any]:
+        scalars = {"Loss/eval": metrics.eval_loss, "Eval/perplexity": metrics.eval_perplexity}
+        tasks = metrics.eval_task_loss if self._all_tasks else {}
+        scalars |= {f"Eval/{name}": value for name, value in metrics.eval_seen.items()}
+        return scalars | {f"Loss/eval_task/{task}": loss for task, loss in tasks.items()}
 
     def write_summary(self, summary: list[dict[str, Any]], iteration: int) -> None:
         """Record the parameter and gradient summary of bmt.inspect.inspect_model."""

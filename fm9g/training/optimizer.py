@@ -14,13 +14,14 @@ FP16_LOSS_SCALE = 65536.0
 
 
 def parameter_groups(model: Decoder) -> list[dict[str, Any]]:
-    """Two groups, the blocks' matrices (whose rates muP scales) and the rest; `lr_scale` multiplies the schedule's."""
-    named = list(model.named_parameters())
+    """The blocks' matrices (whose rates muP scales) and the rest, of what is trained; `lr_scale` multiplies the
+    schedule's rate."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     matrix = {parameter.name for parameter in parameters(model.config) if parameter.role == "matrix"}
     ratio = model.config.width_ratio
     matrices = {"params": [p for name, p in named if name in matrix], "lr_scale": 1 / ratio}
     others = {"params": [p for name, p in named if name not in matrix], "lr_scale": 1.0}
-    return [matrices, others]
+    return [group for group in (matrices, others) if group["params"]]
 
 
 def initial_loss_scale(settings: OptimizerSettings, config: ModelConfig) -> float | None:

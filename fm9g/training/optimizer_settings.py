@@ -21,8 +21,8 @@ class OptimizerSettings(Group):
 
     objective: str = setting(
         "pretrain",
-        "what is learned: pretrain (the next token)",
-        "学习目标：pretrain（预测下一个 token）",
+        "what is learned: " + ", ".join(f"{name} ({named.meaning})" for name, named in OBJECTIVES.items()),
+        "训练目标：" + "、".join(f"{name}（{named.chinese}）" for name, named in OBJECTIVES.items()),
         choices=OBJECTIVES,
         learned_with=True,
     )

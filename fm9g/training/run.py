@@ -127,6 +127,8 @@ def open_loop(inputs: Inputs) -> Loop:
     learner = Learner(settings, config)
     learner.load(opened.start, opened.saved)
     evaluation = Evaluation(inputs, learner) if inputs.held_out else None
+    if evaluation is not None:
+        evaluation.check()
     folder, writer = opened.checkpoints.folder, None
     if runtime.rank() == 0:
         first = stream.progress.step + 1

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fm9g import runtime
 from fm9g.checkpoint.saved import Saved
-from fm9g.commandline import command
-from fm9g.data.record import record_name
 from fm9g.data.stream.continuation import extend_generations
 from fm9g.data.stream.digest import StreamDigest
 from fm9g.data.stream.loader import StepBatch
@@ -18,6 +15,7 @@ from fm9g.data.stream.saved_stream import STATES_FILE, check_stream, describe_st
 from fm9g.errors import UserError
 from fm9g.runtime.log import log
 from fm9g.training.inputs import Inputs
+from fm9g.training.left_out import LeftOut
 from fm9g.training.progress import Progress
 from fm9g.training.step import StepCounts, count_step
 from fm9g.training.stream import make_loader, make_plan
@@ -41,7 +39,12 @@ class RunStream:
         states = {} if saved is None else self._continue(saved)
         self.digest = StreamDigest(self.plan, bytes.fromhex(progress.stream_sha256))
         self._loader = make_loader(inputs.settings, self.plan, self.corpora, progress.step, states)
-        self._ended = False
+        skipped, damaged = (
+            [of.get(name, 0) for name in self.names] for of in (progress.task_skipped, progress.task_damaged)
+        )
+        counted = " (counted in state.json as task_skipped)"
+        self._left_out = LeftOut(self.corpora, inputs.settings.max_damaged_share, skipped, damaged, counted)
+        self.ended = False  # whether nothing was left to read before train_iters
 
     def _continue(self, saved: Saved) -> dict[int, Any]:
         """The states of the lanes of a checkpoint; the corpora go on as it has read them."""
@@ -86,10 +89,9 @@ class RunStream:
             flops = step_flops(self.inputs.model_config, batch)
             counts = count_step(batch, units(batch), self._loader.exhausted, flops)
             if counts.exhausted and not counts.all_places:
-                self._ended = True
+                self.ended = True
                 return
-            self._check_damage(batch, counts)
-            self._say_what_is_skipped(batch, counts)
+            self._left_out.take(batch, counts, self.records_done())
             yield Step(batch, counts, waited)
 
     def advance(self, step: Step) -> None:
@@ -99,7 +101,7 @@ class RunStream:
 
     def check_end(self) -> None:
         """Say that the data has ended before the run, or refuse it, as the settings ask."""
-        if not self._ended:
+        if not self.ended:
             return
         settings = self.inputs.settings
         message = f"the mixture is exhausted after {self.progress.step} of {settings.train_iters} steps"
@@ -114,31 +116,3 @@ class RunStream:
     def description(self) -> dict[str, Any]:
         """What the files belong to, for state.json."""
         return describe_stream(self.plan, self.inputs.tokenizer, self.corpora)
-
-    def _check_damage(self, batch: StepBatch, counts: StepCounts) -> None:
-        """Report damaged records, which every rank skips alike; a UserError where they are too many."""
-        reasons = [skip.reason for _, skip in batch.skipped if skip.damaged]
-        allowed = self.inputs.settings.max_damaged_share
-        for corpus, damaged, done in zip(self.corpora, counts.damaged, self.records_done(), strict=True):
-            name = corpus.entry.task_name
-            total = self.progress.task_damaged.get(name, 0) + damaged
-            epochs = 1 + int(corpus.epochs(done))  # in each it is met again
-            if damaged and total > allowed * corpus.records * epochs:
-                where = f" ({reasons[0]})" if reasons else ""
-                raise UserError(
-                    f"dataset {name!r}: {total} damaged record(s) so far{where}, more than the share of "
-                    f"max_damaged_share={allowed:g}: restore the data ({command('check')} {corpus.entry.path} "
-                    "finds every damaged record), then resume"
-                )
-        for reason in reasons:
-            print(f"warning: rank {runtime.rank()} skips a damaged record: {reason}", file=sys.stderr, flush=True)
-
-    def _say_what_is_skipped(self, batch: StepBatch, counts: StepCounts) -> None:
-        """Name the first record of each dataset that is left out, or its dataset where another rank met it."""
-        reasons = {task: skip for task, skip in reversed(batch.skipped) if not skip.damaged}
-        for task, (name, skipped) in enumerate(zip(self.names, counts.skipped, strict=True)):
-            already = self.progress.task_skipped.get(name, 0) - self.progress.task_damaged.get(name, 0)
-            if skipped > counts.damaged[task] and not already:
-                first = reasons.get(task)
-                why = f", {record_name(first.record)}: {first.reason}" if first else ""
-                log(f"dataset {name!r}: records are left out{why} (counted in state.json as task_skipped)")

@@ -103,6 +103,7 @@ def step_losses(
         for name, pair in cost.seen.items():
             pair_2 = torch.stack([x.detach().double() for x in pair])
             seen[name] = seen[name] + pair_2 if name in seen else pair_2
+    seen = dict(sorted(seen.items()))  # each rank's in the same order
     sums = runtime.all_reduce(torch.cat([task_sums, *seen.values()])).tolist()
     by_task = [sums[i] / max(1, counts.units[i]) for i in range(tasks)]
     totals = zip(sums[tasks::2], sums[tasks + 1 :: 2], strict=True)

@@ -306,6 +306,9 @@ def test_configs_that_compute_the_same_do_not_differ_and_others_do() -> None:
     assert differences(ModelConfig(96, 64, 4, 2, 80, **settings), ModelConfig(96, 64, 4, 2, 80)) == []
     (difference,) = differences(raised, dataclasses.replace(raised, orig_max_length=256))
     assert difference.startswith("RoPE base ")
+    yarn: dict[str, Any] = {"rope_scaling_type": "yarn", "rope_scaling_factor": 4.0}
+    near = [ModelConfig(96, 64, 4, 2, 80, **yarn, rope_scaling_attention_factor=x) for x in (1.1386294, 1.138633)]
+    assert len(differences(*near)) == 1
     linear = ModelConfig(96, 64, 4, 2, 80, rope_scaling_type="linear", rope_scaling_factor=2.0)
     (difference,) = differences(linear, ModelConfig(96, 64, 4, 2, 80))
     assert difference.startswith("RoPE scaling factor ")

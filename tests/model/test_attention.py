@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fm9g.model.context import Documents
 from fm9g.model.kernels import choose_kernel, plain, sdpa
 from fm9g.model.kernels.kernel import Attend
 from fm9g.model.kernels.plain import plain_attention
@@ -150,6 +152,21 @@ def test_half_types_come_back_as_they_went_in(attend: Attend, dtype: torch.dtype
     assert output.dtype == dtype
     tolerance = 2 * torch.finfo(dtype).eps
     torch.testing.assert_close(output.double(), dense(*inputs, lengths), rtol=tolerance, atol=tolerance)  # type: ignore[arg-type, call-arg]
+
+
+@pytest.mark.parametrize("attend", [plain_attention, sdpa_attention])
+@pytest.mark.parametrize("queries", [[1, 1, 1, 1], [3, 1, 8, 2], [2, 5, 8, 600]])
+def test_queries_of_the_last_keys_see_what_they_saw_in_the_whole_document(attend: Attend, queries: list[int]) -> None:
+    """As when a text goes on after what was read before."""
+    torch.manual_seed(0)
+    keys, device = [17, 5, 8, 600], torch.device("cpu")
+    query, key, value = (torch.randn(sum(keys), heads, 6) for heads in (4, 2, 2))
+    whole = context_of(keys)
+    last = torch.cat(
+        [torch.arange(end - n, end) for end, n in zip(whole.keys.cu_seqlens[1:].tolist(), queries, strict=True)]
+    )
+    context = dataclasses.replace(whole, queries=Documents.of(queries, device))
+    torch.testing.assert_close(attend(query[last], key, value, context), attend(query, key, value, whole)[last])
 
 
 def test_positions_restart_at_every_document() -> None:

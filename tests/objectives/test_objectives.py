@@ -3,8 +3,13 @@
 import pytest
 import torch
 
-from fm9g.objectives import OBJECTIVES, find_objective
+from fm9g.data.stream.strip import IGNORED, Strip
+from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import Decoder
+from fm9g.objectives import OBJECTIVES, Named, find_objective
 from fm9g.objectives.base import sums_by_piece
+from fm9g.runtime import bmt
+from fm9g.training.settings import Settings
 from tests.settings.helpers import refused, sees
 from tests.support.outputs import copy_output
 from tests.support.runs_here import train_here
@@ -15,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("single_rank")
 @pytest.fixture
 def z_loss(monkeypatch):
     """The one line."""
-    monkeypatch.setitem(OBJECTIVES, "z_loss", "tests.objectives.z_loss:ZLoss")
+    monkeypatch.setitem(OBJECTIVES, "z_loss", Named("tests.objectives.z_loss:ZLoss", "a toy", "玩具"))
     return {"objective": "z_loss"}
 
 
@@ -25,8 +30,18 @@ def test_sums_by_piece_are_those_of_slices():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_of_the_table_is_there(name):
-    assert find_objective(name).cost.__doc__
+def test_what_pieces_cost_is_what_all_costs(name):
+    """And a piece without units costs nothing, so that a loss by task is a mean over its own units."""
+    model = Decoder(ModelConfig(vocab_size=50, dim_model=16, num_heads=2, num_layers=1, dim_ff=24, dtype="float32"))
+    bmt.init_parameters(model)
+    objective = find_objective(name)(model, Settings())
+    lengths, targets = [3, 2, 4, 1], torch.randint(50, (10,))
+    targets[3:5] = targets[9] = IGNORED
+    strip = Strip(torch.randint(50, (10,)), targets, lengths, [0, 1, 0, -1], [0, 0, 0, 0])
+    cost, units = objective.cost(strip, model.context(lengths)), objective.units(strip)
+    assert cost.losses.sum().item() == pytest.approx(cost.total.item(), rel=1e-6)
+    assert [loss == 0 for loss in cost.losses.tolist()] == [count == 0 for count in units]
+    assert sum(units) > 0
 
 
 @sees("objective")

@@ -1,5 +1,7 @@
 """A toy objective: the next token, and 1e-2 log(Z)² of each target, as PaLM has it (https://arxiv.org/abs/2204.02311)."""
 
+from typing import Any
+
 from torch import Tensor
 
 from fm9g.data.stream.strip import IGNORED, Strip
@@ -11,7 +13,7 @@ from fm9g.objectives.base import Cost, sums_by_piece, valid_targets
 class ZLoss:
     """Cross-entropy and z-loss, a target a unit."""
 
-    def __init__(self, model: Decoder) -> None:
+    def __init__(self, model: Decoder, settings: Any) -> None:
         self._model = model
 
     def units(self, strip: Strip) -> list[int]:

@@ -1,13 +1,15 @@
 """Settings: where they come from, how users may write them, and which are refused."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from fm9g.environment import REPOSITORY
 from fm9g.errors import UserError
-from fm9g.settings import fields, groups, help_text, meaning, parse_lines, parse_words
+from fm9g.settings import Group, Merged, fields, groups, help_text, meaning, parse_lines, parse_words, setting
+from fm9g.training.optimizer_settings import OptimizerSettings
 from fm9g.training.settings import COMMAND_LINE, TABLE, Settings, config_paths, read_settings
 from tests.settings.helpers import read, refused
 
@@ -55,6 +57,25 @@ def test_sources_tell_what_the_user_set_even_to_the_default():
 
 def test_an_empty_value_in_the_table_is_unset():
     assert parse_lines(Settings, "lr=\nresume_ckpt= \nbatch_size=2\n", TABLE) == {"batch_size": 2}
+
+
+def test_an_empty_value_in_the_table_says_nothing_whatever_its_key():
+    """Tables of old scripts hold settings that are no more, and later ones, without a value."""
+    assert read(table="lora_r=\ndiff=\nlr=0.5\n").lr == 0.5
+    assert "unknown setting 'diff'" in refused(table="diff=1\n")
+
+
+def test_a_setting_belongs_to_one_group():
+    @dataclass(frozen=True)
+    class Again(Group):
+        lr: float = setting(1.0, "", "")
+
+    @dataclass(frozen=True)
+    class Both(Again, OptimizerSettings, Merged):
+        pass
+
+    with pytest.raises(AssertionError, match="two groups"):
+        fields(Both)
 
 
 def test_a_value_in_the_table_may_hold_an_equals_sign():

@@ -1,6 +1,7 @@
 """Held-out evaluation: what it measures, and that a run with it is the run without it."""
 
 import math
+import os
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.support.places import index, prose_records, question_records
 from tests.support.runs_here import train_here, training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
+LONG = {"input": "", "output": "a tiny model " * 200}
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +115,57 @@ def test_the_last_step_of_data_that_ends_early_is_evaluated(place, tmp_path, hel
     assert list(evaluated(found)) == [len(found.metrics())]
 
 
+def test_the_last_step_is_evaluated_where_what_follows_is_left_out(place, tmp_path, held_out):
+    """That it was the last shows only when the records after it are read: whichever comes last in the data's order."""
+    index(tmp_path / "mostly_long", [*prose_records(10), *[LONG] * 30])
+    entry = {"path": str(tmp_path / "mostly_long"), "abs_weight": 1, "allow_repeat": False, "oversize_rule": "drop"}
+    once = place.write_mixture("mostly_long", [{**entry, "task_name": "long"}])
+    settings = {"dataset_config": once, "train_iters": 500, "stop_when_end": 1, "eval_dataset": held_out}
+    for seed in (1, 2, 3):
+        found = train_here(place, tmp_path / str(seed), **settings, max_length=128, seed=seed)
+        iterations = [line["iteration"] for line in found.metrics()]
+        assert iterations == list(range(1, len(iterations) + 1))
+        assert list(evaluated(found)) == iterations[-1:]
+        assert found.log.count("held-out loss") == 1
+        assert [step for step, _ in found.events()["Loss/eval"]] == iterations[-1:]
+
+
+def dropping_mixture(place, folder, records):
+    index(folder, records)
+    entry = {"path": str(folder), "task_name": folder.name, "abs_weight": 1, "oversize_rule": "drop"}
+    return place.write_mixture(folder.name, [entry])
+
+
+def test_data_that_tells_nothing_is_refused_before_training(place, tmp_path):
+    nothing = dropping_mixture(place, tmp_path / "all_long", [LONG] * 5)
+    with pytest.raises(
+        UserError, match=r"eval_dataset: nothing .* has a target \(the first record: .* max_length 128\)"
+    ):
+        train_here(place, tmp_path / "out", eval_dataset=nothing, max_length=128)
+
+
+def damaged(folder, count):
+    """Change a byte of the text of the first `count` records."""
+    lines = (folder / "data.jsonl").read_bytes().splitlines(keepends=True)
+    lines[:count] = [line[:-4] + bytes([line[-4] ^ 1]) + line[-3:] for line in lines[:count]]
+    (folder / "data.jsonl").write_bytes(b"".join(lines))
+    os.utime(folder / "index.h5")  # else its time gives the change away
+
+
+def test_damage_is_named_and_too_much_of_it_refused(place, tmp_path):
+    mixture = dropping_mixture(place, tmp_path / "damaged", prose_records(40))
+    damaged(tmp_path / "damaged", 4)
+    with pytest.raises(UserError, match=r"dataset 'damaged': \d damaged record\(s\) so far .*max_damaged_share"):
+        train_here(place, tmp_path / "refused", eval_dataset=mixture, eval_interval=1)
+    found = train_here(place, tmp_path / "taken", eval_dataset=mixture, eval_interval=1, max_damaged_share=0.1)
+    assert list(evaluated(found)) == [1, 2, 3, 4]
+    assert found.log.count("skips a damaged record") == 4 * 4
+
+
 def test_records_that_are_left_out_are_counted(place, tmp_path):
-    index(tmp_path / "long", [*prose_records(5), {"input": "", "output": "a tiny model " * 200}])
-    entries = [{"path": str(tmp_path / "long"), "task_name": "long", "abs_weight": 1, "oversize_rule": "drop"}]
-    dropping = place.write_mixture("dropping", entries)
+    dropping = dropping_mixture(place, tmp_path / "long", [*prose_records(5), LONG])
     assert "tokens in" in (said := train_here(place, tmp_path / "out", eval_dataset=dropping, max_length=128).log)
+    assert "dataset 'long': records are left out, record 5 (line 6): " in said
     assert ", 1 record(s) left out" in said
 
 

@@ -34,7 +34,7 @@ class ShownPiece:
     first: int
     last: int
     length: int
-    is_head: bool  # the document is the head of one that is too long for a row: it has no EOS
+    is_head: bool  # the document is the head of one that is too long for a row
     with_loss: int  # tokens that are targets with loss
     spans: list[Span]  # the decoded text: "plain" with loss, "dim" without
 
@@ -161,7 +161,7 @@ class Preview:
                         first=first,
                         last=last,
                         length=len(sequence.tokens),
-                        is_head=int(sequence.tokens[-1]) != self._tokenizer.eos_id,
+                        is_head=piece.document.lost > 0,
                         with_loss=sum(loss),
                         spans=decode_spans(tokens, loss, self._tokenizer, first == 0),
                     )

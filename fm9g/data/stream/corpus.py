@@ -201,7 +201,7 @@ class Corpus:
     def _transformed(self, transform: Transform, number: int, position: int) -> Example:
         record = self.dataset.record(number)
         started = time.perf_counter()
-        strings = all_strings(record) if self._written is Written.ALL else ()  # before the transform changes it
+        strings = all_strings(record) if self._written is Written.ALL else None  # before the transform changes it
         generator = random.Random(f"{self._seed}/{self.entry.task_name}/{position}")
         prompt, answer = apply_transform(transform, record, generator)
         self.spent.transforming += time.perf_counter() - started
@@ -217,7 +217,9 @@ class Corpus:
         if self._written is Written.ALL:
             ends = [example for example in found if self._has_ends(ids[text] for text in example.texts)]
             own = [
-                example for example in ends if self._has_ends(self._tokenizer.encode_all(example.strings, Written.ALL))
+                example
+                for example in ends
+                if example.strings and self._has_ends(self._tokenizer.encode_all(example.strings, Written.ALL))
             ]
             if own:
                 ids.update(self._ids(own, Written.INNER))

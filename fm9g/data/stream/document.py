@@ -27,13 +27,13 @@ class Example(msgspec.Struct, frozen=True, gc=False):
     """What a record gives to be tokenized: sequences of parts without empty texts.
 
     `may_cut`: one sequence that may go on in another row; `strings`: all of the record itself, where a transform may
-    write BOS and EOS.
+    have written BOS and EOS.
     """
 
     record: int
     sequences: tuple[tuple[Part, ...], ...]
     may_cut: bool = False
-    strings: tuple[str, ...] = ()
+    strings: tuple[str, ...] | None = None
 
     @property
     def texts(self) -> list[tuple[int, str]]:
@@ -67,11 +67,15 @@ class Sequence(msgspec.Struct, frozen=True, gc=False):
 
 
 class Document(msgspec.Struct, gc=False):
-    """Sequences that belong together: of several, all are in one row, and none is ever cut."""
+    """Sequences that belong together: of several, all are in one row, and none is ever cut.
+
+    `lost`: the tokens at its end that a row has no room for.
+    """
 
     record: int
     sequences: tuple[Sequence, ...]
     may_cut: bool
+    lost: int = 0
     places: int = 0  # of a row, that it takes: those of its sequences
 
     def __post_init__(self) -> None:
@@ -98,8 +102,10 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
     `oversize_rule` is for documents of one sequence. Several that are too long together are skipped under any rule:
     they are to be compared, and of cut ones that would say nothing.
     """
-    record, joined, places = example.record, [], 0
+    record, joined, places, lost = example.record, [], 0, 0
     for parts in example.sequences:
+        if example.strings is not None:
+            parts = _with_ends_once(record, parts, ids)
         tokens, ranges, learns = _join(record, parts, ids)
         if not learns:
             return Skip(record, "there is nothing in it to learn" if example.texts else "it is empty")
@@ -117,6 +123,7 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
         if ranges and ranges[0][0] > row_length:
             reason = f"its input of {ranges[0][0]} tokens leaves no room for an output in max_length {row_length}"
             return Skip(record, reason, long=True)
+        lost = places - row_length
         joined = [(tokens[: row_length + 1], ranges)]
     sequences = []
     for tokens, ranges in joined:
@@ -126,7 +133,7 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
         if not targets:
             return Skip(record, "there is nothing in it to learn")
         sequences.append(Sequence(_as_array(tokens), targets))
-    return Document(record, tuple(sequences), may_cut)
+    return Document(record, tuple(sequences), may_cut, lost)
 
 
 def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], list[tuple[int, int]], bool]:
@@ -134,7 +141,7 @@ def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], li
     tokens: list[int] = []
     ranges: list[tuple[int, int]] = []
     learning, learns, start = False, False, 0
-    for part in _with_ends_once(record, parts, ids):
+    for part in parts:
         content = part.content
         if part.learned is not learning:
             if learning:

@@ -44,16 +44,7 @@ class CorpusSample:
     @property
     def cut(self) -> int:
         """Documents that lose the end of their output at the end of a row."""
-        return sum(
-            isinstance(document, Document)
-            and not document.may_cut
-            and len(document.sequences) == 1
-            and self._tokens(example) > document.places
-            for example, document in zip(self.examples, self.documents, strict=True)
-        )
-
-    def _tokens(self, example: Example | Skip) -> int:
-        return 0 if isinstance(example, Skip) else sum(len(self.ids[text]) for text in example.texts)
+        return sum(isinstance(document, Document) and document.lost > 0 for document in self.documents)
 
     def warnings(self, tokenizer: Tokenizer, row_length: int) -> list[str]:
         """What of the texts does not reach the model, in words."""

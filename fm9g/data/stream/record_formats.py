@@ -21,8 +21,10 @@ class RecordFormat(NamedTuple):
     quick: Callable[[int, bytes, Tokenizer], Example | None] | None = None
 
 
-def text_example(number: int, prompt: str, answer: str, tokenizer: Tokenizer, strings: tuple[str, ...] = ()) -> Example:
-    """BOS + input + output + EOS, loss on output and EOS; without input it may be cut."""
+def text_example(
+    number: int, prompt: str, answer: str, tokenizer: Tokenizer, strings: tuple[str, ...] | None = None
+) -> Example:
+    """BOS + input + output + EOS, loss on output and EOS; without input it may be cut. `strings`: as of Example."""
     parts = (Part(answer, True),) if answer else ()
     if prompt:
         parts = (Part(prompt, False), *parts)
