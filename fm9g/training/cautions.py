@@ -8,6 +8,7 @@ from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.record_kinds import unread_texts
 from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.forecast import CorpusSample
+from fm9g.data.stream.record_formats import TEXT
 from fm9g.training.inputs import Inputs
 from fm9g.training.start import Start
 
@@ -31,7 +32,8 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Mappin
     said += _about_tokenizer(inputs, start)
     said += _about_held_out(inputs)
     for corpus in inputs.corpora:
-        read_plainly = corpus.entry.share > 0 and corpus.entry.transforms is None
+        entry = corpus.entry
+        read_plainly = entry.share > 0 and entry.transforms is None and entry.format == TEXT
         unread = corpus.dataset.meta.get("unread_texts", []) if read_plainly else []
         said += [f"dataset {corpus.entry.task_name!r}: {unread_texts(advice)}" for advice in unread]
         if sample := samples.get(corpus.entry.task_name):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from fm9g.commandline import command
 from fm9g.data.index.dataset import DamagedRecord, IndexedDataset
-from fm9g.data.record import NoText, plain_text, record_name
+from fm9g.data.record import NoText, record_name
 from fm9g.data.stream.document import Document, Example, Ids, Skip, make_document
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Generation, RecordOrder
@@ -102,13 +102,12 @@ class Corpus:
     def check_texts(self) -> None:
         """Refuse a dataset whose records have nothing to learn and may not be skipped.
 
-        Its builder has counted them; where it did not look (--no-validation, older ones), a few records are read here.
+        Its builder has counted them; where it did not look (--no-validation, older ones; records of other formats than
+        text), a few records are read here.
         """
         entry, meta = self.entry, self.dataset.meta
-        if entry.format != TEXT:  # the builder counts records without plain text
-            return None
         without = meta.get("records_without_text")
-        if without is None:
+        if without is None or entry.format != TEXT:
             return self._check_some_texts()
         allowed = entry.skip_unlearned and without < self.records
         if self._transform or not entry.share or not without or allowed:
@@ -129,15 +128,16 @@ class Corpus:
             return
         for number in spread(self.records, _LOOKED_AT):
             try:
-                plain_text(self.dataset.record(number))
+                self._format.example(number, self.dataset.record(number), self._tokenizer)
             except DamagedRecord:
                 continue  # max_damaged_share is for those
             except NoText as error:
                 where = f"dataset {self.entry.task_name!r} ({self.entry.path}): {record_name(number)}"
+                told = self.entry.format == TEXT
+                counted = f" ({command('check')} {self.entry.path} does): give the dataset a transform" if told else ""
                 raise UserError(
-                    f"{where}: {error}; such records were not counted when it was built ({command('check')} "
-                    f"{self.entry.path} does): give the dataset a transform, or skip them with skip_unlearned: true "
-                    "in the mixture"
+                    f"{where}: {error}; such records were not counted when it was built{counted}"
+                    f"{', or' if told else ': mend them, or'} skip them with skip_unlearned: true in the mixture"
                 ) from None
 
     def record(self, position: int) -> int:

@@ -5,14 +5,17 @@ from itertools import pairwise
 
 import pytest
 
+from fm9g.data.record import NoText
 from fm9g.data.stream.document import Example, Part
 from fm9g.data.stream.loader import Loader, Plan
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.record_formats import RECORD_FORMATS, RecordFormat
 from fm9g.data.stream.strip import IGNORED, PADDING_TASK
 from fm9g.data.tokens.tokenizer import load_tokenizer
+from fm9g.errors import UserError
 from tests.support.corpora import open_stream
 from tests.support.places import index
+from tests.support.runs_here import train_here
 
 ROW = 40
 STEPS = 400
@@ -107,3 +110,23 @@ def test_an_example_that_learns_nothing_is_skipped(read):
     rows, skipped = read([{"a": "text"}], half_learned)
     assert not any(rows)
     assert [why.reason for why in skipped] == ["there is nothing in it to learn"]
+
+
+def asked(number, record, tokenizer):
+    """A question and its answer, of records that have one."""
+    if "answer" not in record:
+        raise NoText("no answer")
+    return Example(number, ((Part(record["answer"], True),),))
+
+
+@pytest.mark.usefixtures("single_rank")
+def test_records_without_what_a_format_needs_are_refused_at_the_start_or_skipped(place, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECORD_FORMATS, "toy", RecordFormat(asked))
+    index(tmp_path / "asked", [{"answer": "yes"}, {"text": "no"}, {"answer": "no"}])
+    entry = {"path": str(tmp_path / "asked"), "abs_weight": 1, "task_name": "asked", "format": "toy"}
+    with pytest.raises(UserError, match=r"dataset 'asked' .*record 1 \(line 2\): no answer; .* skip_unlearned: true"):
+        train_here(place, tmp_path / "out", dataset_config=place.write_mixture("strict", [entry]))
+    mixture = place.write_mixture("lenient", [{**entry, "skip_unlearned": True}])
+    run = train_here(place, tmp_path / "out", dataset_config=mixture)
+    assert "dataset 'asked': records are left out, record 1 (line 2): no answer" in run.log
+    assert "texts in other fields" not in run.log  # which is of records that are read as text
