@@ -85,6 +85,12 @@ def test_files_of_torch_are_read_in_one_place() -> None:
     assert reading == {"fm9g/tensors/readers.py", "fm9g/runtime/devices.py"}
 
 
+def test_private_fields_of_bmtrain_stay_in_runtime() -> None:
+    private = re.compile(r"\._(ready|storage_(params|info)|param_info|original_shape|(start|end)_partition|in_block)\b")
+    found = {source.path.parts[1] for source in PACKAGE if private.search((ROOT / source.path).read_text("utf-8"))}
+    assert found == {"runtime"}
+
+
 def test_files_and_functions_are_small() -> None:
     long_files = {str(source.path): source.lines for source in ALL if source.lines > MOST_LINES}
     assert not long_files

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fm9g.checkpoint.folder import RunFolder
 from fm9g.environment import REPOSITORY, whole_number
 from fm9g.errors import UserError
 from fm9g.settings import help_text
@@ -53,7 +52,7 @@ def _check_port(port: int) -> None:
 def check(settings: Settings, app: Path) -> None:
     """Refuse what every rank would refuse, but once."""
     inputs = open_inputs(settings, app)
-    folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
+    folder = inputs.folder
     folder.check_writable()
     start_from(inputs.settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
 

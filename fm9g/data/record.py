@@ -106,6 +106,23 @@ def plain_text(data: dict[str, Any]) -> tuple[str, str]:
     return prompt, answer
 
 
+class _Texts(msgspec.Struct, gc=False):
+    output: str
+    input: str = ""
+
+
+_decode_texts = msgspec.json.Decoder(_Texts).decode
+
+
+def quick_text(raw: bytes) -> tuple[str, str] | None:
+    """What plain_text finds in a line, in a third of the time; None where that should look at it."""
+    try:
+        texts = _decode_texts(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return (texts.input, texts.output) if texts.output else None
+
+
 def has_text(data: dict[str, Any]) -> bool:
     """Whether `input` and `output` of a record are texts, the latter not empty; or both are empty."""
     prompt, answer = data.get("input", ""), data.get("output", "")

@@ -15,12 +15,12 @@ from fm9g.model.config import ModelConfig
 LAYERS = "encoder.layers."
 EMBEDDING, HEAD = "input_embedding.weight", "lm_head.weight"
 # (name in a block, axes), the projections without .weight; an axis is a key of `sizes`. A linear weight is (out, in).
-Row = tuple[str, tuple[str, ...]]
-NORM_BEFORE_ATTENTION: Row = ("self_att.layernorm_before_attention.weight", ("dim",))
-PROJECTIONS: tuple[Row, ...] = tuple(
+NamedAxes = tuple[str, tuple[str, ...]]
+NORM_BEFORE_ATTENTION: NamedAxes = ("self_att.layernorm_before_attention.weight", ("dim",))
+PROJECTIONS: tuple[NamedAxes, ...] = tuple(
     (f"self_att.self_attention.project_{name}", (axis, "dim")) for name, axis in (("q", "q"), ("k", "kv"), ("v", "kv"))
 )
-AFTER_PROJECTIONS: tuple[Row, ...] = (
+AFTER_PROJECTIONS: tuple[NamedAxes, ...] = (
     ("self_att.self_attention.attention_out.weight", ("dim", "q")),
     ("ffn.layernorm_before_ffn.weight", ("dim",)),
     ("ffn.ffn.w_in.w_0.weight", ("ff", "dim")),
@@ -53,7 +53,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
     }
 
 
-def block_rows(config: ModelConfig) -> list[Row]:
+def block_tensors(config: ModelConfig) -> list[NamedAxes]:
     """The tensors of a block, in the order of a forward pass."""
     rows = [NORM_BEFORE_ATTENTION]
     for name, axes in PROJECTIONS:
@@ -65,7 +65,7 @@ def block_rows(config: ModelConfig) -> list[Row]:
 
 def parameters(config: ModelConfig) -> list[Parameter]:
     """Every tensor of the model, in the order of a forward pass; a tied head is not one."""
-    of_axis, block = sizes(config), block_rows(config)
+    of_axis, block = sizes(config), block_tensors(config)
 
     def parameter(name: str, axes: tuple[str, ...], role: str) -> Parameter:
         return Parameter(name, axes, tuple(of_axis[axis] for axis in axes), role)

@@ -1,6 +1,6 @@
 """A model's parameters as BMTrain shares them out: what a rank holds of each, and the whole of them.
 
-The one place that reads those fields of BMTrain's blocks and parameters that are not its interface.
+For all outside of this package: they need no field of BMTrain's blocks and parameters that is not its interface.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fm9g.checkpoint.folder import RunFolder
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.forecast import CorpusSample, describe, endings, sample_corpus
+from fm9g.data.stream.forecast import CorpusSample, describe, endings, never_ends, sample_corpus
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
@@ -15,7 +14,7 @@ from fm9g.model.parameters import count, num_parameters, parameters
 from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions
 from fm9g.training.inputs import Inputs
-from fm9g.training.schedule import FLOOR
+from fm9g.training.schedule import FLOOR, drop_begin
 from fm9g.training.settings import Settings
 from fm9g.training.start import start_from
 
@@ -53,7 +52,7 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
 def report(inputs: Inputs) -> str:
     """Check what can be checked and describe the run; a UserError where something is wrong."""
     settings, config = inputs.settings, inputs.model_config
-    folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
+    folder = inputs.folder
     folder.check_writable()
     start = start_from(settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
     ranks = settings.n_gpus * whole_number("NNODES", 1, least=1)
@@ -97,10 +96,9 @@ def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], places: 
         else:
             lines.append(_describe_dataset(corpus, sample, places, settings.train_iters))
             lines += _describe_special_tokens(corpus, sample)
-    means = {name: sample.mean for name, sample in samples.items()}
-    found = endings(inputs.corpora, places, [0] * len(inputs.corpora), 0, means)
-    all_end = all(corpus.entry.epochs is not None for corpus in _read(inputs))
-    return lines + [f"  {said}" for said in describe(found, settings.train_iters, all_end, settings.stop_when_end)]
+    found = endings(inputs.corpora, places, [0] * len(inputs.corpora), 0, samples)
+    said = describe(found, settings.train_iters, never_ends(inputs.corpora), settings.stop_when_end)
+    return lines + [f"  {line}" for line in said]
 
 
 def _describe_evaluation(inputs: Inputs) -> list[str]:
@@ -126,8 +124,7 @@ def _describe_optimisation(settings: Settings) -> str:
     if settings.lr_scheduler == "cosine":
         return said + f"then cosine to {FLOOR * settings.lr:g} at {settings.train_iters:,}"
     drop = settings.iterations("drop_iters")
-    begin = settings.drop_begin if settings.drop_begin >= 0 else settings.train_iters - drop
-    return said + f"{settings.lr_scheduler}: flat, and falling from {begin:,} on ({drop:,} drop_iters)"
+    return said + f"{settings.lr_scheduler}: flat, and falling from {drop_begin(settings):,} on ({drop:,} drop_iters)"
 
 
 def _describe_dataset(corpus: Corpus, sample: CorpusSample, places: int, train_iters: int) -> str:

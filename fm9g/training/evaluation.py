@@ -23,8 +23,8 @@ from fm9g.model.decoder import Decoder
 from fm9g.training.inputs import Inputs
 from fm9g.training.learner import Learner
 from fm9g.training.left_out import LeftOut
+from fm9g.training.run_stream import make_plan
 from fm9g.training.step import StepCounts, StepLosses, count_step, means, step_losses
-from fm9g.training.stream import make_plan
 
 _NO_LIMIT = 1 << 40  # steps: the data ends first
 _NOTHING = "eval_dataset: nothing that an evaluation reads of it has a target"

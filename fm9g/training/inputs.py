@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fm9g.checkpoint.folder import RunFolder
 from fm9g.commandline import command
 from fm9g.data.stream.corpus import Corpus, open_corpora
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
@@ -41,6 +42,11 @@ class Inputs:
         """Where the run writes."""
         given = self.settings.output_dir
         return user_path(given) if given else self.app / "data"
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's own folders in it."""
+        return RunFolder(self.output_dir, self.settings.model_unique, self.settings.exp_group)
 
 
 def find(settings: Settings, app: Path, value: str) -> Path:

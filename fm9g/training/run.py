@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from fm9g import runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
-from fm9g.checkpoint.folder import RunFolder
 from fm9g.checkpoint.saved import Saved
-from fm9g.data.stream.forecast import describe, endings, sample_corpus
+from fm9g.data.stream.forecast import describe, endings, never_ends, sample_corpus
 from fm9g.errors import UserError
 from fm9g.model.parameters import num_parameters
 from fm9g.runtime.log import log
@@ -63,7 +62,7 @@ def go(inputs: Inputs) -> None:
 def open_run(inputs: Inputs, kind: str) -> Opened:
     """Lock the run's folder, find what it starts from, and open its data there."""
     settings = inputs.settings
-    folder = RunFolder(inputs.output_dir, settings.model_unique, settings.exp_group)
+    folder = inputs.folder
     checkpoints = Checkpoints(folder, settings)
     step = checkpoints.open(settings.resume_ckpt)
     start = start_from(settings, folder.checkpoints, step)
@@ -111,10 +110,8 @@ def _announce(stream: RunStream, start: Start) -> None:
     samples = {corpus.entry.task_name: sample_corpus(corpus, _SAMPLED_AT_START) for corpus in read}
     for said in cautions(inputs, start, tokens, samples):
         log(f"warning: {said}")
-    means = {name: sample.mean for name, sample in samples.items()}
-    found = endings(corpora, tokens, stream.records_done(), stream.progress.step, means)
-    all_end = all(corpus.entry.epochs is not None for corpus in corpora if corpus.entry.share > 0)
-    for said in describe(found, settings.train_iters, all_end, settings.stop_when_end):
+    found = endings(corpora, tokens, stream.records_done(), stream.progress.step, samples)
+    for said in describe(found, settings.train_iters, never_ends(corpora), settings.stop_when_end):
         log(said)
 
 

@@ -6,20 +6,47 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fm9g import runtime
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.continuation import extend_generations
+from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.digest import StreamDigest
-from fm9g.data.stream.loader import StepBatch
+from fm9g.data.stream.loader import Loader, Plan, StepBatch, StepStream
+from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.saved_stream import STATES_FILE, check_stream, describe_stream, load_states
 from fm9g.errors import UserError
 from fm9g.runtime.log import log
 from fm9g.training.inputs import Inputs
 from fm9g.training.left_out import LeftOut
 from fm9g.training.progress import Progress
+from fm9g.training.settings import Settings
 from fm9g.training.step import StepCounts, count_step
-from fm9g.training.stream import make_loader, make_plan
 from fm9g.training.throughput import step_flops
+
+
+def make_plan(inputs: Inputs) -> Plan:
+    """The plan of rows for this rank."""
+    settings = inputs.settings
+    return Plan(
+        settings.seed,
+        settings.max_length,
+        settings.batch_size,
+        settings.grad_accum,
+        runtime.rank(),
+        runtime.world_size(),
+    )
+
+
+def make_loader(
+    settings: Settings, plan: Plan, corpora: list[Corpus], first_step: int, states: dict[int, np.ndarray]
+) -> Loader:
+    """The loader of steps first_step to train_iters."""
+    steps = range(first_step, settings.train_iters)
+    prefetcher = Prefetcher(settings.dataloader_num_threads, settings.dataloader_prefetch)
+    stream = StepStream(plan, corpora, steps, states, prefetcher)
+    return Loader(stream, settings.dataloader_num_workers, settings.dataloader_prefetch_factor)
 
 
 class Step(NamedTuple):

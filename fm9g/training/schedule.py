@@ -23,13 +23,17 @@ def learning_rate(settings: OptimizerSettings, iteration: int) -> float:
     if settings.lr_scheduler == "cosine":
         progress = (iteration - warmup) / max(1, settings.train_iters - warmup)
         return settings.lr * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-    drop = settings.iterations("drop_iters")
-    begin = settings.drop_begin if settings.drop_begin >= 0 else settings.train_iters - drop
+    drop, begin = settings.iterations("drop_iters"), drop_begin(settings)
     if iteration <= begin:
         return settings.lr
     if settings.lr_scheduler == "warmupstabledrop":
         return settings.lr * (1 - (1 - FLOOR) * min(1.0, (iteration - begin) / drop))
     return settings.lr * settings.drop_rate ** ((iteration - begin) / drop)
+
+
+def drop_begin(settings: OptimizerSettings) -> int:
+    """The last iteration at the peak, of the schedules that drop."""
+    return settings.drop_begin if settings.drop_begin >= 0 else settings.train_iters - settings.iterations("drop_iters")
 
 
 def resume_ramp(settings: StartSettings, steps_since_resume: int) -> float:

@@ -10,9 +10,8 @@ from fm9g.data.index.build import Options, build
 from fm9g.data.index.check import check
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.index.scan import ScanRules, scan_block
-from fm9g.data.record import MAX_DEPTH, NoText, parse_record, plain_text, read_record
+from fm9g.data.record import MAX_DEPTH, NoText, parse_record, plain_text, quick_text, read_record
 from fm9g.data.record_kinds import KINDS, recognise, unread_kind
-from fm9g.data.stream.transform import quick_text
 from tests.support.builds import dump
 
 RULES = ScanRules("en")

@@ -8,7 +8,7 @@ import pytest
 
 from fm9g.data.stream.settings import DataSettings
 from fm9g.errors import UserError
-from fm9g.training import stream
+from fm9g.training import run_stream
 from fm9g.training.inputs import mixture_path
 from fm9g.training.settings import Settings
 from tests.settings.helpers import defaults, refused, sees
@@ -87,18 +87,18 @@ def test_dataset_config_is_a_path_or_a_name(place, run):
 def test_the_loader_is_made_as_asked_for(place, plain, run, monkeypatch):
     made = {}
 
-    class NotedPrefetcher(stream.Prefetcher):
+    class NotedPrefetcher(run_stream.Prefetcher):
         def __init__(self, threads, depth):
             made.update(threads=threads, depth=depth)
             super().__init__(threads, depth)
 
-    class Loader(stream.Loader):
+    class Loader(run_stream.Loader):
         def __init__(self, steps, workers, prefetch):
             made.update(workers=workers, prefetch=prefetch)
             super().__init__(steps, workers, prefetch)
 
-    monkeypatch.setattr(stream, "Prefetcher", NotedPrefetcher)
-    monkeypatch.setattr(stream, "Loader", Loader)
+    monkeypatch.setattr(run_stream, "Prefetcher", NotedPrefetcher)
+    monkeypatch.setattr(run_stream, "Loader", Loader)
     options = {"workers": 2, "threads": 3, "prefetch": 4, "prefetch_factor": 5}
     settings = {f"dataloader_{'' if 'prefetch' in name else 'num_'}{name}": value for name, value in options.items()}
     assert run(**settings).losses() == plain.losses()

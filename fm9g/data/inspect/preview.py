@@ -29,8 +29,8 @@ class ShownPiece:
 
     task: int
     record: int  # from 0
-    part: int  # which of its document's sequences, from 0
-    parts: int  # how many it has
+    sequence: int  # which of its document's, from 0
+    sequences: int  # how many it has
     first: int
     last: int
     length: int
@@ -140,7 +140,7 @@ class Preview:
             pieces = self._pieces(row, _places(batch, number, self._whole, "targets"))
             for piece in pieces:
                 totals.records[piece.task].add(piece.record)
-                totals.documents[piece.task] += piece.first == 0 and piece.part == 0
+                totals.documents[piece.task] += piece.first == 0 and piece.sequence == 0
                 totals.with_loss += piece.with_loss
             filled = sum(piece.places for piece in row.pieces)
             found.append(ShownRow(batch.step, number, within // plan.batch_size, micro, pieces, filled))
@@ -149,15 +149,15 @@ class Preview:
     def _pieces(self, row: Row, targets: np.ndarray) -> list[ShownPiece]:
         shown, place = [], 0
         for piece in row.pieces:
-            for part, sequence, first, last in piece.sequences:
+            for number, sequence, first, last in piece.sequences:
                 tokens = sequence.tokens[first : last + 1].tolist()
                 loss = [False, *(targets[place : place + last - first] != IGNORED).tolist()]
                 shown.append(
                     ShownPiece(
                         task=piece.task,
                         record=piece.document.record,
-                        part=part,
-                        parts=len(piece.document.sequences),
+                        sequence=number,
+                        sequences=len(piece.document.sequences),
                         first=first,
                         last=last,
                         length=len(sequence.tokens),

@@ -75,8 +75,8 @@ def _origin(piece: ShownPiece, entries: Sequence[MixtureEntry]) -> str:
     }
     note = ", ".join(text for text, holds in notes.items() if holds) or "whole"
     name, sequence = printable(entries[piece.task].task_name), ""
-    if piece.parts > 1:
-        sequence = f", sequence {piece.part + 1} of {piece.parts}"
+    if piece.sequences > 1:
+        sequence = f", sequence {piece.sequence + 1} of {piece.sequences}"
     return (
         f"{name}, record {piece.record}{sequence}, tokens {piece.first}-{piece.last} of "
         f"{piece.length} ({note}), {piece.with_loss} with loss"

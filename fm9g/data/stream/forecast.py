@@ -87,9 +87,9 @@ def tokens_per_document(corpus: Corpus) -> float:
     return sample_corpus(corpus).mean
 
 
-def _mean(corpus: Corpus, known: Mapping[str, float]) -> float:
+def _mean(corpus: Corpus, known: Mapping[str, CorpusSample]) -> float:
     name = corpus.entry.task_name
-    return known[name] if name in known else tokens_per_document(corpus)
+    return known[name].mean if name in known else tokens_per_document(corpus)
 
 
 def endings(
@@ -97,15 +97,15 @@ def endings(
     tokens_per_step: int,
     done: Sequence[int],
     first_step: int,
-    means: Mapping[str, float] | None = None,
+    samples: Mapping[str, CorpusSample] | None = None,
 ) -> list[Ending]:
     """The datasets that end, in that order, if the run never does; those that repeat for ever are left out.
 
     `done` says how many documents of each have been read before `first_step`. The rest share the part of a dataset
     that has ended. Steps are estimates: tokens are counted on a sample, and rows are taken to be full.
-    `means` are the tokens_per_document by task where they are known; others are counted.
+    `samples` are those of the tasks that are sampled already; of others one is taken.
     """
-    known = means or {}
+    known = samples or {}
     active = {i: corpus for i, corpus in enumerate(corpora) if corpus.entry.share > 0}
     left = {
         i: max(0.0, corpus.end - done[i]) * _mean(corpus, known)
@@ -124,15 +124,23 @@ def endings(
     return found
 
 
-def describe(found: Sequence[Ending], steps: int, all_end: bool, stops: bool) -> list[str]:
-    """Lines about the datasets that end before the run's `steps` are done; [] where none does."""
+def never_ends(corpora: Sequence[Corpus]) -> bool:
+    """Whether any dataset that is read repeats for ever."""
+    return any(corpus.entry.epochs is None for corpus in corpora if corpus.entry.share > 0)
+
+
+def describe(found: Sequence[Ending], steps: int, for_ever: bool, stops: bool) -> list[str]:
+    """Lines about the datasets that end before the run's `steps` are done; [] where none does.
+
+    `for_ever`: another never ends; `stops`: else the run does so quietly.
+    """
     early = [ending for ending in found if ending.step < steps]
     said = [
         f"dataset {ending.task_name!r} ends at about step {ending.step:,.0f} of {steps:,} "
         f"(about {ending.tokens:,.0f} tokens are left of it)"
         for ending in early
     ]
-    if all_end and early and len(early) == len(found):
+    if not for_ever and early and len(early) == len(found):
         then = "the run ends there" if stops else "the run fails there, unless stop_when_end=1"
         said.append(f"warning: the whole mixture is exhausted at about step {early[-1].step:,.0f} of {steps:,}: {then}")
     return said

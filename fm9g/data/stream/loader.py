@@ -1,6 +1,6 @@
 """Packed batches of a rank, step by step, with the state after each of them.
 
-    mixture -> Corpus of each dataset -> Lane (rows) -> StepBatch (all rows of a rank's step) -> trainer
+    mixture -> Corpus of each dataset -> Lane (rows) -> StepBatch (all rows of a rank's step)
 
 Row k of step t comes from lane (t mod 16) * G + k, G rows a step; k = (micro * ranks + rank) * batch_size + i. So
 which rank and which worker reads a lane changes nothing in what it yields: lanes are dealt to ranks by k and

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fm9g.data.record import plain_text
+from fm9g.data.record import plain_text, quick_text
 from fm9g.data.stream.document import Example, Part
-from fm9g.data.stream.transform import quick_text
 from fm9g.data.tokens.tokenizer import Tokenizer
 
 

@@ -21,19 +21,19 @@ PADDING_TASK = -1
 class Strip:
     """The rows of one micro-step end to end: T = batch_size * row_length places.
 
-    `lengths`, `tasks` and `parts` have an entry for each piece of a sequence, in which positions begin anew, padding as
-    a piece of its own. It leaves a worker by value: tensors would go through shared memory, which a killed process can
-    leave behind.
+    `lengths`, `tasks` and `sequences` have an entry for each piece of a sequence, in which positions begin anew;
+    padding is a piece of its own. It leaves a worker by value: tensors would go through shared memory, which a killed
+    process can leave behind.
     """
 
     tokens: Tensor  # [T] int32
     targets: Tensor  # [T] int32, -100 where there is no loss
     lengths: list[int]  # they sum to T
     tasks: list[int]  # -1 for padding
-    parts: list[int]  # which sequence of its document it is of, from 0; 0 for padding
+    sequences: list[int]  # which sequence of its document it is of, from 0; 0 for padding
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled_strip, (self.tokens.numpy(), self.targets.numpy(), self.lengths, self.tasks, self.parts)
+        return _unpickled_strip, (self.tokens.numpy(), self.targets.numpy(), self.lengths, self.tasks, self.sequences)
 
 
 def _unpickled_strip(tokens: np.ndarray, targets: np.ndarray, *lists: list[int]) -> Strip:
@@ -57,7 +57,7 @@ def make_strip(rows: list[Row], row_length: int) -> Strip:
     for number, row in enumerate(rows):
         place, end = number * row_length, (number + 1) * row_length
         for piece in row.pieces:
-            for part, sequence, first, last in piece.sequences:
+            for which, sequence, first, last in piece.sequences:
                 size = last - first
                 tokens[place : place + size] = sequence.tokens[first:last]
                 shift = place - first - 1  # the target of a token stands in its place
@@ -65,9 +65,9 @@ def make_strip(rows: list[Row], row_length: int) -> Strip:
                     start, stop = max(start, first + 1), min(stop, last + 1)
                     if start < stop:
                         targets[start + shift : stop + shift] = sequence.tokens[start:stop]
-                entries.append((size, piece.task, part))
+                entries.append((size, piece.task, which))
                 place += size
         if place < end:
             entries.append((end - place, PADDING_TASK, 0))
-    lengths, tasks, parts = (list(column) for column in zip(*entries, strict=True))
-    return Strip(torch.from_numpy(tokens), torch.from_numpy(targets), lengths, tasks, parts)
+    lengths, tasks, sequences = (list(column) for column in zip(*entries, strict=True))
+    return Strip(torch.from_numpy(tokens), torch.from_numpy(targets), lengths, tasks, sequences)

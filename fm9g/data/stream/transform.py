@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fm9g.data.record import NoText, checked_texts
 from fm9g.errors import UserError, shown
 
@@ -34,23 +32,6 @@ def load_transform(path: Path) -> Transform:
     if not callable(function):
         raise UserError(f"{path}: has no function transform(data, num_sample, r)")
     return function
-
-
-class _Texts(msgspec.Struct, gc=False):
-    output: str
-    input: str = ""
-
-
-_decode_texts = msgspec.json.Decoder(_Texts).decode
-
-
-def quick_text(raw: bytes) -> tuple[str, str] | None:
-    """What plain_text finds in a line, in a third of the time; None where that should look at it."""
-    try:
-        texts = _decode_texts(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    return (texts.input, texts.output) if texts.output else None
 
 
 def apply_transform(function: Transform, data: dict[str, Any], generator: random.Random) -> tuple[str, str]:

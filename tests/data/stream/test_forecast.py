@@ -7,7 +7,14 @@ import pytest
 
 from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.document import Document, Sequence
-from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, describe, endings, sample_corpus, tokens_per_document
+from fm9g.data.stream.forecast import (
+    SAMPLED_DOCUMENTS,
+    CorpusSample,
+    describe,
+    endings,
+    sample_corpus,
+    tokens_per_document,
+)
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from tests.support.places import index
@@ -93,15 +100,15 @@ def test_the_others_go_faster_after_one_has_ended():
 def test_what_is_known_is_not_counted_again():
     known, counted = corpus("a", 0.5, 100, 1.0), corpus("b", 0.5, 100, 3.0)
     known.encoded = None
-    found = endings([known, counted], 100, [0, 0], 0, {"a": 5.0})
+    found = endings([known, counted], 100, [0, 0], 0, {"a": CorpusSample([], {}, [], 5.0, None)})
     assert [(ending.task_name, ending.tokens) for ending in found] == [("a", 500), ("b", 3000)]
 
 
 def test_what_is_said():
     found = endings([corpus("a", 0.5, 100, 1.0), corpus("b", 0.5, 100, 3.0)], 100, [0, 0], 0)
-    assert describe(found, 15, True, False) == []
-    (said,) = describe(found, 30, True, False)
+    assert describe(found, 15, False, False) == []
+    (said,) = describe(found, 30, False, False)
     assert said == "dataset 'a' ends at about step 20 of 30 (about 1,000 tokens are left of it)"
-    assert describe(found, 50, True, False)[-1].endswith("the run fails there, unless stop_when_end=1")
-    assert describe(found, 50, True, True)[-1].endswith("the run ends there")
-    assert len(describe(found, 50, False, False)) == 2  # another one repeats for ever
+    assert describe(found, 50, False, False)[-1].endswith("the run fails there, unless stop_when_end=1")
+    assert describe(found, 50, False, True)[-1].endswith("the run ends there")
+    assert len(describe(found, 50, True, False)) == 2  # another one repeats for ever

@@ -41,9 +41,9 @@ def read(tmp_path, place, monkeypatch):
 
 def pieces_of(strip):
     pieces, at = [], 0
-    for length, task, part in zip(strip.lengths, strip.tasks, strip.parts, strict=True):
+    for length, task, sequence in zip(strip.lengths, strip.tasks, strip.sequences, strict=True):
         if task != PADDING_TASK:
-            pieces.append((part, strip.tokens[at : at + length].tolist(), strip.targets[at : at + length].tolist()))
+            pieces.append((sequence, strip.tokens[at : at + length].tolist(), strip.targets[at : at + length].tolist()))
         at += length
     return pieces
 

@@ -48,7 +48,7 @@ def test_what_a_row_leaves_empty_is_padding_of_its_own():
     strip = make_strip([Row([piece(0, [1, 5, 2], 0, 2)]), Row()], 4)
     assert strip.lengths == [2, 2, 4]
     assert strip.tasks == [0, PADDING_TASK, PADDING_TASK]
-    assert strip.parts == [0, 0, 0]
+    assert strip.sequences == [0, 0, 0]
     assert strip.tokens.tolist() == [1, 5, 0, 0, 0, 0, 0, 0]
     assert strip.targets.tolist() == [5, 2] + [IGNORED] * 6
     assert strip.tokens.dtype == strip.targets.dtype == torch.int32
@@ -103,10 +103,10 @@ def test_strips_are_what_a_token_by_token_reading_gives(documents, length):
         for i, found in enumerate(documents)
     ]
     strip = make_strip(rows, length)
-    found = (strip.tokens.tolist(), strip.targets.tolist(), strip.lengths, strip.parts)
+    found = (strip.tokens.tolist(), strip.targets.tolist(), strip.lengths, strip.sequences)
     assert found == naive(rows, length)
     again = pickle.loads(pickle.dumps(strip))
-    assert (again.tokens.tolist(), again.targets.tolist(), again.lengths, again.parts) == found
+    assert (again.tokens.tolist(), again.targets.tolist(), again.lengths, again.sequences) == found
     assert again.tasks == strip.tasks
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fm9g.data.record import NoText, parse_record, plain_text
-from fm9g.data.stream.transform import apply_transform, load_transform, quick_text
+from fm9g.data.record import NoText, parse_record, plain_text, quick_text
+from fm9g.data.stream.transform import apply_transform, load_transform
 from fm9g.errors import UserError
 
 
