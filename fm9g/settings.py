@@ -30,6 +30,7 @@ def setting(default: Any, meaning: str, chinese: str, **metadata: Any) -> Any:
     choices: the texts that it may be, lower: whether they are read in any case;
     told: whether a run says its value even where that is the default, since it decides what is learned and how fast;
     learned_with: whether a resumed run says so where it has another value than before;
+    needs: settings without any of which it means nothing, which a run says where its value is not the default;
     later: what it belongs to that this version does not have.
     """
     return field(default=default, metadata={"meaning": meaning, "chinese": chinese, **metadata})

@@ -32,6 +32,7 @@ class StartSettings(Group):
         None,
         "with resume_ckpt: 1 loads the weights alone and starts at step 0",
         "与 resume_ckpt 一起使用：1 表示只加载权重，步数从 0 开始",
+        needs=("resume_ckpt",),
     )
     load_grad: bool | None = setting(
         None,
@@ -42,11 +43,13 @@ class StartSettings(Group):
         160,
         "number of optimizer files; found from the checkpoint, checked if given",
         "优化器文件的个数；由检查点自身得出，给出时会核对",
+        needs=("resume_ckpt",),
     )
     load_dataloader_ckpt: bool | None = setting(
         None,
         "resume the data position; implied by a full resume, 0 restarts",
         "恢复数据读取位置；完整恢复时自动恢复，0 表示数据从头开始",
+        needs=("resume_ckpt",),
     )
     parallel_load_datastate: int = setting(
         8, "threads that read the files of a checkpoint's data state", "读取检查点中数据状态文件的线程数", least=1
@@ -56,9 +59,13 @@ class StartSettings(Group):
         "steps after a resume over which the learning rate is ramped from 0",
         "恢复后学习率从 0 线性升起的步数",
         least=0,
+        needs=("resume_ckpt",),
     )
     strict_state_dict: bool = setting(
-        True, "0 allows missing and unexpected keys, and lists them", "0 允许缺失或多余的参数名，并将其列出"
+        True,
+        "0 allows missing and unexpected keys, and lists them",
+        "0 允许缺失或多余的参数名，并将其列出",
+        needs=("resume_ckpt", "pretrained_model"),
     )
 
     def check(self) -> None:

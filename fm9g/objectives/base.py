@@ -27,8 +27,11 @@ class Cost(NamedTuple):
 class Objective(Protocol):
     """Made once for a run; knows nothing of ranks, micro-steps and optimizers.
 
-    `settings` are the run's, in which an objective finds its own group.
+    `settings` are the run's, in which an objective finds its own group. `log_likelihood`: whether its loss is -log p of
+    a token, the mean of which tells a perplexity.
     """
+
+    log_likelihood: bool
 
     def __init__(self, model: Decoder, settings: Any) -> None: ...
 

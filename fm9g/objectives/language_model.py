@@ -13,6 +13,8 @@ from fm9g.objectives.base import Cost, sums_by_piece, valid_targets
 class LanguageModel:
     """Pretraining, and finetuning on documents of which some tokens are targets."""
 
+    log_likelihood = True
+
     def __init__(self, model: Decoder, settings: Any) -> None:
         self._model = model
 

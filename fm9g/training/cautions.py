@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.record_kinds import unread_texts
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.forecast import CorpusSample
+from fm9g.data.stream.forecast import CorpusSample, sample_corpus
 from fm9g.data.stream.record_formats import TEXT
+from fm9g.errors import UserError
+from fm9g.settings import fields
 from fm9g.training.inputs import Inputs
+from fm9g.training.settings import Settings
 from fm9g.training.start import Start
 
 MANY_EPOCHS = 100  # of a dataset, in one run
 SMALL_VOCABULARY = 0.5  # of the model's
 
 
-def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Mapping[str, CorpusSample]) -> list[str]:
-    """Warnings about a run, given samples of the datasets that it reads, by name; [] where nothing looks wrong."""
+class Samples(NamedTuple):
+    """Samples of the datasets that a run reads, by name."""
+
+    trained: dict[str, CorpusSample]
+    held_out: dict[str, CorpusSample]
+
+
+def sample(inputs: Inputs, documents: int) -> Samples:
+    """Up to so many documents of each dataset; a UserError for what is wrong with a record or a transform."""
+
+    def of(corpora: Sequence[Corpus]) -> dict[str, CorpusSample]:
+        read = [corpus for corpus in corpora if corpus.entry.share > 0]
+        return {corpus.entry.task_name: sample_corpus(corpus, documents) for corpus in read}
+
+    trained = of(inputs.corpora)
+    try:
+        return Samples(trained, {} if inputs.settings.only_run_dataloader else of(inputs.held_out))
+    except UserError as error:
+        raise UserError(f"eval_dataset: {error}") from None
+
+
+def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Samples) -> list[str]:
+    """Warnings about a run, given samples of what it reads; [] where nothing looks wrong."""
     settings = inputs.settings
     said = []
     if "lr" not in settings.sources and not settings.only_run_dataloader:
@@ -29,16 +54,28 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Mappin
             f"save_iters {settings.save_iters:,} is beyond train_iters {settings.train_iters:,}: nothing is saved "
             "before the end, and a run that is stopped is lost"
         )
+    said += _about_idle_settings(settings)
     said += _about_tokenizer(inputs, start)
-    said += _about_held_out(inputs)
+    said += _about_held_out(inputs, samples.held_out)
     for corpus in inputs.corpora:
         entry = corpus.entry
         read_plainly = entry.share > 0 and entry.transforms is None and entry.format == TEXT
         unread = corpus.dataset.meta.get("unread_texts", []) if read_plainly else []
         said += [f"dataset {corpus.entry.task_name!r}: {unread_texts(advice)}" for advice in unread]
-        if sample := samples.get(corpus.entry.task_name):
-            said += _about_data(inputs, corpus, sample, tokens_per_step)
+        if found := samples.trained.get(entry.task_name):
+            said += _about_data(inputs, corpus, found, tokens_per_step)
     return said
+
+
+def _about_idle_settings(settings: Settings) -> list[str]:
+    """Those that were given and do nothing by themselves."""
+    return [
+        f"{name} means nothing without {' or '.join(needs)}"
+        for name, item in fields(Settings).items()
+        if (needs := item.metadata.get("needs"))
+        and getattr(settings, name) != item.default
+        and not any(getattr(settings, other) for other in needs)
+    ]
 
 
 def _about_data(inputs: Inputs, corpus: Corpus, sample: CorpusSample, tokens_per_step: int) -> list[str]:
@@ -55,16 +92,21 @@ def _about_data(inputs: Inputs, corpus: Corpus, sample: CorpusSample, tokens_per
     return said
 
 
-def _about_held_out(inputs: Inputs) -> list[str]:
+def _about_held_out(inputs: Inputs, samples: Mapping[str, CorpusSample]) -> list[str]:
     if inputs.held_out and inputs.settings.only_run_dataloader:
         return ["eval_dataset is checked and not read: only_run_dataloader reads what is trained on"]
-    trained = {entry.path.resolve() for entry in inputs.entries if entry.share > 0}
-    return [
-        f"dataset {entry.task_name!r} of eval_dataset is {entry.path}, which is trained on too: its loss will not tell "
-        "how well the model does on other text"
-        for entry in [corpus.entry for corpus in inputs.held_out]
-        if entry.path.resolve() in trained
-    ]
+    trained = {corpus.dataset.fingerprint: corpus.entry.path for corpus in inputs.corpora if corpus.entry.share > 0}
+    said = []
+    for corpus in inputs.held_out:
+        name, same = f"dataset {corpus.entry.task_name!r} of eval_dataset", trained.get(corpus.dataset.fingerprint)
+        if same is not None:
+            said.append(
+                f"{name} holds the records of {same}, which is trained on: its loss will not tell how well the model "
+                "does on other text"
+            )
+        if found := samples.get(corpus.entry.task_name):
+            said += [f"{name}: {warning}" for warning in found.warnings(inputs.tokenizer, inputs.settings.max_length)]
+    return said
 
 
 def _about_tokenizer(inputs: Inputs, start: Start) -> list[str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.forecast import CorpusSample, describe, endings, never_ends, sample_corpus
+from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, CorpusSample, describe, endings, never_ends
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.model.parameters import count, num_parameters, parameters
 from fm9g.settings import told_lines
-from fm9g.training.cautions import cautions
+from fm9g.training.cautions import cautions, sample
 from fm9g.training.inputs import Inputs
 from fm9g.training.schedule import FLOOR, drop_begin
 from fm9g.training.settings import Settings
@@ -69,9 +69,9 @@ def report(inputs: Inputs) -> str:
         f"output       {folder.checkpoints}",
         f"data         {LANES_PER_ROW * rows} lanes",
     ]
-    samples = {corpus.entry.task_name: sample_corpus(corpus) for corpus in _read(inputs)}
-    lines += _describe_data(inputs, samples, places)
-    lines += _describe_evaluation(inputs)
+    samples = sample(inputs, SAMPLED_DOCUMENTS)
+    lines += _describe_data(inputs, samples.trained, places)
+    lines += _describe_evaluation(inputs, samples.held_out, places)
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
@@ -80,10 +80,6 @@ def report(inputs: Inputs) -> str:
     warnings = cautions(inputs, start, places, samples) + _unexportable(inputs)
     lines += [f"warning: {said}" for said in warnings]
     return "\n".join([*lines, "dry run: everything checked, nothing started"])
-
-
-def _read(inputs: Inputs) -> list[Corpus]:
-    return [corpus for corpus in inputs.corpora if corpus.entry.share > 0]
 
 
 def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], places: int) -> list[str]:
@@ -101,11 +97,19 @@ def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], places: 
     return lines + [f"  {line}" for line in said]
 
 
-def _describe_evaluation(inputs: Inputs) -> list[str]:
-    settings = inputs.settings
-    names = ", ".join(corpus.entry.task_name for corpus in inputs.held_out)
-    read = f"{settings.eval_iters:,} steps of" if settings.eval_iters else "all of"
-    return [f"evaluation   every {settings.eval_interval:,} iterations, {read} {names}"] if names else []
+def _describe_evaluation(inputs: Inputs, samples: Mapping[str, CorpusSample], places: int) -> list[str]:
+    """When a run evaluates, and what one evaluation reads; `places` are the tokens of a step."""
+    settings, corpora = inputs.settings, [corpus for corpus in inputs.held_out if corpus.entry.task_name in samples]
+    if not corpora:
+        return []
+    names = ", ".join(corpus.entry.task_name for corpus in corpora)
+    tokens = sum(samples[c.entry.task_name].mean * c.records * min(1.0, c.entry.epochs or 1.0) for c in corpora)
+    if settings.eval_iters:
+        tokens = min(tokens, settings.eval_iters * places)
+    return [
+        f"evaluation   every {settings.eval_interval:,} iterations, {names}: about {tokens:,.0f} tokens each time, as "
+        f"many as {tokens / places:,.1f} steps train on"
+    ]
 
 
 def _unexportable(inputs: Inputs) -> list[str]:

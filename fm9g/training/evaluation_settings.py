@@ -19,16 +19,20 @@ class EvaluationSettings(Group):
         "",
         "a mixture to evaluate on, named as dataset_config; unset: no evaluation",
         "用于评估的数据混合，写法同 dataset_config；不设则不评估",
+        learned_with=True,
     )
     eval_interval: int = setting(
         500,
-        "iterations between evaluations; the last iteration is always evaluated",
-        "两次评估之间的迭代数；最后一次迭代总会评估",
+        "iterations between evaluations; the first and the last are at the run's beginning and end",
+        "两次评估之间的迭代数；运行开始和结束时总会评估",
         least=1,
+        needs=("eval_dataset",),
     )
     eval_iters: int = setting(
         0,
         "steps that an evaluation reads, of as many rows as in training, the same each time; 0: every dataset once",
         "一次评估读取的步数，每步的行数与训练相同，每次都是同样的行；0：每个数据集读一遍",
         least=0,
+        needs=("eval_dataset",),
+        learned_with=True,
     )

@@ -12,7 +12,7 @@ from fm9g.runtime import bmt
 from fm9g.runtime.log import log
 from fm9g.training.evaluation import Evaluation, describe
 from fm9g.training.learner import Diverged, Learned, Learner
-from fm9g.training.metrics import Metrics, MetricsWriter, readable_line
+from fm9g.training.metrics import Evaluated, Metrics, MetricsWriter, readable_line
 from fm9g.training.run_state import run_state
 from fm9g.training.run_stream import RunStream, Step
 from fm9g.training.step import means
@@ -39,6 +39,8 @@ class Loop:
         """Run the iterations that are left, then save."""
         started, first, train_iters = time.perf_counter(), self._progress.step, self._settings.train_iters
         metrics: Metrics | None = None
+        if self.evaluation is not None and (first == 0 or first >= train_iters):
+            self._evaluate_start(self.evaluation)
         if first < train_iters:
             log(f"step {first + 1} of {train_iters} begins")
         try:
@@ -64,23 +66,29 @@ class Loop:
         seconds = time.perf_counter() - started + step.waited
         metrics = self._metrics(step, learned, seconds)
         if self.evaluation is not None and self.evaluation.is_due(iteration, step.counts.exhausted):
-            self._evaluate(self.evaluation, metrics)
+            metrics.evaluated = self._evaluate(self.evaluation)
         return metrics
 
-    def _evaluate(self, evaluation: Evaluation, metrics: Metrics) -> None:
-        """Evaluate what was learned up to an iteration, and add what is found to its metrics."""
+    def _evaluate(self, evaluation: Evaluation) -> Evaluated:
+        """Evaluate what has been learned so far, and say what is found."""
         evaluated = evaluation.run()
-        log(describe(evaluated, metrics.iteration))
-        metrics.eval_loss, metrics.eval_perplexity = evaluated.loss, evaluated.perplexity
-        metrics.eval_task_loss, metrics.eval_seen = evaluated.task_loss, evaluated.seen
+        log(describe(evaluated, self._progress.step))
+        return evaluated
+
+    def _evaluate_start(self, evaluation: Evaluation) -> None:
+        """Evaluate what a run starts from, or what a finished one has come to: before anything is learned, held-out
+        data that cannot be read is found out."""
+        evaluated = self._evaluate(evaluation)
+        if self.writer:
+            self.writer.write_evaluated(evaluated, self._progress.step)
 
     def _evaluate_last(self, metrics: Metrics) -> None:
         """Evaluate the last iteration, where that it was the last showed only in records after it that are left out."""
-        if self.evaluation is None or metrics.eval_loss is not None:
+        if self.evaluation is None or metrics.evaluated is not None:
             return
-        self._evaluate(self.evaluation, metrics)
+        evaluated = self._evaluate(self.evaluation)
         if self.writer:
-            self.writer.write_held_out(metrics)
+            self.writer.write_late(metrics, evaluated)
 
     def _metrics(self, step: Step, learned: Learned, seconds: float) -> Metrics:
         counts, losses, progress = step.counts, learned.losses, self._progress

@@ -15,6 +15,24 @@ from fm9g.display import LINE_WIDTH, columns
 from fm9g.files import write_text
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found: nats a unit over all that it read, and for each task."""
+
+    loss: float
+    task_loss: dict[str, float]
+    seen: dict[str, float]
+    tokens: int
+    skipped: int  # records that gave no document, the damaged among them
+    seconds: float
+    log_likelihood: bool  # whether the loss is -log p of a token
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(loss) of a language model: between how many tokens it is as undecided. None of other losses."""
+        return math.exp(min(self.loss, 700.0)) if self.log_likelihood else None  # beyond, a float overflows
+
+
 @dataclass
 class Metrics:
     """One iteration. Losses are nats per valid token over the whole global batch; null where there was none.
@@ -39,10 +57,7 @@ class Metrics:
     task_epochs: dict[str, float]
     loss_scale: float
     seen: dict[str, float] = field(default_factory=dict)  # by the objective, beside its loss
-    eval_loss: float | None = None  # of a held-out evaluation after this iteration, as all that follow
-    eval_perplexity: float | None = None
-    eval_task_loss: dict[str, float] = field(default_factory=dict)
-    eval_seen: dict[str, float] = field(default_factory=dict)
+    evaluated: Evaluated | None = None  # on held-out data, after this iteration
 
 
 def readable_time(seconds: float) -> str:
@@ -119,7 +134,15 @@ def _lines(path: Path) -> list[str]:
 
 
 def _line(metrics: Metrics) -> str:
-    return json.dumps(finite(dataclasses.asdict(metrics)), ensure_ascii=False, allow_nan=False) + "\n"
+    told, evaluated = dataclasses.asdict(metrics), metrics.evaluated
+    del told["evaluated"]
+    told |= {
+        "eval_loss": evaluated and evaluated.loss,
+        "eval_perplexity": evaluated and evaluated.perplexity,
+        "eval_task_loss": evaluated.task_loss if evaluated else {},
+        "eval_seen": evaluated.seen if evaluated else {},
+    }
+    return json.dumps(finite(told), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class MetricsWriter:
@@ -136,14 +159,24 @@ class MetricsWriter:
         """Record one iteration."""
         self._file.write(_line(metrics))
         self._file.flush()
-        self._add_scalars(self._scalars(metrics) | self._held_out(metrics), metrics.iteration)
+        self._add_scalars(self._scalars(metrics), metrics.iteration)
+        if metrics.evaluated is not None:
+            self.write_evaluated(metrics.evaluated, metrics.iteration)
 
-    def write_held_out(self, metrics: Metrics) -> None:
+    def write_late(self, metrics: Metrics, evaluated: Evaluated) -> None:
         """Record an evaluation of the iteration that was written last."""
         self._file.close()
+        metrics.evaluated = evaluated
         write_text(self._path, "".join(_lines(self._path)[:-1]) + _line(metrics))
         self._file = self._path.open("a", encoding="utf-8")
-        self._add_scalars(self._held_out(metrics), metrics.iteration)
+        self.write_evaluated(evaluated, metrics.iteration)
+
+    def write_evaluated(self, evaluated: Evaluated, iteration: int) -> None:
+        """Record an evaluation in TensorBoard alone."""
+        scalars = {"Loss/eval": evaluated.loss, "Eval/perplexity": evaluated.perplexity}
+        scalars |= {f"Eval/{name}": value for name, value in evaluated.seen.items()}
+        tasks = evaluated.task_loss if self._all_tasks else {}
+        self._add_scalars(scalars | {f"Loss/eval_task/{task}": loss for task, loss in tasks.items()}, iteration)
 
     def _scalars(self, metrics: Metrics) -> dict[str, Any]:
         scalars: dict[str, Any] = {
@@ -164,12 +197,6 @@ class MetricsWriter:
             scalars |= {f"Data/task_documents/{task}": count for task, count in metrics.task_documents.items()}
             scalars |= {f"Data/task_epochs/{task}": count for task, count in metrics.task_epochs.items()}
         return scalars
-
-    def _held_out(self, metrics: Metrics) -> dict[str, Any]:
-        scalars = {"Loss/eval": metrics.eval_loss, "Eval/perplexity": metrics.eval_perplexity}
-        tasks = metrics.eval_task_loss if self._all_tasks else {}
-        scalars |= {f"Eval/{name}": value for name, value in metrics.eval_seen.items()}
-        return scalars | {f"Loss/eval_task/{task}": loss for task, loss in tasks.items()}
 
     def write_summary(self, summary: list[dict[str, Any]], iteration: int) -> None:
         """Record the parameter and gradient summary of bmt.inspect.inspect_model."""

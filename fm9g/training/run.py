@@ -8,12 +8,12 @@ from typing import NamedTuple
 from fm9g import runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.saved import Saved
-from fm9g.data.stream.forecast import describe, endings, never_ends, sample_corpus
+from fm9g.data.stream.forecast import describe, endings, never_ends
 from fm9g.errors import UserError
 from fm9g.model.parameters import num_parameters
 from fm9g.runtime.log import log
 from fm9g.settings import changed, told_lines
-from fm9g.training.cautions import cautions
+from fm9g.training.cautions import cautions, sample
 from fm9g.training.data_run import DataRun
 from fm9g.training.evaluation import Evaluation
 from fm9g.training.inputs import Inputs
@@ -106,11 +106,10 @@ def _announce(stream: RunStream, start: Start) -> None:
         return
     inputs, corpora, settings = stream.inputs, stream.corpora, stream.inputs.settings
     tokens = stream.plan.rows_per_step * stream.plan.row_length
-    read = [corpus for corpus in inputs.corpora if corpus.entry.share > 0]
-    samples = {corpus.entry.task_name: sample_corpus(corpus, _SAMPLED_AT_START) for corpus in read}
+    samples = sample(inputs, _SAMPLED_AT_START)
     for said in cautions(inputs, start, tokens, samples):
         log(f"warning: {said}")
-    found = endings(corpora, tokens, stream.records_done(), stream.progress.step, samples)
+    found = endings(corpora, tokens, stream.records_done(), stream.progress.step, samples.trained)
     for said in describe(found, settings.train_iters, never_ends(corpora), settings.stop_when_end):
         log(said)
 
@@ -124,8 +123,6 @@ def open_loop(inputs: Inputs) -> Loop:
     learner = Learner(settings, config)
     learner.load(opened.start, opened.saved)
     evaluation = Evaluation(inputs, learner) if inputs.held_out else None
-    if evaluation is not None:
-        evaluation.check()
     folder, writer = opened.checkpoints.folder, None
     if runtime.rank() == 0:
         first = stream.progress.step + 1

@@ -13,6 +13,8 @@ from fm9g.objectives.base import Cost, sums_by_piece, valid_targets
 class ZLoss:
     """Cross-entropy and z-loss, a target a unit."""
 
+    log_likelihood = False
+
     def __init__(self, model: Decoder, settings: Any) -> None:
         self._model = model
 

@@ -33,7 +33,7 @@ def test_what_is_evaluated_and_when(place, run, tmp_path):
     held_out = place.write_mixture("settings_held_out", [{"path": str(tmp_path / "texts"), "abs_weight": 1}])
     found = run(eval_dataset=held_out, eval_interval=3, eval_iters=2)
     assert [line["iteration"] for line in found.metrics() if line["eval_loss"] is not None] == [3, 4]
-    assert [step for step, _ in found.events()["Loss/eval"]] == [3, 4]
+    assert [step for step, _ in found.events()["Loss/eval"]] == [0, 3, 4]
     assert "iter 3: held-out loss" in found.log
     tokens = re.search(r"(\d+) tokens in", found.log)
     assert tokens and 2 * 64 < int(tokens[1]) <= 4 * 64  # two steps of two rows of 64, not all full

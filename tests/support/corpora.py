@@ -61,7 +61,7 @@ class SizedCorpus:
         size = self.sizes[record]
         if not size:
             return Skip(record, "it is empty")
-        sequence = Sequence(np.empty(size + 1, dtype=np.int32), ((1, size + 1),))
+        sequence = Sequence(np.full(size + 1, record, dtype=np.int32), ((1, size + 1),))
         return Document(record, (sequence,), self.may_cut)
 
     def examples(self, positions: Iterable[int]) -> list[Document | Skip]:

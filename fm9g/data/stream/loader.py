@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.document import Skip
-from fm9g.data.stream.lane import Lane
+from fm9g.data.stream.lane import Lane, Row
 from fm9g.data.stream.lane_state import LaneState
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.strip import Strip, make_strip, row_digest
@@ -87,13 +87,25 @@ class StepBatch:
 
     step: int
     strips: list[Strip]
-    lane_states: np.ndarray  # [rows, state size] int64
-    exhausted: list[bool]  # of these lanes, which have nothing left
-    row_digests: bytes  # 32 bytes a row
-    documents: list[int] = field(default_factory=list)  # begun in this step, by task
-    tokens: list[int] = field(default_factory=list)  # places filled in this step, by task
-    skipped: list[tuple[int, Skip]] = field(default_factory=list)  # (task, why)
+    documents: list[int]  # begun in this step, by task
+    tokens: list[int]  # places filled in this step, by task
+    skipped: list[tuple[int, Skip]]  # (task, why)
+    lane_states: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))  # [rows, state size]
+    exhausted: list[bool] = field(default_factory=list)  # of these lanes, which have nothing left
+    row_digests: bytes = b""  # 32 bytes a row
     work: Work = field(default_factory=lambda: Work())
+
+
+def step_batch(step: int, rows: list[Row], corpora: list[Corpus], batch_size: int, row_length: int) -> StepBatch:
+    """A step's rows, `batch_size` of them a strip; where they came from is still to be said."""
+    documents, tokens = [0] * len(corpora), [0] * len(corpora)
+    for row in rows:
+        for task, count in row.begun.items():
+            documents[task] += count
+        for piece in row.pieces:
+            tokens[piece.task] += piece.places
+    strips = [make_strip(rows[i : i + batch_size], row_length) for i in range(0, len(rows), batch_size)]
+    return StepBatch(step, strips, documents, tokens, [skip for row in rows for skip in row.skipped])
 
 
 class StepStream(IterableDataset):  # type: ignore[type-arg]
@@ -152,24 +164,12 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
             lane.prepare()
         rows = [lane.next_row() for lane in lanes]
         self._prefetcher.start()
-        size = self.plan.batch_size
-        documents, tokens = [0] * len(self.corpora), [0] * len(self.corpora)
-        for row in rows:
-            for task, count in row.begun.items():
-                documents[task] += count
-            for piece in row.pieces:
-                tokens[piece.task] += piece.places
-        return StepBatch(
-            step,
-            [make_strip(rows[i : i + size], self.plan.row_length) for i in range(0, len(rows), size)],
-            np.stack([lane.state() for lane in lanes]),
-            [lane.exhausted for lane in lanes],
-            b"".join(row_digest(row, self._names) for row in rows),
-            documents,
-            tokens,
-            [skip for row in rows for skip in row.skipped],
-            self._work(*before),
-        )
+        batch = step_batch(step, rows, self.corpora, self.plan.batch_size, self.plan.row_length)
+        batch.lane_states = np.stack([lane.state() for lane in lanes])
+        batch.exhausted = [lane.exhausted for lane in lanes]
+        batch.row_digests = b"".join(row_digest(row, self._names) for row in rows)
+        batch.work = self._work(*before)
+        return batch
 
     def _spent(self) -> np.ndarray:
         """Seconds of reading, transforming and tokenizing so far."""
