@@ -12,7 +12,7 @@ from typing import Any
 
 from fm9g.convert import hf_rope
 from fm9g.convert.families import FAMILIES
-from fm9g.convert.families.family import Family
+from fm9g.convert.families.family import MUP_KEYS, Family
 from fm9g.errors import UserError, closest, shown
 from fm9g.model.config import ROPE_SCALINGS, ModelConfig
 from fm9g.tensors.lazy import DTYPES
@@ -49,12 +49,24 @@ def family_of(values: Any, where: str) -> Family:
     architectures = values.get("architectures") or []
     for family in FAMILIES:
         if architectures == [family.architecture]:
+            _check_model_type(values, family, where)
             return family
     known = [family.architecture for family in FAMILIES]
     only = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
     raise UserError(
         f"{where}: architectures is {shown(architectures)}; this tool converts one of {', '.join(known)}"
         + (closest(only, known) if isinstance(only, str) else "")
+    )
+
+
+def _check_model_type(values: Mapping[str, Any], family: Family, where: str) -> None:
+    """Refuse a config.json that transformers would take for another model; with muP's keys it is of older code."""
+    given = values.get("model_type")
+    if family.model_type is None or given in (None, family.model_type) or any(values.get(key) for key in MUP_KEYS):
+        return
+    raise UserError(
+        f"{where}: model_type is {shown(given)}, by which transformers chooses, but architectures is "
+        f"{family.architecture}, whose model_type is {family.model_type!r}: one of them is wrong"
     )
 
 

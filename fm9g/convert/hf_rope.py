@@ -82,6 +82,8 @@ def _spelling(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     spelling = values.get(key) or {}
     if not isinstance(spelling, dict):
         raise UserError(f"{where}: {key} must be an object, not {shown(spelling)}")
+    if "truncate" in spelling and spelling["truncate"] is None:
+        raise UserError(f"{where}: {key}: truncate must be true or false, not null, which transformers takes for false")
     spelling = {name: value for name, value in spelling.items() if value is not None}
     if any(isinstance(value, dict) for value in spelling.values()):
         raise UserError(f"{where}: {key} differs between layers, which is not supported")
@@ -96,6 +98,8 @@ def _spelling(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
         outside = values.get(FIRST_LENGTH)
         if outside is not None and spelling.setdefault(FIRST_LENGTH, outside) != outside:
             raise UserError(f"{where}: {FIRST_LENGTH} is {shown(outside)}, but another in {key}")
+        if spelling.get(FIRST_LENGTH) == 0:  # which is our way to say that none is given
+            raise UserError(f"{where}: {FIRST_LENGTH} must be positive, not 0")
     return _with_attention_factor(spelling, f"{where}: {key}") if kind == "yarn" else spelling
 
 

@@ -33,21 +33,30 @@ Checkpoint = dict[str, LazyTensor]
 
 
 def read_huggingface_folder(folder: Path) -> Checkpoint:
-    """The tensors of a folder: its safetensors if there are any, else its pytorch_model*.bin; sharded or not."""
+    """The tensors of a folder: its safetensors if there are any, else its pytorch_model*.bin; sharded or not.
+
+    One file or an index of shards, as transformers has it, or shards without an index; a UserError for two of these.
+    """
     mapping = TorchFiles()
-    readers: tuple[tuple[str, Callable[[Path], Checkpoint]], ...] = (
-        ("model*.safetensors", read_safetensors),
-        ("pytorch_model*.bin", mapping.read),
+    readers: tuple[tuple[str, str, Callable[[Path], Checkpoint]], ...] = (
+        ("model", ".safetensors", read_safetensors),
+        ("pytorch_model", ".bin", mapping.read),
     )
-    for pattern, read in readers:
-        index = folder / (pattern.replace("*", "") + ".index.json")
+    for stem, suffix, read in readers:
+        single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
+        if single.exists() and index.exists():
+            raise UserError(f"{folder}: holds both {single.name} and {index.name}: two checkpoints; remove one of them")
         if index.exists():
             return _read_indexed(index, read)
-        files = sorted(folder.glob(pattern))
-        if files:
+        shards = sorted(folder.glob(f"{stem}-*-of-*{suffix}")) or sorted(folder.glob(f"{stem}-*{suffix}"))
+        if single.exists() and shards and "-of-" in shards[0].name:
+            raise UserError(
+                f"{folder}: holds both {single.name} and {shards[0].name}: two checkpoints; remove one of them"
+            )
+        if files := [single] if single.exists() else shards:
             return _merge(files, read)
-    patterns = " and no ".join(pattern for pattern, _ in readers)
-    raise UserError(f"{folder}: no weights found: no {patterns}")
+    names = " and no ".join(f"{stem}{suffix}" for stem, suffix, _ in readers)
+    raise UserError(f"{folder}: no weights found: no {names}, as one file or in shards")
 
 
 def read_pt(path: Path) -> Checkpoint:

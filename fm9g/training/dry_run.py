@@ -116,7 +116,7 @@ def _unexportable(inputs: Inputs) -> list[str]:
     from fm9g.convert.tokenizer.check import try_export  # imports transformers, which takes seconds
 
     try:
-        try_export(inputs.tokenizer_path, inputs.model_config.vocab_size)
+        try_export(inputs.tokenizer_path, inputs.model_config, f"config {inputs.settings.config!r}")
     except UserError as error:
         return [f"the trained model could not be converted to Hugging Face with its tokenizer: {error}"]
     return []

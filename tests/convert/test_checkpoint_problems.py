@@ -118,9 +118,18 @@ def test_an_index_must_describe_its_shards(tmp_path: Path) -> None:
     assert read_huggingface_folder(folder).keys() == right.keys()
 
 
-def test_two_checkpoints_in_one_folder_are_refused(own_llama: Path) -> None:
-    (own_llama / "model-copy.safetensors").write_bytes((own_llama / WEIGHTS).read_bytes())
-    assert "the folder holds two checkpoints" in failure(own_llama)
+@pytest.mark.parametrize("other", ["model.safetensors.index.json", "model-00001-of-00002.safetensors"])
+def test_two_checkpoints_in_one_folder_are_refused(own_llama: Path, other: str) -> None:
+    """transformers would read the single file; who has both may mean the other."""
+    (own_llama / other).write_bytes((own_llama / WEIGHTS).read_bytes())
+    assert f"holds both model.safetensors and {other}: two checkpoints" in failure(own_llama)
+
+
+def test_files_of_other_names_are_not_the_checkpoint(own_llama: Path) -> None:
+    expected = read_huggingface_folder(own_llama).keys()
+    for name in ("model_old.safetensors", "model-copy.safetensors", "pytorch_model_old.bin"):
+        (own_llama / name).write_bytes(b"no checkpoint")
+    assert read_huggingface_folder(own_llama).keys() == expected
 
 
 @pytest.mark.parametrize("keep", [0, 7, 200, -1])

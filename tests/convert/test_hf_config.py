@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import transformers
 
 from fm9g.convert.families import FAMILIES
+from fm9g.convert.families.family import MUP_KEYS
 from fm9g.convert.hf_config import (
     differences,
     huggingface_config,
@@ -37,6 +39,8 @@ MINICPM = {
     "scale_depth": 1.4,
     "dim_model_base": 16,
 }
+MUP = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16}
+YARN = {"rope_type": "yarn", "factor": 4.0}
 
 
 def read(**changes: Any) -> ModelConfig:
@@ -212,6 +216,22 @@ def test_what_our_model_cannot_do_is_refused_by_name(changes: dict[str, Any], wo
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "gemma"}, "model_type is 'gemma', by which transformers chooses"),
+        ({"is_causal": False}, "is_causal=False is not supported"),
+        ({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **MUP}, "scale_emb=12 is not supported"),
+        ({"rope_scaling": {**YARN, "truncate": None}}, "truncate must be true or false, not null"),
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 0}}, "must be positive, not 0"),
+        ({"rope_scaling": YARN, "original_max_position_embeddings": 0}, "must be positive, not 0"),
+    ],
+)
+def test_what_transformers_would_compute_otherwise_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        read(**changes)
+
+
 @pytest.mark.parametrize("architecture", ["MiniCPMForCausalLM", "FM9GForCausalLM"])
 def test_mup_fields_turn_scaling_on(architecture: str) -> None:
     config = model_config_from_huggingface({**MINICPM, "architectures": [architecture]}, "config.json")
@@ -230,7 +250,8 @@ def test_mup_fields_turn_scaling_on(architecture: str) -> None:
 )
 def test_a_null_key_is_as_if_left_out(architecture: str, key: str) -> None:
     values = {**MINICPM, "architectures": [architecture], "num_key_value_heads": 4, "sliding_window": None}
-    values.pop(key, None)
+    for other in ("model_type", key, *(MUP_KEYS if architecture.startswith(("Qwen", "Mistral")) else ())):
+        values.pop(other, None)
     left_out = model_config_from_huggingface(values, "config.json")
     assert model_config_from_huggingface({**values, key: None}, "config.json") == left_out
 
@@ -238,7 +259,8 @@ def test_a_null_key_is_as_if_left_out(architecture: str, key: str) -> None:
 @pytest.mark.parametrize("kind", ["Llama", "Qwen2"])
 def test_a_null_number_of_key_heads_is_that_of_heads_as_in_transformers(kind: str) -> None:
     theirs = getattr(transformers, f"{kind}Config")(num_attention_heads=4, hidden_size=64, num_key_value_heads=None)
-    assert read(architectures=[f"{kind}ForCausalLM"], num_key_value_heads=None).num_kv_heads == 4
+    named = {"architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower()}
+    assert read(**named, num_key_value_heads=None).num_kv_heads == 4
     assert theirs.num_key_value_heads == 4
 
 

@@ -43,11 +43,13 @@ ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
 # Fields that no model of ours has, by the value that says so.
 NEUTRAL: dict[str, Any] = {
     "attention_bias": False,
+    "is_causal": True,
     "mlp_bias": False,
     "partial_rotary_factor": 1.0,
     "quantization_config": None,
     "sliding_window": None,
 }
+WITHOUT_MUP: dict[str, Any] = dict.fromkeys(MUP_KEYS)  # of families whose code does not know them
 
 
 class Family(NamedTuple):
@@ -56,10 +58,11 @@ class Family(NamedTuple):
     `read_config(values, where)` gives the ModelConfig that a config.json describes; `write_config(config, where)`
     the keys for a model trained from scratch, but for dtype, token ids, tying and RoPE. A model can be written as a
     family whose `features` are those that it has (see hf_config.features); of families with the same, one has a
-    write_config.
+    write_config. `model_type` is transformers' name of it, by which that chooses; None where its code is elsewhere.
     """
 
     architecture: str
+    model_type: str | None
     features: frozenset[str]
     read_config: Callable[[dict[str, Any], str], ModelConfig]
     write_config: Callable[[ModelConfig, str], dict[str, Any]] | None

@@ -43,4 +43,4 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("LlamaForCausalLM", frozenset(), read_decoder, _write, LAYOUTS)
+FAMILY = Family("LlamaForCausalLM", "llama", frozenset(), read_decoder, _write, LAYOUTS)

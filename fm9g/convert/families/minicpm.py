@@ -40,5 +40,5 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("MiniCPMForCausalLM", frozenset({"scale"}), _read_minicpm, _write, LAYOUTS)
-FM9G = Family("FM9GForCausalLM", frozenset({"scale"}), _read_fm9g, None, LAYOUTS)
+FAMILY = Family("MiniCPMForCausalLM", None, frozenset({"scale"}), _read_minicpm, _write, LAYOUTS)
+FM9G = Family("FM9GForCausalLM", None, frozenset({"scale"}), _read_fm9g, None, LAYOUTS)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fm9g.convert.families.family import (
     NEUTRAL,
+    WITHOUT_MUP,
     Family,
     read_decoder,
     require_usual_heads,
@@ -16,7 +17,8 @@ from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 32768, "num_key_value_heads": 32}
 # sliding_window says nothing where use_sliding_window is false, as in every published model
-REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"} | {"use_sliding_window": False}
+REFUSED = {key: value for key, value in {**NEUTRAL, **WITHOUT_MUP}.items() if key != "sliding_window"}
+REFUSED |= {"use_sliding_window": False}
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
@@ -28,4 +30,4 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     return {"model_type": "qwen2", **written_decoder(config), "use_sliding_window": False}
 
 
-FAMILY = Family("Qwen2ForCausalLM", frozenset({"qkv_bias"}), _read, _write, LAYOUTS)
+FAMILY = Family("Qwen2ForCausalLM", "qwen2", frozenset({"qkv_bias"}), _read, _write, LAYOUTS)

@@ -14,6 +14,7 @@ from typing import Any
 
 import transformers
 
+from fm9g.convert.hf_config import huggingface_config
 from fm9g.convert.tokenizer.files import install_tokenizer, mark_special, name_fast_class, training_reads
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.tokens.sentencepiece_proto import NORMAL, UNIGRAM, SentencePieceModel, read_sentencepiece
@@ -21,6 +22,7 @@ from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError
 from fm9g.files import write_json
+from fm9g.model.config import ModelConfig
 
 TEXTS = 1000
 _BATCH = 1000
@@ -109,12 +111,12 @@ def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
         )
 
 
-def try_export(tokenizer: Path, vocab_size: int) -> None:
-    """Raise UserError where a model with this tokenizer could not be exported; leaves nothing behind."""
+def try_export(tokenizer: Path, config: ModelConfig, where: str) -> None:
+    """Raise UserError where a model from scratch with this tokenizer could not be exported; leaves nothing behind."""
     trained = load_tokenizer(tokenizer)
     with tempfile.TemporaryDirectory() as temporary:
-        ids = install_tokenizer(tokenizer, Path(temporary), vocab_size)
-        write_json(Path(temporary) / "config.json", {"model_type": "llama", **ids})
+        ids = install_tokenizer(tokenizer, Path(temporary), config.vocab_size)
+        write_json(Path(temporary) / "config.json", huggingface_config(config, "BF16", ids, where))
         _make_same(trained, Path(temporary))
 
 
@@ -122,10 +124,24 @@ def _make_same(trained: Tokenizer, folder: Path) -> int:
     """Check `folder`, and have its files say what makes it the same where they do not; returns the ties."""
     try:
         return _check(trained, folder)
-    except UserError:
+    except UserError as error:
         if not name_fast_class(folder) | mark_special(folder, trained.special):
-            raise
+            raise UserError(f"{error}{_forced_class(trained, folder)}") from None
+    try:
         return _check(trained, folder)
+    except UserError as error:
+        raise UserError(f"{error}{_forced_class(trained, folder)}") from None
+
+
+def _forced_class(trained: Tokenizer, folder: Path) -> str:
+    """What is to be said where transformers builds the tokenizer its own way, whatever tokenizer_config.json asks."""
+    kind, model = type(_load(trained, folder)).__name__, read_object(folder / "config.json").get("model_type")
+    if kind in ("TokenizersBackend", "PreTrainedTokenizerFast"):
+        return ""
+    return (
+        f". For model_type {model!r} it makes a {kind} of any tokenizer.json: take a tokenizer that is one (that of a "
+        "published model of this type), or a model config of another architecture"
+    )
 
 
 def _check(trained: Tokenizer, folder: Path) -> int:
