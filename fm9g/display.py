@@ -116,3 +116,12 @@ def wants_color(choice: str, stream: TextIO) -> bool:
 def colored(text: str, *codes: int) -> str:
     """`text` between the escape sequences of SGR codes (36 is cyan, 2 dim, …)."""
     return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m"
+
+
+def as_many_as_fit(losses: list[str], width: int) -> list[str]:
+    """The first losses in one part of a line, with … where some had no room; [] where none has."""
+    for count in range(len(losses), 0, -1):
+        part = ", ".join(losses[:count] + ["…"] * (count < len(losses)))
+        if columns(part) <= width:
+            return [part]
+    return []

@@ -133,13 +133,31 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def parse_json(data: bytes, path: str | os.PathLike[str]) -> Any:
     """Parse the content of the JSON file `path`; a malformed one is a UserError that names the file and the line."""
     try:
-        return load_json(data.decode("utf-8"))
+        return load_json(data.decode("utf-8"), object_pairs_hook=_object)
+    except _Repeated as repeated:
+        raise UserError(f"{path}: {shown(repeated.key)} is there twice in one object: remove one of them") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from None
     except RecursionError:
         raise UserError(f"{path}: not usable JSON: nested too deeply") from None
+
+
+class _Repeated(Exception):
+    """A key that an object has twice."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def load_json(text: str, **hooks: Any) -> Any:

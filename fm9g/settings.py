@@ -104,7 +104,8 @@ class _OutOfRange(ValueError):
 def _within(number: float, limit: float) -> bool:
     """False for NaN."""
     if abs(number) > limit:
-        raise _OutOfRange(f"from {-limit:g} to {limit:g}")
+        words = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+        raise _OutOfRange(f"from -{words} to {words}")
     return not math.isnan(number)
 
 
@@ -166,7 +167,7 @@ _KINDS = {
     "float": _Kind(_float, "a number"),
     "str": _Kind(_str, "text"),
     "list[str]": _Kind(_texts, "a list"),
-    "tuple[float, float]": _Kind(_two_numbers, "two numbers"),
+    "tuple[float, float]": _Kind(_two_numbers, "two numbers, as 0.9,0.95"),
 }
 
 
@@ -238,8 +239,11 @@ def check(settings: Merged) -> None:
     for name, item in fields(composition).items():
         value = getattr(settings, name)
         if value is not None:
-            _check_bounds(item, value)
-            _check_choice(item, value)
+            try:
+                _check_bounds(item, value)
+                _check_choice(item, value)
+            except UserError as error:
+                raise UserError(f"{settings.source(name)}: {error}") from None
     for group in [*groups(composition), composition]:
         group.check(settings)
 
@@ -290,7 +294,7 @@ def help_text(composition: Composition) -> str:
 
 def value_text(value: Any) -> str:
     """A setting's value as a log shows it."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'
 
 
 def told_lines(settings: Merged) -> list[str]:

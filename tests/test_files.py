@@ -61,10 +61,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert "not a path" in refused(user_path, "a\0b")
 
 
-def test_json_may_hold_numbers_of_any_length_but_not_be_too_deep(tmp_path):
+def test_json_may_hold_numbers_of_any_length_but_no_key_twice_and_not_be_too_deep(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"n": ' + "9" * 5000 + "}")
     assert read_json(path) == {"n": float("inf")}
+    path.write_text('{"a": {"lr": 1, "lr": 2}}')
+    assert refused(read_json, path) == f"{path}: 'lr' is there twice in one object: remove one of them"
     path.write_text("[" * 100_000)
     assert refused(read_json, path) == f"{path}: not usable JSON: nested too deeply"
 

@@ -109,7 +109,9 @@ class RunFolder:
     def _latest(self, steps: list[int]) -> int | None:
         """The step that `latest` names: after a return to an earlier step, higher ones are of the abandoned course."""
         file = self.checkpoints / "latest"
-        named = file.read_text().strip() if file.exists() else ""
+        named = file.read_bytes().decode("utf-8", "replace").strip() if file.is_file() else ""
         if is_step(named) and int(named) in steps:
             return int(named)
+        if steps and file.exists():
+            print(f"warning: {file} names no checkpoint: the highest step, {steps[-1]}, is taken", file=sys.stderr)
         return steps[-1] if steps else None

@@ -34,11 +34,18 @@ def load_optimizer_state(model: Any, optimizer: Any, folder: Path, on_host: bool
     if not files:
         raise UserError(f"{folder}: holds no optimizer state; load_grad=0 starts the optimizer anew")
     parts = [map_pt(path) for path in files]
+    if not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"{folder}: holds an optimizer file that is none; load_grad=0 starts the optimizer anew")
+    trained = {name for name, param in model.named_parameters() if param.requires_grad}
     for name, param, start, end in shards(model):
         saved = [part[name] for part in parts if name in part]
         if saved:
             device = torch.device("cpu") if on_host else param.device
             optimizer.state[param] = _assemble(name, saved, start, end, param, device, on_host)
+        elif start < end and name in trained and any(parts):  # before a first update nothing has a state
+            raise UserError(
+                f"{folder}: its optimizer state has nothing of {name}; load_grad=0 starts the optimizer anew"
+            )
     return len(files)
 
 

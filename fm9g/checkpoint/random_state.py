@@ -32,13 +32,9 @@ def random_state() -> dict[str, Any]:
     return state
 
 
-def load_random_state(folder: Path) -> bool:
-    """Restore this rank's generators; False if the checkpoint has none for it (it had fewer ranks)."""
-    path = folder / RANDOM_FILE.format(rank=runtime.rank())
-    if not path.exists():
-        return False
+def load_random_state(path: Path) -> None:
+    """Restore this rank's generators from its file of a checkpoint."""
     set_random_state(map_pt(path))
-    return True
 
 
 def set_random_state(state: dict[str, Any]) -> None:

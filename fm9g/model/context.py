@@ -59,4 +59,4 @@ class Context:
         starts = torch.cumsum(counts, 0, dtype=torch.int32) - counts
         positions = torch.arange(int(counts.sum())) - torch.repeat_interleave(starts, counts)
         documents, position_ids = Documents.of(lengths, device), positions.to(device, non_blocking=True)
-        return cls(documents, documents, position_ids, *rotary(position_ids, dtype))
+        return cls(documents, documents, position_ids, *rotary(position_ids, documents.longest, dtype))

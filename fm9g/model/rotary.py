@@ -12,17 +12,18 @@ from fm9g.model.rope_scaling import attention_factor, inverse_frequencies
 
 
 class RotaryTable:
-    """cos and sin for every position below max_length, made once for each device and dtype."""
+    """cos and sin of positions, made for each device and dtype as far as they were needed: models can have millions."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """[T] positions -> cos and sin, each [T, 1, dim_head / 2] in `dtype`."""
+    def __call__(self, position_ids: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """[T] positions below `count` -> cos and sin, each [T, 1, dim_head / 2] in `dtype`."""
         key = (position_ids.device, dtype)
-        if key not in self._tables:
-            angles = torch.outer(torch.arange(self._config.max_length).float(), inverse_frequencies(self._config))
+        if key not in self._tables or len(self._tables[key][0]) < count:
+            positions = torch.arange(1 << (count - 1).bit_length())  # so that it is seldom made again
+            angles = torch.outer(positions.float(), inverse_frequencies(self._config))
             tables = (attention_factor(self._config) * table for table in (angles.cos(), angles.sin()))
             cos, sin = (table.to(dtype).to(position_ids.device).unsqueeze(1) for table in tables)
             self._tables[key] = cos, sin

@@ -11,6 +11,7 @@ from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.forecast import CorpusSample, sample_corpus
 from fm9g.data.stream.record_formats import TEXT
 from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
 from fm9g.settings import fields
 from fm9g.training.inputs import Inputs
 from fm9g.training.settings import Settings
@@ -54,6 +55,11 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Sample
             f"save_iters {settings.save_iters:,} is beyond train_iters {settings.train_iters:,}: nothing is saved "
             "before the end, and a run that is stopped is lost"
         )
+    if settings.lr_scheduler != "cosine" and settings.drop_begin >= settings.train_iters:
+        said.append(
+            f"drop_begin {settings.drop_begin:,} is not before train_iters {settings.train_iters:,}: lr never drops"
+        )
+    said += _about_scaling(inputs.model_config)
     said += _about_idle_settings(settings)
     said += _about_tokenizer(inputs, start)
     said += _about_held_out(inputs, samples.held_out)
@@ -65,6 +71,14 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Sample
         if found := samples.trained.get(entry.task_name):
             said += _about_data(inputs, corpus, found, tokens_per_step)
     return said
+
+
+def _about_scaling(config: ModelConfig) -> list[str]:
+    kind, factor = config.rope_scaling_type, config.rope_scaling_factor
+    if bool(kind) == (factor != 1):
+        return []
+    said = f"rope_scaling_type {kind!r} with rope_scaling_factor 1" if kind else f"rope_scaling_factor {factor:g} alone"
+    return [f"{said} scales nothing: RoPE scaling needs a type and a factor above 1"]
 
 
 def _about_idle_settings(settings: Settings) -> list[str]:

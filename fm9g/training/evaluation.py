@@ -18,6 +18,7 @@ from fm9g.checkpoint.random_state import random_state, set_random_state
 from fm9g.data.stream.loader import StepBatch
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.single_pass import SinglePass
+from fm9g.display import LINE_WIDTH, as_many_as_fit
 from fm9g.errors import UserError
 from fm9g.model.decoder import Decoder
 from fm9g.training.inputs import Inputs
@@ -138,10 +139,10 @@ def _named() -> Iterator[None]:
 
 def describe(evaluated: Evaluated, iteration: int) -> str:
     """The line a person reads."""
-    tasks = ", ".join(f"{task} {loss:.4f}" for task, loss in evaluated.task_loss.items())
+    losses = [f"{task} {loss:.4f}" for task, loss in evaluated.task_loss.items()]
     perplexity = "" if evaluated.perplexity is None else f", perplexity {evaluated.perplexity:.4g}"
     left_out = f", {evaluated.skipped:,} record(s) left out" if evaluated.skipped else ""
-    return (
-        f"iter {iteration}: held-out loss {evaluated.loss:.4f}{perplexity} ({tasks}); "
-        f"{evaluated.tokens:,} tokens in {evaluated.seconds:.1f} s{left_out}"
-    )
+    before = f"iter {iteration}: held-out loss {evaluated.loss:.4f}{perplexity}"
+    after = f"; {evaluated.tokens:,} tokens in {evaluated.seconds:.1f} s{left_out}"
+    tasks = "".join(as_many_as_fit(losses, LINE_WIDTH - len(before) - len(after) - len(" ()")))
+    return before + (f" ({tasks})" if tasks else "") + after

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from fm9g.data.stream.corpus import Corpus, open_corpora
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.environment import REPOSITORY
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 from fm9g.files import user_path
 from fm9g.model.config import ModelConfig
 from fm9g.settings import DEFAULT
@@ -60,7 +61,7 @@ def find(settings: Settings, app: Path, value: str) -> Path:
 
 def mixture_path(settings: Settings, app: Path, value: str) -> Path:
     """The mixture file that `value` means: a path, or the name of one in dataset_config/."""
-    if value.endswith(".json"):
+    if value.endswith(".json") or os.path.isabs(value):
         return find(settings, app, value)
     return find(settings, app, f"dataset_config/{value}.json")
 
@@ -78,7 +79,7 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
             f"{tokenizer_path}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
             f"{config.vocab_size} (vocab_size of config {settings.config!r})"
         )
-    entries = read_mixture(mixture_path(settings, app, settings.dataset_config))
+    entries = _read_named(settings, app, "dataset_config")
     held_out = _read_held_out(settings, app)
     corpora = open_corpora([*entries, *held_out], tokenizer, settings.seed, settings.max_length)
     for corpus in corpora:
@@ -89,11 +90,22 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     return Inputs(settings, config, tokenizer, tokenizer_path, entries, corpora[:count], corpora[count:], app)
 
 
+def _read_named(settings: Settings, app: Path, setting: str) -> list[MixtureEntry]:
+    """The entries of the mixture that a setting names."""
+    value = getattr(settings, setting)
+    path = mixture_path(settings, app, value)
+    if path.is_file():
+        return read_mixture(path)
+    there = sorted(file.stem for file in path.parent.glob("*.json")) if not path.exists() else []
+    hint = f"; there are {', '.join(there[:8])}" if there else ""
+    raise UserError(f"{setting} {shown(value)}: {path}: {'not a file' if path.exists() else 'no such file'}{hint}")
+
+
 def _read_held_out(settings: Settings, app: Path) -> list[MixtureEntry]:
     """The entries of the evaluation's mixture, each to be read once; [] without one."""
     if not settings.eval_dataset:
         return []
-    entries = read_mixture(mixture_path(settings, app, settings.eval_dataset))
+    entries = _read_named(settings, app, "eval_dataset")
     return [dataclasses.replace(entry, allow_repeat=False) for entry in entries]
 
 

@@ -75,7 +75,9 @@ class Learner:
             self._ramp_start = saved.state["progress"]["step"] or self._ramp_start
             self.manager.loss_scale = saved.state["loss_scale"]
             self.manager.steps_since_last_scale = saved.state["steps_since_last_scale"]
-            if saved.state["ranks"] != runtime.world_size() or not load_random_state(saved.folder):
+            if saved.state["ranks"] == runtime.world_size():
+                load_random_state(saved.files(RANDOM_FILE)[runtime.rank()])
+            else:
                 log(f"the checkpoint had {saved.state['ranks']} ranks: random generators start anew")
 
     def _load_optimizer(self, folder: Path) -> None:

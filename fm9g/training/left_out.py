@@ -32,14 +32,15 @@ class LeftOut:
 
         UserError, on every rank alike, where too many are damaged.
         """
-        self._name_damaged(batch)
+        named = [skipped > damaged for skipped, damaged in zip(self._skipped, self._damaged, strict=True)]
         for task, corpus in enumerate(self._corpora):
-            known = self._skipped[task] - self._damaged[task]
             self._skipped[task] += counts.skipped[task]
             self._damaged[task] += counts.damaged[task]
             if counts.damaged[task]:
                 self._check_damage(batch, task, 1 + int(corpus.epochs(done[task])))
-            if counts.skipped[task] > counts.damaged[task] and not known:
+        self._name_damaged(batch)
+        for task, already in enumerate(named):
+            if counts.skipped[task] > counts.damaged[task] and not already:
                 self._name_first(batch, task)
 
     def _name_damaged(self, batch: StepBatch) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from fm9g.display import LINE_WIDTH, columns
+from fm9g.display import LINE_WIDTH, as_many_as_fit, columns
+from fm9g.errors import UserError
 from fm9g.files import write_text
 
 
@@ -92,17 +93,8 @@ def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float, number
         losses = [f"{task} {loss:.3f}" for task, loss in metrics.task_loss.items()]
         first = number % len(losses) if losses else 0
         losses = losses[first:] + losses[:first]
-        parts += _as_many_as_fit(losses, LINE_WIDTH - columns(" | ".join(parts)) - len(" | "))
+        parts += as_many_as_fit(losses, LINE_WIDTH - columns(" | ".join(parts)) - len(" | "))
     return " | ".join(parts)
-
-
-def _as_many_as_fit(losses: list[str], width: int) -> list[str]:
-    """The first losses in one part of a line, with … where some had no room; [] where none has."""
-    for count in range(len(losses), 0, -1):
-        part = ", ".join(losses[:count] + ["…"] * (count < len(losses)))
-        if columns(part) <= width:
-            return [part]
-    return []
 
 
 def finite(value: Any) -> Any:
@@ -119,8 +111,8 @@ def drop_later_lines(path: Path, iteration: int) -> None:
     """
     if not path.exists():
         return
-    lines = [line for line in _lines(path) if line.endswith("\n")]
-    kept = [line for line in lines if json.loads(line)["iteration"] <= iteration]
+    lines = _lines(path)
+    kept = [line for number, line in enumerate(lines, 1) if _iteration(line, number, path) <= iteration]
     later = lines[len(kept) :]
     if later:
         number = 1 + len(list(path.parent.glob("metrics.superseded-*.jsonl")))
@@ -129,8 +121,19 @@ def drop_later_lines(path: Path, iteration: int) -> None:
 
 
 def _lines(path: Path) -> list[str]:
-    with path.open(encoding="utf-8", newline="\n") as file:  # a task's name may hold other line separators
-        return list(file)
+    """The whole lines; one that a kill left half written is none."""
+    try:
+        whole = path.read_bytes().split(b"\n")[:-1]
+        return [line.decode("utf-8") + "\n" for line in whole]
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}): move it away") from None
+
+
+def _iteration(line: str, number: int, path: Path) -> int:
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path}, line {number}: holds no iteration's metrics: move the file away") from None
 
 
 def _line(metrics: Metrics) -> str:

@@ -32,6 +32,7 @@ class OptimizerSettings(Group):
         "peak learning rate; must be given with pretrained_model",
         "学习率峰值；有 pretrained_model 时必须给出",
         least=0,
+        most=1e30,  # which the arithmetic of an update bears
         told=True,
         learned_with=True,
     )
@@ -71,6 +72,7 @@ class OptimizerSettings(Group):
         "warmupstableexp: what the rate is multiplied by every drop_iters",
         "warmupstableexp：每 drop_iters 个迭代学习率乘以的系数",
         above=0,
+        most=1,
         learned_with=True,
     )
     weight_decay: float = setting(
@@ -88,7 +90,8 @@ class OptimizerSettings(Group):
         1e-8,
         "what AdamW adds to the root of the second moment",
         "AdamW 加在二阶矩平方根上的量",
-        above=0,
+        least=1e-30,  # what float32 surely holds
+        most=1,
         learned_with=True,
     )
     clip_grad: float = setting(
@@ -127,5 +130,13 @@ class OptimizerSettings(Group):
         """What the decay rates and a schedule must be."""
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas must be in [0, 1), not {self.betas}")
-        if self.lr_scheduler != "cosine" and self.iterations("drop_iters") < 1:
-            raise UserError(f"{self.lr_scheduler} needs drop_iters of at least one iteration")
+        if self.lr_scheduler == "cosine":
+            return
+        drop, given = (
+            self.iterations("drop_iters"),
+            f"drop_iters {self.drop_iters:g} of train_iters {self.train_iters:,}",
+        )
+        if drop < 1:
+            raise UserError(f"{self.lr_scheduler} needs drop_iters of at least one iteration: {given} are none")
+        if self.drop_begin < 0 and drop > self.train_iters:
+            raise UserError(f"{given}: the drop would begin before the run, and the rate never be lr")

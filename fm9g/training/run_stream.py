@@ -77,7 +77,7 @@ class RunStream:
         """The states of the lanes of a checkpoint; the corpora go on as it has read them."""
         before, settings = saved.state["stream"], self.inputs.settings
         check_stream(before, self.plan, self.inputs.tokenizer, self.corpora, settings.accept_changed_data)
-        states = load_states(saved.folder, before, self.corpora, settings.parallel_load_datastate)
+        states = load_states(saved.files(STATES_FILE), before, self.corpora, settings.parallel_load_datastate)
         generations = extend_generations(self.corpora, settings.seed, before, states)
         self.corpora = [corpus.continued(generations[corpus.entry.task_name]) for corpus in self.corpora]
         for corpus in self.corpora:

@@ -209,6 +209,34 @@ def test_a_damaged_file_is_named(place, own, kind):
     assert f"{path}" in refused_here(place, own.root, resume_ckpt="3", train_iters=4)
 
 
+@pytest.mark.parametrize("kind", ["random", "data"])
+def test_files_that_are_missing_or_of_no_rank_are_named(place, own, kind):
+    path = own.checkpoints / f"3/{kind}-00000.pt"
+    other = path.with_name(f"{kind}-00001.pt")
+    shutil.copy(path, other)
+    says = "the checkpoint was made by 1 rank(s)"
+    assert f"{other} belongs to no rank: {says}" in refused_here(place, own.root, resume_ckpt="3", train_iters=4)
+    other.unlink()
+    path.unlink()
+    assert f"{path} is missing: {says}" in refused_here(place, own.root, resume_ckpt="3", train_iters=4)
+
+
+def test_a_state_of_another_step_is_refused(place, own):
+    shutil.copy(own.checkpoints / "2/state.json", own.checkpoints / "3/state.json")
+    assert "/3: its state.json is of step 2" in refused_here(place, own.root, resume_ckpt="3", train_iters=4)
+
+
+@pytest.mark.parametrize(
+    ("left", "says"), [(["lm_head.weight"], "has nothing of"), ([], "holds an optimizer file that is none")]
+)
+def test_an_optimizer_file_without_a_weight_is_refused(place, own, left, says):
+    path = own.checkpoints / "3/optimizer-00000.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({name: state[name] for name in left} or [1], path)
+    assert says in refused_here(place, own.root, resume_ckpt="3", train_iters=4)
+    train_here(place, own.root, resume_ckpt="3", train_iters=4, load_grad=0)
+
+
 def test_the_number_of_optimizer_files_is_checked_when_it_is_given(place, own):
     message = refused_here(place, own.root, resume_ckpt="3", train_iters=4, grad_ckpt_num=8)
     assert "holds 1 optimizer file(s), grad_ckpt_num says 8" in message

@@ -92,11 +92,12 @@ def test_latest_is_what_was_written_last_after_a_return_to_an_earlier_step(folde
     assert folder.start_step("latest") == 40
 
 
-@pytest.mark.parametrize("names", ["80\n", "", "x"])
-def test_latest_that_names_none_of_the_steps_is_the_newest_by_number(folder, names):
+@pytest.mark.parametrize("names", [b"80\n", b"", b"x", b"\xff"])
+def test_latest_that_names_none_of_the_steps_is_the_newest_by_number_and_said(folder, names, capsys):
     complete(folder, 20, 40)
-    (folder.checkpoints / "latest").write_text(names)
+    (folder.checkpoints / "latest").write_bytes(names)
     assert folder.start_step("latest") == 40
+    assert "latest names no checkpoint: the highest step, 40, is taken" in capsys.readouterr().err
 
 
 def test_latest_with_none_there_starts_anew(folder):

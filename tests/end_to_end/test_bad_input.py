@@ -244,7 +244,7 @@ def test_a_transform_that_fails_on_one_of_two_ranks_ends_both_and_says_so_once(o
         ([{"path": "prose", "abs_weight": -1}], "abs_weight must be a number from 0 to 1e+15, not -1"),
         ([{"path": "prose", "abs_weight": 0}], "the weights sum to zero"),
         ([{"path": "prose", "abs_wait": 1}], "unknown key 'abs_wait' (did you mean 'abs_weight'?)"),
-        ([{"path": "prose", "abs_weight": 1}] * 2, "2 entries are named 'prose'"),
+        ([{"path": "prose", "abs_weight": 1}] * 2, "entries 1 and 2 are all named 'prose'"),
         ([{"path": "nowhere", "abs_weight": 1}], "nowhere: no such folder (a dataset is a folder"),
         ([{"path": "prose", "abs_weight": 1, "transforms": "no.py"}], "no.py: no such transform file"),
         ([], "expected a list of datasets with at least one entry"),

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fm9g.display import columns
-from fm9g.training.metrics import Metrics, MetricsWriter, drop_later_lines, readable_line, readable_time
+from fm9g.errors import UserError
+from fm9g.training.metrics import Evaluated, Metrics, MetricsWriter, drop_later_lines, readable_line, readable_time
 from fm9g.training.throughput import peak_flops
 from tests.support.outputs import Output
 
@@ -75,11 +76,35 @@ def test_a_resume_cuts_later_lines_and_continues(tmp_path):
     assert output.losses()[5] == 9.0
 
 
-def test_a_half_written_last_line_is_cut(tmp_path):
+@pytest.mark.parametrize("half", [b'{"itera', '{"task_loss": {"月'.encode()[:-1]])
+def test_a_half_written_last_line_is_cut(tmp_path, half):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"itera')
+    path.write_bytes(b'{"iteration": 1}\n{"iteration": 2}\n' + half)
     drop_later_lines(path, 10)
     assert path.read_text() == '{"iteration": 1}\n{"iteration": 2}\n'
+
+
+@pytest.mark.parametrize("line", [b"\xff", b"[]", b"{}", b"3", b'{"iteration": null}', b"no JSON"])
+def test_a_line_that_is_none_is_named(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"iteration": 1}\n' + line + b"\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl.*: move"):
+        drop_later_lines(path, 1)
+
+
+def test_an_evaluation_that_comes_late_is_in_the_line_of_its_iteration(tmp_path):
+    (tmp_path / "checkpoints/logs/u").mkdir(parents=True)
+    writer = MetricsWriter(tmp_path / "checkpoints/logs/u", tmp_path / "tensorboard/u", 1, False)
+    late = metrics(2, task_loss={"line\u2028": 1.0})
+    for one in (metrics(1), late):
+        writer.write(one)
+    writer.write_late(late, Evaluated(1.5, {"prose": 1.5}, {}, 10, 0, 0.1, True))
+    writer.write(metrics(3))
+    writer.close()
+    lines = Output(tmp_path).metrics()
+    assert [line["iteration"] for line in lines] == [1, 2, 3]
+    assert [line["eval_loss"] for line in lines] == [None, 1.5, None]
+    assert Output(tmp_path).events()["Loss/eval"] == [(2, 1.5)]
 
 
 def test_what_is_cut_is_kept_beside(tmp_path):

@@ -64,7 +64,8 @@ def read_mixture(path: str | os.PathLike[str]) -> list[MixtureEntry]:
     names = [str(entry.get("task_name") or entry.get("dataset_name")) for entry in checked]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"{path}: {names.count(name)} entries are named {name!r}: task_name must be unique")
+            numbers = " and ".join(str(number) for number, other in enumerate(names, 1) if other == name)
+            raise UserError(f"{path}: entries {numbers} are all named {name!r}: task_name must be unique")
     total = sum(entry["abs_weight"] for entry in checked)
     if total <= 0:
         raise UserError(f"{path}: the weights sum to zero: give at least one dataset a positive abs_weight")

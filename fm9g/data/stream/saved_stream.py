@@ -92,10 +92,12 @@ def _check_dataset(corpus: Corpus, before: dict[str, Any]) -> None:
         )
 
 
-def load_states(folder: Path, saved: dict[str, Any], corpora: Sequence[Corpus], threads: int) -> dict[int, np.ndarray]:
-    """{lane: state} of all ranks' lanes in a checkpoint's folder, arranged for `corpora`; `threads` read its files."""
+def load_states(
+    files: Sequence[Path], saved: dict[str, Any], corpora: Sequence[Corpus], threads: int
+) -> dict[int, np.ndarray]:
+    """{lane: state} of all ranks' lanes in a checkpoint's files, arranged for `corpora`; `threads` read them."""
     with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(map_pt, sorted(folder.glob("data-*.pt"))))
+        parts = list(pool.map(map_pt, files))
     states = {
         int(lane): state for part in parts for lane, state in zip(part["lanes"], part["states"].numpy(), strict=True)
     }

@@ -53,6 +53,7 @@ class DataSettings(Group):
         "records read ahead, per lane and dataset, on top of those of its next row",
         "每条通道、每个数据集在下一行所需之外再预读的记录数",
         least=0,
+        most=10_000,
     )
     dataloader_prefetch_factor: int = setting(
         1, "batches that each loader process makes ahead", "每个加载子进程提前准备的批次数", least=1

@@ -138,7 +138,7 @@ def test_a_missing_key_is_named(mixture, missing):
 
 def test_a_task_name_given_twice_is_refused(mixture):
     message = refused(mixture, ENTRY, {**ENTRY, "path": "other"})
-    assert "2 entries are named 'prose': task_name must be unique" in message
+    assert "entries 1 and 2 are all named 'prose': task_name must be unique" in message
 
 
 def test_weights_that_sum_to_zero_are_refused(mixture):
