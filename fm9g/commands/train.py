@@ -5,18 +5,22 @@ Settings and inputs are checked here too, so that a bad one is reported once and
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from fm9g.environment import REPOSITORY, whole_number
+from fm9g.environment import REPOSITORY, seconds, whole_number
 from fm9g.errors import UserError
 from fm9g.settings import help_text
 from fm9g.training.inputs import APP, open_inputs
 from fm9g.training.settings import Settings, config_paths, read_settings
 from fm9g.training.start import start_from
+
+NODE_SECONDS = 600  # that a node waits for the others: schedulers do not start all at once
 
 if TYPE_CHECKING:  # torch is imported late here, after the settings have been checked
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -34,8 +38,34 @@ def rendezvous(nodes: int) -> list[str]:
         raise UserError(f"NNODES={nodes}: set RANK to this node's number, 0 to {nodes - 1}")
     if node == 0:
         _check_port(port)
+    patience = seconds("FM9G_RENDEZVOUS_SECONDS", NODE_SECONDS)
+    if node == 0:
+        print(f"waiting at {address}:{port} for {nodes - 1} more node(s), at most {patience:g} s", flush=True)
+    else:
+        _await_node_0(address, port, patience)
     # static rendezvous: c10d would ignore the node's rank
-    return [f"--nnodes={nodes}", f"--node_rank={node}", f"--master_addr={address}", f"--master_port={port}"]
+    place = [f"--nnodes={nodes}", f"--node_rank={node}", f"--master_addr={address}", f"--master_port={port}"]
+    return [*place, f"--rdzv_conf=timeout={math.ceil(patience)}"]
+
+
+def _await_node_0(address: str, port: int, patience: float) -> None:
+    """Wait until the launcher of node 0 answers, saying so: torchrun waits without a word."""
+    started = told = time.monotonic()
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=2).close()
+            return
+        except OSError as error:
+            now = time.monotonic()
+            if now - started > patience:
+                raise UserError(
+                    f"node 0 does not answer at {address}:{port} ({error}): start it, or check MASTER_ENDPOINT and "
+                    f"MASTER_PORT (FM9G_RENDEZVOUS_SECONDS={patience:g} waits longer)"
+                ) from None
+            if now - told > 10:
+                print(f"waiting for node 0 at {address}:{port}", file=sys.stderr, flush=True)
+                told = now
+            time.sleep(0.5)
 
 
 def _check_port(port: int) -> None:
@@ -81,6 +111,12 @@ def launch(arguments: list[str]) -> None:
         _report(failed)
     except SignalException as signalled:
         sys.exit(128 + signalled.sigval)
+    except RuntimeError as error:  # torch's DistStoreError is one
+        why = str(error).partition("Exception raised from")[0].strip()
+        raise UserError(
+            f"the nodes' launchers did not meet ({why}): start all of them with the same NNODES, MASTER_ENDPOINT and "
+            "MASTER_PORT"
+        ) from None
 
 
 def _report(failed: ChildFailedError) -> NoReturn:

@@ -306,6 +306,8 @@ def _end_with_launcher(launcher: int) -> None:
 
 def blame(collective: str, error: BaseException) -> RuntimeError:
     """The error to raise when a collective fails; where another rank is to blame, this process ends instead."""
+    if "DataLoader worker" in str(error):  # torch raises it here, in whatever this process was doing
+        return RuntimeError(str(error))
     reason = _State.watch.culprit(DEAD_AFTER_SECONDS + BEAT_SECONDS) if _State.watch else ""
     if reason:
         _end(f"{collective} failed: {reason}")

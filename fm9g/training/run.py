@@ -9,6 +9,7 @@ from fm9g import runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.forecast import describe, endings, never_ends
+from fm9g.data.stream.loader import lost_worker
 from fm9g.errors import UserError
 from fm9g.model.parameters import num_parameters
 from fm9g.runtime.log import log
@@ -45,6 +46,11 @@ def run(inputs: Inputs) -> None:
     except (UserError, OSError) as error:  # these become one line and an exit status; the other ranks must end too
         runtime.fail(str(error))
         raise
+    except RuntimeError as error:
+        if not (lost := lost_worker(error)):
+            raise
+        runtime.fail(lost)
+        raise UserError(lost) from None
 
 
 def go(inputs: Inputs) -> None:

@@ -111,8 +111,28 @@ def test_one_node_needs_no_rendezvous(rendezvous):
 
 
 def test_a_node_takes_the_place_that_the_environment_gives_it(rendezvous):
-    place = rendezvous(3, MASTER_ENDPOINT="10.0.0.1", MASTER_PORT="1234", RANK="2")
-    assert place == ["--nnodes=3", "--node_rank=2", "--master_addr=10.0.0.1", "--master_port=1234"]
+    with socket.socket() as node_0:
+        node_0.bind(("127.0.0.1", 0))
+        node_0.listen()
+        port = node_0.getsockname()[1]
+        place = rendezvous(3, MASTER_ENDPOINT="127.0.0.1", MASTER_PORT=str(port), RANK="2")
+    assert place[:4] == ["--nnodes=3", "--node_rank=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    assert place[4:] == ["--rdzv_conf=timeout=600"]
+
+
+def test_a_node_0_that_does_not_answer_is_named(rendezvous):
+    address = {"MASTER_ENDPOINT": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with pytest.raises(UserError, match=r"node 0 does not answer at 127\.0\.0\.1:\d+ \(.*FM9G_RENDEZVOUS_SECONDS=0\.1"):
+        rendezvous(2, **address, RANK="1", FM9G_RENDEZVOUS_SECONDS="0.1")
+
+
+def test_nodes_that_do_not_come_are_told_in_a_line(place, tmp_path):
+    env = {"NNODES": "2", "RANK": "0", "MASTER_ENDPOINT": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    result = run_app(place.words(tmp_path), tmp_path, {**env, "FM9G_RENDEZVOUS_SECONDS": "1"})
+    assert result.returncode == 1
+    assert "for 1 more node(s), at most 1 s" in result.output
+    assert result.output.splitlines()[-1].startswith("error: the nodes' launchers did not meet (Timed out after ")
+    assert "Traceback" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -210,6 +230,21 @@ def test_a_rank_that_is_killed_is_named_in_a_line(place, tmp_path):
     last = result.output.splitlines()[-1]
     assert re.fullmatch("the run failed: rank [01] ended first, with signal SIGKILL; what it said stands above", last)
     assert "Traceback" not in result.output
+
+
+def test_a_loader_process_that_is_killed_ends_the_run_in_a_line(place, tmp_path):
+    """As the host does that runs out of memory; torch tells it from a signal handler, in whatever a rank is doing."""
+    words = place.words(tmp_path, n_gpus=2, train_iters=100_000, dataloader_num_workers=1)
+    process, output = start_app(words, tmp_path), Output(tmp_path)
+    wait_until(lambda: output.metrics() or process.poll() is not None, "an iteration", 120)
+    ranks = ranks_of(process)
+    workers = [pid for rank in ranks for pid in descendants(rank)]
+    os.kill(workers[0], signal.SIGKILL)
+    result = finish(process, timeout=120)
+    assert result.returncode == 1
+    assert "Traceback" not in result.output
+    assert f"DataLoader worker (pid {workers[0]}) is killed by signal: Killed" in result.output
+    assert "Resume the last checkpoint" in result.output
 
 
 def test_a_second_run_of_the_same_name_is_refused_while_the_first_one_writes(place, single_rank, tmp_path):
