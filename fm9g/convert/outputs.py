@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,15 @@ from fm9g.errors import UserError
 from fm9g.files import atomic_folder
 
 
+def _note_unfinished(path: Path) -> None:
+    """Name what killed conversions to this place have left: gigabytes, under names that `ls` does not show."""
+    for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.partial")):
+        print(f"note: {left} is of a conversion that goes on or was killed; remove it if none goes on", file=sys.stderr)
+
+
 def check_output_file(path: Path, overwrite: bool) -> None:
     """Refuse an output that is there already, before hours of work rather than after."""
+    _note_unfinished(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder")
     if path.exists() and not overwrite:
@@ -23,6 +32,7 @@ def check_output_file(path: Path, overwrite: bool) -> None:
 
 def check_output_folder(path: Path, overwrite: bool) -> None:
     """Refuse a folder that holds anything; with `overwrite`, one that holds more than a model's files."""
+    _note_unfinished(path)
     if not path.exists():
         return
     if not path.is_dir():
@@ -40,7 +50,6 @@ def check_output_folder(path: Path, overwrite: bool) -> None:
 def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path`, in place of what check_output_folder lets be replaced."""
     path = path.resolve()
-    check_output_folder(path, overwrite)
     aside = path.with_name(f".{path.name}.{os.getpid()}.replaced")
     try:
         with atomic_folder(path) as temporary:
