@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,14 +127,14 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a missing or malformed one is a UserError that names the file and the line."""
-    return parse_json(require_file(path).read_bytes(), path)
+    """Read a JSON file; a missing or malformed one, or a key that is there twice, is a UserError that names it."""
+    return parse_json(require_file(path).read_bytes(), path, object_pairs_hook=_object)
 
 
-def parse_json(data: bytes, path: str | os.PathLike[str]) -> Any:
+def parse_json(data: bytes, path: str | os.PathLike[str], **hooks: Any) -> Any:
     """Parse the content of the JSON file `path`; a malformed one is a UserError that names the file and the line."""
     try:
-        return load_json(data.decode("utf-8"), object_pairs_hook=_object)
+        return load_json(data.decode("utf-8"), **hooks)
     except _Repeated as repeated:
         raise UserError(f"{path}: {shown(repeated.key)} is there twice in one object: remove one of them") from None
     except UnicodeDecodeError as error:
@@ -155,8 +156,7 @@ class _Repeated(Exception):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Repeated(next(name for name in names if names.count(name) > 1))
+        raise _Repeated(Counter(name for name, _ in pairs).most_common(1)[0][0])
     return found
 
 

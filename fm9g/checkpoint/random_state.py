@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,16 @@ def random_state() -> dict[str, Any]:
 def load_random_state(path: Path) -> None:
     """Restore this rank's generators from its file of a checkpoint."""
     set_random_state(map_pt(path))
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put all generators back afterwards, whatever was drawn."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
 
 
 def set_random_state(state: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ class StartSettings(Group):
         160,
         "number of optimizer files; found from the checkpoint, checked if given",
         "优化器文件的个数；由检查点自身得出，给出时会核对",
-        needs=("resume_ckpt",),
+        needs=("resume_ckpt", "load_grad"),
     )
     load_dataloader_ckpt: bool | None = setting(
         None,

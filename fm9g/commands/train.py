@@ -60,10 +60,10 @@ def _await_node_0(address: str, port: int, patience: float) -> None:
             if now - started > patience:
                 raise UserError(
                     f"node 0 does not answer at {address}:{port} ({error}): start it, or check MASTER_ENDPOINT and "
-                    f"MASTER_PORT (FM9G_RENDEZVOUS_SECONDS={patience:g} waits longer)"
+                    f"MASTER_PORT (a FM9G_RENDEZVOUS_SECONDS above {patience:g} waits longer)"
                 ) from None
             if now - told > 10:
-                print(f"waiting for node 0 at {address}:{port}", file=sys.stderr, flush=True)
+                print(f"waiting for node 0 at {address}:{port} ({error})", file=sys.stderr, flush=True)
                 told = now
             time.sleep(0.5)
 
@@ -101,6 +101,7 @@ def processes(settings: Settings) -> int:
 
 def launch(arguments: list[str]) -> None:
     """Run torchrun in this process; its report of a failure, a page long, becomes a line."""
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
@@ -111,7 +112,7 @@ def launch(arguments: list[str]) -> None:
         _report(failed)
     except SignalException as signalled:
         sys.exit(128 + signalled.sigval)
-    except RuntimeError as error:  # torch's DistStoreError is one
+    except DistError as error:
         why = str(error).partition("Exception raised from")[0].strip()
         raise UserError(
             f"the nodes' launchers did not meet ({why}): start all of them with the same NNODES, MASTER_ENDPOINT and "
@@ -136,7 +137,7 @@ def start(program: list[str], words: list[str], app: Path) -> None:
     if settings.dry_run:
         os.execv(sys.executable, [sys.executable, *program, *words])
     check(settings, app)
-    meeting, count = rendezvous(whole_number("NNODES", 1, least=1)), processes(settings)
+    count, meeting = processes(settings), rendezvous(whole_number("NNODES", 1, least=1))
     print(f"run {settings.model_unique!r}: settings and data are good; starting {count} process(es)", flush=True)
     os.environ["FM9G_LAUNCHER"] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself

@@ -82,8 +82,7 @@ def _spelling(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     spelling = values.get(key) or {}
     if not isinstance(spelling, dict):
         raise UserError(f"{where}: {key} must be an object, not {shown(spelling)}")
-    if "truncate" in spelling and spelling["truncate"] is None:
-        raise UserError(f"{where}: {key}: truncate must be true or false, not null, which transformers takes for false")
+    null_truncate = "truncate" in spelling and spelling["truncate"] is None
     spelling = {name: value for name, value in spelling.items() if value is not None}
     if any(isinstance(value, dict) for value in spelling.values()):
         raise UserError(f"{where}: {key} differs between layers, which is not supported")
@@ -93,6 +92,8 @@ def _spelling(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
     if kind != "default" and (not isinstance(kind, str) or kind not in FIELDS):
         known = ", ".join(FIELDS)
         raise UserError(f"{where}: {key}: RoPE scaling {shown(kind)} is not supported (only {known} are)")
+    if kind == "yarn" and null_truncate:
+        raise UserError(f"{where}: {key}: truncate must be true or false, not null, which transformers takes for false")
     _check_keys(spelling, kind, f"{where}: {key}")
     if FIRST_LENGTH in FIELDS.get(kind, {}).values():
         outside = values.get(FIRST_LENGTH)

@@ -17,8 +17,9 @@ from fm9g.files import atomic_folder
 
 def _note_unfinished(path: Path) -> None:
     """Name what killed conversions to this place have left: gigabytes, under names that `ls` does not show."""
-    for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.partial")):
-        print(f"note: {left} is of a conversion that goes on or was killed; remove it if none goes on", file=sys.stderr)
+    for kind, what in (("partial", "is unfinished"), ("replaced", "is what it was to replace")):
+        for left in sorted(path.parent.glob(f".{glob.escape(path.name)}.*.{kind}")):
+            print(f"note: {left} {what}, of a conversion that goes on or was killed", file=sys.stderr)
 
 
 def check_output_file(path: Path, overwrite: bool) -> None:

@@ -139,7 +139,7 @@ class ModelConfig:
             means = field.name in ROPE_SCALINGS[kind] or field.name == "rope_scaling_factor"
             if field.name in _SCALING_FIELDS and not means and getattr(self, field.name) != field.default:
                 raise UserError(f"{key[field.name]} means nothing to {key['rope_scaling_type']} {kind!r}")
-        if kind and self.rope_scaling_factor < 1:
+        if kind not in ("", "linear") and self.rope_scaling_factor < 1:
             raise UserError(f"{key['rope_scaling_factor']} must be at least 1, not {self.rope_scaling_factor:g}")
         if kind == "dynamic":
             self._check_dynamic(key)

@@ -44,10 +44,13 @@ def read_huggingface_folder(folder: Path) -> Checkpoint:
     )
     for stem, suffix, read in readers:
         single, index = folder / f"{stem}{suffix}", folder / f"{stem}{suffix}.index.json"
-        if single.exists() and index.exists():
-            raise UserError(f"{folder}: holds both {single.name} and {index.name}: two checkpoints; remove one of them")
         if index.exists():
-            return _read_indexed(index, read)
+            tensors, named = _read_indexed(index, read)
+            if single.exists() and named != [single.name]:
+                raise UserError(
+                    f"{folder}: holds both {single.name} and {index.name}: two checkpoints; remove one of them"
+                )
+            return tensors
         shards = sorted(folder.glob(f"{stem}-*-of-*{suffix}")) or sorted(folder.glob(f"{stem}-*{suffix}"))
         if single.exists() and shards and "-of-" in shards[0].name:
             raise UserError(
@@ -75,8 +78,8 @@ def _merge(files: list[Path], read: Callable[[Path], Checkpoint]) -> Checkpoint:
     return tensors
 
 
-def _read_indexed(index: Path, read: Callable[[Path], Checkpoint]) -> Checkpoint:
-    """The shards that an index names; what the index says of each must be so."""
+def _read_indexed(index: Path, read: Callable[[Path], Checkpoint]) -> tuple[Checkpoint, list[str]]:
+    """The tensors of the shards that an index names, and their names; what the index says of each must be so."""
     contents = read_json(index)
     weight_map = contents.get("weight_map") if isinstance(contents, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
@@ -93,7 +96,7 @@ def _read_indexed(index: Path, read: Callable[[Path], Checkpoint]) -> Checkpoint
     wrong = sorted(set(weight_map) ^ set(tensors))
     if wrong:
         raise UserError(f"{index}: does not describe its files: {wrong[0]} and {len(wrong) - 1} more are in one only")
-    return tensors
+    return tensors, names
 
 
 def read_safetensors(path: Path) -> Checkpoint:

@@ -1,8 +1,8 @@
 """Held-out evaluation: an objective without gradients over a mixture of its own, beside training.
 
-It reads the same rows each time, on any number of ranks and in batches of any size. It changes nothing that training
-sees: parameters, optimizer, data and random generators are as they were, so a run with it and one without have equal
-losses, bit for bit.
+It reads the same rows each time, on any number of ranks and in batches of any size (with eval_iters, of as many rows a
+step). It changes nothing that training sees: parameters, optimizer, data and random generators are as they were, so a
+run with it and one without have equal losses, bit for bit.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from fm9g.checkpoint.random_state import random_state, set_random_state
+from fm9g import runtime
+from fm9g.checkpoint.random_state import generators_kept
 from fm9g.data.stream.loader import StepBatch
 from fm9g.data.stream.prefetch import Prefetcher
-from fm9g.data.stream.single_pass import SinglePass
+from fm9g.data.stream.single_pass import SinglePass, about_rows
 from fm9g.display import LINE_WIDTH, as_many_as_fit
 from fm9g.errors import UserError
 from fm9g.model.decoder import Decoder
@@ -69,10 +70,9 @@ class Evaluation:
 
     def __init__(self, inputs: Inputs, learner: Learner) -> None:
         self._inputs, self._learner, self._settings = inputs, learner, inputs.settings
-        self._names, tasks = [corpus.entry.task_name for corpus in inputs.held_out], len(inputs.held_out)
-        self._done = [0] * tasks  # records read by all evaluations so far
+        self._names = [corpus.entry.task_name for corpus in inputs.held_out]
+        self._has_run, self._rows = False, 0
         self._prefetcher = Prefetcher(self._settings.dataloader_num_threads, 0)
-        self._left_out = LeftOut(inputs.held_out, self._settings.max_damaged_share, [0] * tasks, [0] * tasks)
 
     def is_due(self, iteration: int, data_ends: bool) -> bool:
         """Whether this iteration is evaluated; `data_ends`: it is the last, since nothing is left to train on."""
@@ -84,10 +84,10 @@ class Evaluation:
         started, tasks = time.perf_counter(), len(self._names)
         sums = _Sums([0] * tasks, [0.0] * tasks, {})
         with _undisturbed(self._learner.model), _named():
+            share, counted = self._settings.max_damaged_share, None if self._has_run else ""
+            left_out, self._has_run = LeftOut(self._inputs.held_out, share, [0] * tasks, [0] * tasks, counted), True
             for batch, counts in self._steps():
-                self._left_out.take(batch, counts, self._done)
-                read = zip(self._done, counts.documents, counts.skipped, strict=True)
-                self._done = [before + documents + skipped for before, documents, skipped in read]
+                left_out.take(batch, counts, [0] * tasks)
                 losses = step_losses(self._learner.model, self._learner.objective, batch, counts)
                 sums.add(counts, losses)
             if not sum(sums.units):
@@ -98,6 +98,7 @@ class Evaluation:
     def _steps(self) -> Iterator[tuple[StepBatch, StepCounts]]:
         """This rank's batches, as many on all; the last may hold nothing but records that are left out."""
         plan, iters = make_plan(self._inputs), self._settings.eval_iters
+        self._rows = self._rows or runtime.all_reduce(about_rows(self._inputs.held_out, plan.row_length), "max")
         batches = SinglePass(
             self._inputs.held_out,
             self._settings.seed,
@@ -105,6 +106,7 @@ class Evaluation:
             plan.batch_size,
             plan.rank,
             plan.ranks,
+            self._rows,
             iters * plan.rows_per_step if iters else None,
             self._prefetcher,
         )
@@ -118,14 +120,12 @@ class Evaluation:
 @contextmanager
 def _undisturbed(model: Decoder) -> Iterator[None]:
     """Without gradients and dropout; random generators are put back, from which a person's transform may draw."""
-    generators = random_state()
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), generators_kept():
             yield
     finally:
         model.train()
-        set_random_state(generators)
 
 
 @contextmanager

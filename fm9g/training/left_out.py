@@ -18,11 +18,17 @@ from fm9g.training.step import StepCounts
 class LeftOut:
     """Counts them over all ranks, by dataset, from `skipped` and `damaged` (those among them) on.
 
-    `allowed` is the share of a dataset's records that may be damaged; `counted`: where a run counts them, in words.
+    `allowed` is the share of a dataset's records that may be damaged; `counted`: where a run counts them, in words;
+    None: which they are has been said before.
     """
 
     def __init__(
-        self, corpora: Sequence[Corpus], allowed: float, skipped: list[int], damaged: list[int], counted: str = ""
+        self,
+        corpora: Sequence[Corpus],
+        allowed: float,
+        skipped: list[int],
+        damaged: list[int],
+        counted: str | None = "",
     ) -> None:
         self._corpora, self._allowed, self._counted = corpora, allowed, counted
         self._skipped, self._damaged = skipped, damaged
@@ -38,6 +44,8 @@ class LeftOut:
             self._damaged[task] += counts.damaged[task]
             if counts.damaged[task]:
                 self._check_damage(batch, task, 1 + int(corpus.epochs(done[task])))
+        if self._counted is None:
+            return
         self._name_damaged(batch)
         for task, already in enumerate(named):
             if counts.skipped[task] > counts.damaged[task] and not already:

@@ -37,10 +37,10 @@ class Loop:
 
     def run(self) -> None:
         """Run the iterations that are left, then save."""
-        started, first, train_iters = time.perf_counter(), self._progress.step, self._settings.train_iters
+        first, train_iters = self._progress.step, self._settings.train_iters
         metrics: Metrics | None = None
-        if self.evaluation is not None and (first == 0 or first >= train_iters):
-            self._evaluate_start(self.evaluation)
+        self._evaluate_start()
+        started = time.perf_counter()
         if first < train_iters:
             log(f"step {first + 1} of {train_iters} begins")
         try:
@@ -75,10 +75,12 @@ class Loop:
         log(describe(evaluated, self._progress.step))
         return evaluated
 
-    def _evaluate_start(self, evaluation: Evaluation) -> None:
-        """Evaluate what a run starts from, or what a finished one has come to: before anything is learned, held-out
-        data that cannot be read is found out."""
-        evaluated = self._evaluate(evaluation)
+    def _evaluate_start(self) -> None:
+        """Evaluate what a run starts from or goes on from: before anything is learned, it is found out whether held-out
+        data can be read, and a finished run has an evaluation too."""
+        if self.evaluation is None:
+            return
+        evaluated = self._evaluate(self.evaluation)
         if self.writer:
             self.writer.write_evaluated(evaluated, self._progress.step)
 

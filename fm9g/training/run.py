@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from fm9g import runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
+from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.forecast import describe, endings, never_ends
 from fm9g.data.stream.loader import lost_worker
@@ -112,7 +113,8 @@ def _announce(stream: RunStream, start: Start) -> None:
         return
     inputs, corpora, settings = stream.inputs, stream.corpora, stream.inputs.settings
     tokens = stream.plan.rows_per_step * stream.plan.row_length
-    samples = sample(inputs, _SAMPLED_AT_START)
+    with generators_kept():  # from which transforms may draw
+        samples = sample(inputs, _SAMPLED_AT_START)
     for said in cautions(inputs, start, tokens, samples):
         log(f"warning: {said}")
     found = endings(corpora, tokens, stream.records_done(), stream.progress.step, samples.trained)

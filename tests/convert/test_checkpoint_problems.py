@@ -118,11 +118,23 @@ def test_an_index_must_describe_its_shards(tmp_path: Path) -> None:
     assert read_huggingface_folder(folder).keys() == right.keys()
 
 
-@pytest.mark.parametrize("other", ["model.safetensors.index.json", "model-00001-of-00002.safetensors"])
-def test_two_checkpoints_in_one_folder_are_refused(own_llama: Path, other: str) -> None:
+@pytest.mark.parametrize("index", [True, False])
+def test_two_checkpoints_in_one_folder_are_refused(own_llama: Path, tmp_path: Path, index: bool) -> None:
     """transformers would read the single file; who has both may mean the other."""
-    (own_llama / other).write_bytes((own_llama / WEIGHTS).read_bytes())
-    assert f"holds both model.safetensors and {other}: two checkpoints" in failure(own_llama)
+    folder = save(tiny_llama(), tmp_path / "both", "sharded safetensors")
+    (folder / WEIGHTS).write_bytes((own_llama / WEIGHTS).read_bytes())
+    other = folder / "model.safetensors.index.json"
+    if not index:
+        other.unlink()
+        other = min(folder.glob("model-*"))
+    assert f"holds both model.safetensors and {other.name}: two checkpoints" in failure(folder)
+
+
+def test_an_index_of_the_single_file_is_no_second_checkpoint(own_llama: Path) -> None:
+    expected = read_huggingface_folder(own_llama).keys()
+    weight_map = dict.fromkeys(expected, WEIGHTS)
+    (own_llama / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert read_huggingface_folder(own_llama).keys() == expected
 
 
 def test_files_of_other_names_are_not_the_checkpoint(own_llama: Path) -> None:

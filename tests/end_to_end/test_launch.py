@@ -122,7 +122,9 @@ def test_a_node_takes_the_place_that_the_environment_gives_it(rendezvous):
 
 def test_a_node_0_that_does_not_answer_is_named(rendezvous):
     address = {"MASTER_ENDPOINT": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    with pytest.raises(UserError, match=r"node 0 does not answer at 127\.0\.0\.1:\d+ \(.*FM9G_RENDEZVOUS_SECONDS=0\.1"):
+    with pytest.raises(
+        UserError, match=r"node 0 does not answer at 127\.0\.0\.1:\d+ \(.*FM9G_RENDEZVOUS_SECONDS above 0\.1"
+    ):
         rendezvous(2, **address, RANK="1", FM9G_RENDEZVOUS_SECONDS="0.1")
 
 
@@ -243,7 +245,7 @@ def test_a_loader_process_that_is_killed_ends_the_run_in_a_line(place, tmp_path)
     result = finish(process, timeout=120)
     assert result.returncode == 1
     assert "Traceback" not in result.output
-    assert f"DataLoader worker (pid {workers[0]}) is killed by signal: Killed" in result.output
+    assert re.search(rf"DataLoader worker \(pid(\(s\))? {workers[0]}\) ", result.output)  # torch says so in two ways
     assert "Resume the last checkpoint" in result.output
 
 

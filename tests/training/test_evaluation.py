@@ -143,6 +143,40 @@ def test_a_mistake_in_held_out_data_is_found_before_training(place, tmp_path):
     assert re.search(says, result.output)
 
 
+def test_a_transform_that_draws_chance_disturbs_nothing(place, tmp_path):
+    """Wherever held-out data is read: for the samples of a run's start, and in evaluations."""
+    draws = tmp_path / "draws.py"
+    draws.write_text(
+        "import random, numpy, torch\n"
+        "def transform(data, num_sample, r):\n"
+        "    chance = random.gauss(0, 1) + numpy.random.normal() + torch.rand(()).item()\n"
+        "    return {'input': '', 'output': data['output'] + str(chance)}\n"
+    )
+    entry = {"path": "prose", "abs_weight": 1, "task_name": "drawn", "transforms": str(draws)}
+    mixture = place.write_mixture("drawing", [entry])
+    config = {"config": place.write_model("drawing", dropout_p=0.1), "dataloader_num_workers": 0}
+    without = train_here(place, tmp_path / "without", **config)
+    watched = train_here(place, tmp_path / "watched", **config, eval_dataset=mixture, eval_interval=1)
+    assert watched.learned() == without.learned()
+
+
+def test_damage_within_a_part_is_counted_anew_each_time(place, tmp_path):
+    mixture = dropping_mixture(place, tmp_path / "few_damaged", prose_records(40))
+    damaged(tmp_path / "few_damaged", 2)
+    found = train_here(
+        place, tmp_path / "out", eval_dataset=mixture, eval_interval=1, eval_iters=8, max_damaged_share=0.05
+    )
+    assert list(evaluated(found)) == [1, 2, 3, 4]
+
+
+def test_held_out_data_of_a_resumed_run_is_looked_at_before_it_goes_on(place, tmp_path):
+    run = train_here(place, tmp_path / "out", train_iters=2)
+    nothing = dropping_mixture(place, tmp_path / "long_ones", [LONG] * 5)
+    with pytest.raises(UserError, match="eval_dataset: nothing that an evaluation reads of it has a target"):
+        train_here(place, run.root, resume_ckpt="latest", train_iters=6, eval_dataset=nothing, max_length=64)
+    assert len(run.metrics()) == 2
+
+
 def test_settings_of_an_evaluation_that_there_is_not_are_told(place, tmp_path):
     said = train_here(place, tmp_path / "out", eval_interval=2, train_iters=1, warmup_iters=0).log
     assert "warning: eval_interval means nothing without eval_dataset" in said
@@ -198,7 +232,7 @@ def test_damage_is_named_and_too_much_of_it_refused(place, tmp_path):
         train_here(place, tmp_path / "refused", eval_dataset=mixture, eval_interval=1)
     found = train_here(place, tmp_path / "taken", eval_dataset=mixture, eval_interval=1, max_damaged_share=0.1)
     assert list(evaluated(found)) == [1, 2, 3, 4]
-    assert found.log.count("skips a damaged record") == 5 * 4
+    assert found.log.count("skips a damaged record") == 4  # said once, counted in each evaluation
 
 
 def test_records_that_are_left_out_are_counted(place, tmp_path):

@@ -49,7 +49,6 @@ NEUTRAL: dict[str, Any] = {
     "quantization_config": None,
     "sliding_window": None,
 }
-WITHOUT_MUP: dict[str, Any] = dict.fromkeys(MUP_KEYS)  # of families whose code does not know them
 
 
 class Family(NamedTuple):
@@ -108,6 +107,13 @@ def read_decoder(
     )
 
 
+def refuse_mup(values: dict[str, Any], architecture: str, where: str) -> None:
+    """A UserError for muP's keys in the config.json of a family whose code does not know them."""
+    for key in MUP_KEYS:
+        if values.get(key) is not None:
+            raise UserError(f"{where}: {key} means nothing to a {architecture} in transformers: remove it")
+
+
 def refuse(values: dict[str, Any], neutral: Mapping[str, Any], where: str) -> None:
     """A UserError that names the first of the fields that says anything else than its neutral value."""
     for key, value in neutral.items():
@@ -116,7 +122,7 @@ def refuse(values: dict[str, Any], neutral: Mapping[str, Any], where: str) -> No
 
 
 def _mup(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """muP's fields, which old checkpoints have under any architecture: all of them, or none."""
+    """muP's fields, which old checkpoints have as LLaMAs too: all of them, or none."""
     present = [key for key in MUP_KEYS if values.get(key) is not None]
     if present and len(present) < len(MUP_KEYS):
         raise UserError(f"{where}: {', '.join(present)} given, but all of {', '.join(MUP_KEYS)} are needed")

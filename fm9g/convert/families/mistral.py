@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, WITHOUT_MUP, Family, read_decoder
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
 from fm9g.convert.families.llama import LAYOUTS
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 4096 * 32, "num_key_value_heads": 8}
 WINDOW = 4096  # of a config.json that leaves sliding_window out; null is none
-REFUSED = {key: value for key, value in {**NEUTRAL, **WITHOUT_MUP}.items() if key != "sliding_window"}
+REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
+    refuse_mup(values, FAMILY.architecture, where)
     config, window = read_decoder(values, where, ASSUMED, REFUSED), values.get("sliding_window", WINDOW)
     if window is not None and (not isinstance(window, int) or window < config.max_length):
         raise UserError(

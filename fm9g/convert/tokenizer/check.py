@@ -14,7 +14,7 @@ from typing import Any
 
 import transformers
 
-from fm9g.convert.hf_config import huggingface_config
+from fm9g.convert.hf_config import family_for, huggingface_config
 from fm9g.convert.tokenizer.files import install_tokenizer, mark_special, name_fast_class, training_reads
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.tokens.sentencepiece_proto import NORMAL, UNIGRAM, SentencePieceModel, read_sentencepiece
@@ -116,7 +116,10 @@ def try_export(tokenizer: Path, config: ModelConfig, where: str) -> None:
     trained = load_tokenizer(tokenizer)
     with tempfile.TemporaryDirectory() as temporary:
         ids = install_tokenizer(tokenizer, Path(temporary), config.vocab_size)
-        write_json(Path(temporary) / "config.json", huggingface_config(config, "BF16", ids, where))
+        values = huggingface_config(config, "BF16", ids, where)
+        if family_for(config, where).model_type is None:  # transformers has no such class, and none of its tokenizers
+            values = {"model_type": "llama", **ids}
+        write_json(Path(temporary) / "config.json", values)
         _make_same(trained, Path(temporary))
 
 

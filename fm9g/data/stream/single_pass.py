@@ -2,7 +2,7 @@
 
 Rows are packed by lanes, as in training, and a rank reads whole lanes: neither the number of ranks nor the size of a
 batch changes which documents are in a row. Lanes are so many that each has some ROWS_OF_LANE rows, of which the last is
-seldom full. Ranks that have fewer rows than others are given empty ones.
+seldom full; where a part is read, one row. Ranks that have fewer rows than others are given empty ones.
 """
 
 from __future__ import annotations
@@ -11,18 +11,29 @@ import math
 from collections.abc import Iterator, Sequence
 
 from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.forecast import sample_corpus
 from fm9g.data.stream.lane import Lane, Row
 from fm9g.data.stream.loader import StepBatch, step_batch
 from fm9g.data.stream.prefetch import Prefetcher
 
-ROWS_OF_LANE, MOST_LANES = 8, 1024
+ROWS_OF_LANE, MOST_LANES = 4, 1024
+SAMPLED = 64  # documents of each dataset, from whose sizes it is told how many rows there are
+
+
+def about_rows(corpora: Sequence[Corpus], row_length: int) -> int:
+    """An estimate of how many rows a pass over corpora has; where transforms draw chance, not the same each time."""
+    read = [corpus for corpus in corpora if corpus.entry.share > 0]
+    records = [corpus.records * min(1.0, corpus.entry.epochs or 1.0) for corpus in read]
+    places = sum(sample_corpus(corpus, SAMPLED).mean * count for corpus, count in zip(read, records, strict=True))
+    return math.ceil(places / row_length)
 
 
 class SinglePass:
     """Iterates over this rank's batches of `batch_size` rows, without end: after the last one they are empty.
 
-    `corpora` end after an epoch at the latest, and are opened with `seed` and `row_length`. `most_rows`: so many of all
-    ranks' rows are read, the first ones of each lane; None for all.
+    `corpora` end after an epoch at the latest, and are opened with `seed` and `row_length`. `rows`: about how many
+    there are, the same on every rank. `most_rows`: so many of all ranks' rows are read, the first ones of each lane;
+    None for all.
     """
 
     def __init__(
@@ -33,21 +44,16 @@ class SinglePass:
         batch_size: int,
         rank: int,
         ranks: int,
+        rows: int,
         most_rows: int | None,
         prefetcher: Prefetcher,
     ) -> None:
         self._corpora, self._seed, self._row_length, self._batch_size = list(corpora), seed, row_length, batch_size
         self._most_rows, self._prefetcher = most_rows, prefetcher
-        self._lanes = max(1, min(MOST_LANES, self.about_rows() // ROWS_OF_LANE))
+        lanes = rows // ROWS_OF_LANE if most_rows is None or most_rows >= rows else most_rows
+        self._lanes = max(1, min(MOST_LANES, lanes))
         self._mine = range(rank, self._lanes, ranks)
         self.exhausted = False  # whether this rank has nothing left after the last batch
-
-    def about_rows(self) -> int:
-        """An estimate of how many rows all ranks read, by the sizes of files."""
-        read = [corpus for corpus in self._corpora if corpus.entry.share > 0]
-        places = sum(corpus.records * corpus.typical_places * min(1.0, corpus.entry.epochs or 1.0) for corpus in read)
-        rows = math.ceil(places / self._row_length)
-        return rows if self._most_rows is None else min(rows, self._most_rows)
 
     def __iter__(self) -> Iterator[StepBatch]:
         rows = self._rows()

@@ -7,7 +7,7 @@ from itertools import chain, islice
 import pytest
 
 from fm9g.data.stream.loader import StepBatch
-from fm9g.data.stream.single_pass import MOST_LANES, ROWS_OF_LANE, SinglePass
+from fm9g.data.stream.single_pass import ROWS_OF_LANE, SinglePass
 from tests.support.corpora import OFF, SizedCorpus, sizes
 
 ROW = 64
@@ -20,8 +20,13 @@ def corpora(documents: int, mean: float = 20.0) -> list[SizedCorpus]:
     ]
 
 
+def about(documents: int) -> int:
+    """How many rows there are."""
+    return sum(sum(corpus.sizes) for corpus in corpora(documents)) // ROW + 1
+
+
 def read(documents: int, batch: int, rank: int, ranks: int, most_rows: int | None = None) -> list[StepBatch]:
-    batches = SinglePass(corpora(documents), 1, ROW, batch, rank, ranks, most_rows, OFF)  # type: ignore[arg-type]
+    batches = SinglePass(corpora(documents), 1, ROW, batch, rank, ranks, about(documents), most_rows, OFF)  # type: ignore[arg-type]
     found = []
     for one in batches:
         found.append(one)
@@ -66,16 +71,21 @@ def test_a_part_is_of_so_many_rows_and_the_same_for_all(most: int) -> None:
     assert sorted(chain.from_iterable(parts)) == expected
 
 
-def test_rows_are_mostly_full() -> None:
+def test_rows_are_mostly_full_and_ranks_have_about_as_many() -> None:
     """Of a long pass each lane's last row may be empty in part."""
-    for documents, least in ((400, 0.85), (4000, 0.85)):
+    for documents in (400, 4000):
+        rows = [len(rows_of(read(documents, 1, rank, 16), 1)) for rank in range(16)]
         places = sum(sum(corpus.sizes) for corpus in corpora(documents))
-        assert places / (ROW * len(rows_of(read(documents, 1, 0, 1), 1))) > least
-    assert ROWS_OF_LANE * MOST_LANES > 4000
+        assert places / (ROW * sum(rows)) > 0.8
+        assert max(rows) <= 1.4 * sum(rows) / len(rows) + ROWS_OF_LANE
+
+
+def test_a_part_is_shared_out_row_by_row() -> None:
+    assert [len(read(400, 1, rank, 8, 16)) for rank in range(8)] == [2] * 8
 
 
 def test_after_the_last_batch_they_are_empty() -> None:
-    batches = SinglePass(corpora(1), 1, ROW, 2, 0, 1, None, OFF)  # type: ignore[arg-type]
+    batches = SinglePass(corpora(1), 1, ROW, 2, 0, 1, 1, None, OFF)  # type: ignore[arg-type]
     found = list(islice(batches, 4))
     assert [sum(one.tokens) > 0 for one in found] == [True, False, False, False]
     assert found[3].strips[0].tasks == [-1, -1]
