@@ -5,8 +5,8 @@
     python benchmarks/fixed_runs.py --against HEAD~1     # beside what another commit gives, on the same machine
 
 Three runs of a tiny model on a CPU: one dataset; two datasets, read by workers, in fp16; and one on two ranks that is
-resumed on one. Of each the table has the digest of the records read (stream_sha256), of all losses, and of the last
-checkpoint's files. With --against it ends with status 1 where any differ.
+resumed on one. Of each the table has the digest of the records read (stream_sha256), of all losses, and of each kind of
+the last checkpoint's files. With --against it ends with status 1 where any differ.
 """
 
 import argparse
@@ -34,7 +34,12 @@ MODEL = {
     "max_length": 128,
 }
 STEPS, HALF = 12, 6
-CHECKPOINT_FILES = ("fm9g_live_checkpoint-*.pt", "optimizer-*.pt", "data-*.pt", "random-*.pt")
+CHECKPOINT_FILES = {
+    "weights": "fm9g_live_checkpoint-*.pt",
+    "optimizer": "optimizer-*.pt",
+    "data": "data-*.pt",
+    "random": "random-*.pt",
+}
 
 
 def make_inputs(folder: Path) -> None:
@@ -100,13 +105,15 @@ def found(folder: Path, name: str) -> dict[str, str]:
     metrics = (folder / "out/checkpoints/logs" / name / "metrics.jsonl").read_text().splitlines()
     losses = [json.loads(line)["loss"] for line in metrics]
     assert len(losses) == STEPS
-    digest = hashlib.sha256()
-    for path in sorted(path for pattern in CHECKPOINT_FILES for path in step.glob(pattern)):
-        digest.update(path.name.encode() + path.read_bytes())
+    files = {}
+    for kind, pattern in CHECKPOINT_FILES.items():
+        contents = [path.name.encode() + path.read_bytes() for path in sorted(step.glob(pattern))]
+        assert contents
+        files[kind] = hashlib.sha256(b"".join(contents)).hexdigest()
     return {
         "stream": json.loads((step / "state.json").read_text())["progress"]["stream_sha256"],
         "losses": hashlib.sha256(json.dumps(losses).encode()).hexdigest(),
-        "checkpoint": digest.hexdigest(),
+        **files,
         "last loss": f"{losses[-1]:.6f}",
     }
 
