@@ -76,11 +76,11 @@ class SinglePass:
     def _rows_of(self, number: int) -> Iterator[Row]:
         """A lane's rows; the last may hold nothing but records that are left out."""
         lane = Lane(number, self._lanes, self._corpora, self._seed, self._row_length, self._prefetcher)
-        left = None if self._most_rows is None else len(range(number, self._most_rows, self._lanes))
-        while not lane.exhausted and left != 0:
+        left = math.inf if self._most_rows is None else len(range(number, self._most_rows, self._lanes))
+        while left and not lane.exhausted:
             row = lane.next_row()
-            if not lane.exhausted:
+            left -= 1
+            if left and not lane.exhausted:
                 lane.prepare()  # its tokens are made while this one is computed with
             if row.pieces or row.skipped:
                 yield row
-            left = None if left is None else left - 1
