@@ -15,6 +15,8 @@ from fm9g.files import user_path
 _SCRIPTS = {
     "text": "convert_txt2jsonl",
     "prepare": "prepare_data",
+    "conversations": "convert_to_conv_data",
+    "sharegpt": "convert_dataset",
     "index": "convert_json2index",
     "check": "check_index",
     "tokenizer": "train_tokenizer",

@@ -26,6 +26,8 @@ SCRIPTS = {
     "inspect": "inspect_index",
     "preview": "preview_mixture",
     "prepare": "prepare_data",
+    "conversations": "convert_to_conv_data",
+    "sharegpt": "convert_dataset",
     "tokenizer": "train_tokenizer",
     "convert to-huggingface": "bmtrain_2_hgface",
     "convert from-huggingface": "hgface_2_bmtrain",

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fm9g.data.prepare.readers import read_source
-from fm9g.data.prepare.writer import encode_pair
+from fm9g.data.prepare.writer import encode_record
 from fm9g.data.record import record_name
 from fm9g.errors import UserError, closest
 from fm9g.files import atomic_file
@@ -107,4 +107,4 @@ def _chinese(pairs: list[tuple[str, str]], counts: Counts) -> list[tuple[str, st
 
 def _write_pairs(path: Path, pairs: list[tuple[str, str]]) -> None:
     with atomic_file(path) as temporary, open(temporary, "wb") as file:
-        file.writelines(map(encode_pair, pairs))
+        file.writelines(encode_record({"input": question, "output": answer}) for question, answer in pairs)

@@ -1,16 +1,16 @@
-"""Data of a usual format, in any file that `sources` reads, to one jsonl file of {"input", "output"}."""
+"""Data of a usual format, in any file that `readers` reads, to one jsonl file of other records."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fm9g.data.prepare.formats import Format, Pair
+from fm9g.data.prepare.formats import Format
 from fm9g.data.prepare.readers import check_fields, read_source
 from fm9g.data.record import field_names, record_name
 from fm9g.data.record_kinds import KINDS, RecordKind, recognise
@@ -38,19 +38,36 @@ def prepare_records(source: str | os.PathLike[str], output: str | os.PathLike[st
     The file appears when it is complete. UserError, which names the record, for one that is not of the format; for
     an output that exists; and where nothing is left to write.
     """
+
+    def make(record: dict[str, Any], report: Report) -> Iterator[dict[str, Any]]:
+        return ({"input": prompt, "output": answer} for prompt, answer in form.pairs(record, report.left_out))
+
+    return rewrite(source, output, form.required, form.optional, make)
+
+
+def rewrite(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    required: Collection[str],
+    optional: Collection[str],
+    make: Callable[[dict[str, Any], Report], Iterable[dict[str, Any]]],
+) -> Report:
+    """Write to `output` the records that `make` makes of each record of `source`, as prepare_records does.
+
+    A record has the `required` fields; of parquet, the `optional` ones are read besides.
+    """
     output = Path(output)
     _refuse_existing(output)
     report = Report()
-    pairs = _pairs(source, form, report)
-    first = next(pairs, None)  # what is wrong with the source itself shows here, before anything is made
+    made = _made(source, required, optional, make, report)
+    first = next(made, None)  # what is wrong with the source itself shows here, before anything is made
     if first is None:
         raise UserError(f"{source}: no record to write: {report}" if report.read else f"{source}: holds no records")
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(output) as temporary:
         with open(temporary, "wb") as file:
-            file.write(encode_pair(first))
-            for pair in pairs:
-                file.write(encode_pair(pair))
+            file.write(encode_record(first))
+            file.writelines(map(encode_record, made))
         _refuse_existing(output)  # it may have taken hours
     return report
 
@@ -81,26 +98,31 @@ def _spelled(record: dict[str, Any]) -> RecordKind | None:
     return spellings[0] if spellings else kind
 
 
-def encode_pair(pair: Pair) -> bytes:
+def encode_record(record: dict[str, Any]) -> bytes:
     """A line of jsonl; what JSON can spell but UTF-8 cannot (half a surrogate pair) stays spelled as in JSON."""
-    record = {"input": pair[0], "output": pair[1]}
     try:
         return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
     except UnicodeEncodeError:
         return json.dumps(record).encode("ascii") + b"\n"
 
 
-def _pairs(source: str | os.PathLike[str], form: Format, report: Report) -> Iterator[Pair]:
-    for record in read_source(source, form.required, form.optional):
+def _made(
+    source: str | os.PathLike[str],
+    required: Collection[str],
+    optional: Collection[str],
+    make: Callable[[dict[str, Any], Report], Iterable[dict[str, Any]]],
+    report: Report,
+) -> Iterator[dict[str, Any]]:
+    for record in read_source(source, required, optional):
         report.read += 1
         if not record:
             report.left_out["empty records"] += 1
             continue
         try:
-            check_fields(form.required, record)
-            for pair in form.pairs(record, report.left_out):
+            check_fields(required, record)
+            for made in make(record, report):
                 report.written += 1
-                yield pair
+                yield made
         except UserError as error:
             raise UserError(f"{source}, {record_name(report.read - 1, lines=False)}: {error}") from None
 
