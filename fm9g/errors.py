@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 
 class UserError(ValueError):
     """Something the user gave is wrong: the message says what, where and what to do about it."""
+
+
+@contextlib.contextmanager
+def about(what: str) -> Iterator[None]:
+    """Put `what` before the message of a UserError: it is of that that it says something."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from fm9g.display import LINE_WIDTH, list_lines
-from fm9g.errors import UserError, closest, shown
+from fm9g.errors import UserError, about, closest, shown
 
 DEFAULT = "default"
 _LARGEST_INT = 2**32 - 1  # the largest seed
@@ -239,11 +239,9 @@ def check(settings: Merged) -> None:
     for name, item in fields(composition).items():
         value = getattr(settings, name)
         if value is not None:
-            try:
+            with about(settings.source(name)):
                 _check_bounds(item, value)
                 _check_choice(item, value)
-            except UserError as error:
-                raise UserError(f"{settings.source(name)}: {error}") from None
     for group in [*groups(composition), composition]:
         group.check(settings)
 

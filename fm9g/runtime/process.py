@@ -12,6 +12,7 @@ import atexit
 import datetime
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -304,9 +305,19 @@ def _end_with_launcher(launcher: int) -> None:
     _end(f"its launcher (process {launcher}) is gone")
 
 
+def lost_worker(error: BaseException) -> str:
+    """What to say where torch tells that a worker has ended, in whatever this process was doing; "" of other errors."""
+    found = re.search(r"DataLoader worker \(pid\S* [\d, ]+\)[^.]*", str(error))
+    if found is None:
+        return ""
+    return (
+        f"{found[0]}: is the host short of memory? Resume the last checkpoint, with fewer dataloader_num_workers if so"
+    )
+
+
 def blame(collective: str, error: BaseException) -> RuntimeError:
     """The error to raise when a collective fails; where another rank is to blame, this process ends instead."""
-    if "DataLoader worker" in str(error):  # torch raises it here, in whatever this process was doing
+    if lost_worker(error):  # no rank is to blame
         return RuntimeError(str(error))
     reason = _State.watch.culprit(DEAD_AFTER_SECONDS + BEAT_SECONDS) if _State.watch else ""
     if reason:

@@ -10,7 +10,7 @@ from fm9g.data.record_kinds import unread_texts
 from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.forecast import CorpusSample, sample_corpus
 from fm9g.data.stream.record_formats import TEXT
-from fm9g.errors import UserError
+from fm9g.errors import about
 from fm9g.model.config import ModelConfig
 from fm9g.settings import fields
 from fm9g.training.inputs import Inputs
@@ -36,10 +36,8 @@ def sample(inputs: Inputs, documents: int) -> Samples:
         return {corpus.entry.task_name: sample_corpus(corpus, documents) for corpus in read}
 
     trained = of(inputs.corpora)
-    try:
+    with about("eval_dataset"):
         return Samples(trained, {} if inputs.settings.only_run_dataloader else of(inputs.held_out))
-    except UserError as error:
-        raise UserError(f"eval_dataset: {error}") from None
 
 
 def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Samples) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, CorpusSample, describe, endings, never_ends
+from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, CorpusSample, describe, endings, never_ends, places_of_a_pass
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
@@ -99,11 +99,10 @@ def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], places: 
 
 def _describe_evaluation(inputs: Inputs, samples: Mapping[str, CorpusSample], places: int) -> list[str]:
     """When a run evaluates, and what one evaluation reads; `places` are the tokens of a step."""
-    settings, corpora = inputs.settings, [corpus for corpus in inputs.held_out if corpus.entry.task_name in samples]
-    if not corpora:
+    settings = inputs.settings
+    if not samples:
         return []
-    names = ", ".join(corpus.entry.task_name for corpus in corpora)
-    tokens = sum(samples[c.entry.task_name].mean * c.records * min(1.0, c.entry.epochs or 1.0) for c in corpora)
+    names, tokens = ", ".join(samples), places_of_a_pass(inputs.held_out, samples)
     if settings.eval_iters:
         tokens = min(tokens, settings.eval_iters * places)
     return [

@@ -20,7 +20,7 @@ from fm9g.data.stream.loader import StepBatch
 from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.single_pass import SinglePass, about_rows
 from fm9g.display import LINE_WIDTH, as_many_as_fit
-from fm9g.errors import UserError
+from fm9g.errors import UserError, about
 from fm9g.model.decoder import Decoder
 from fm9g.training.inputs import Inputs
 from fm9g.training.learner import Learner
@@ -83,7 +83,7 @@ class Evaluation:
         """Read the held-out data and measure; every rank must call it."""
         started, tasks = time.perf_counter(), len(self._names)
         sums = _Sums([0] * tasks, [0.0] * tasks, {})
-        with _undisturbed(self._learner.model), _named():
+        with _undisturbed(self._learner.model), about("eval_dataset"):
             share, counted = self._settings.max_damaged_share, None if self._has_run else ""
             left_out, self._has_run = LeftOut(self._inputs.held_out, share, [0] * tasks, [0] * tasks, counted), True
             for batch, counts in self._steps():
@@ -126,15 +126,6 @@ def _undisturbed(model: Decoder) -> Iterator[None]:
             yield
     finally:
         model.train()
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    """Say of what is wrong with the data which data it is."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"eval_dataset: {error}") from None
 
 
 def describe(evaluated: Evaluated, iteration: int) -> str:

@@ -33,7 +33,6 @@ class Inputs:
     model_config: ModelConfig
     tokenizer: Tokenizer
     tokenizer_path: Path
-    entries: list[MixtureEntry]
     corpora: list[Corpus]
     held_out: list[Corpus]  # of the evaluation, each read once
     app: Path
@@ -87,7 +86,7 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     weights = settings.pretrained_model and str(find(settings, app, settings.pretrained_model))
     settings = dataclasses.replace(settings, pretrained_model=weights)
     count = len(entries)
-    return Inputs(settings, config, tokenizer, tokenizer_path, entries, corpora[:count], corpora[count:], app)
+    return Inputs(settings, config, tokenizer, tokenizer_path, corpora[:count], corpora[count:], app)
 
 
 def _read_named(settings: Settings, app: Path, setting: str) -> list[MixtureEntry]:

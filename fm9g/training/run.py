@@ -10,10 +10,10 @@ from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.forecast import describe, endings, never_ends
-from fm9g.data.stream.loader import lost_worker
 from fm9g.errors import UserError
 from fm9g.model.parameters import num_parameters
 from fm9g.runtime.log import log
+from fm9g.runtime.process import lost_worker
 from fm9g.settings import changed, told_lines
 from fm9g.training.cautions import cautions, sample
 from fm9g.training.data_run import DataRun

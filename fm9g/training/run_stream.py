@@ -90,7 +90,7 @@ class RunStream:
     @property
     def names(self) -> list[str]:
         """The tasks, in the order of all lists by task."""
-        return [entry.task_name for entry in self.inputs.entries]
+        return [corpus.entry.task_name for corpus in self.corpora]
 
     def records_done(self) -> list[int]:
         """How many records of each dataset have been read."""

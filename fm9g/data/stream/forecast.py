@@ -92,6 +92,12 @@ def _mean(corpus: Corpus, known: Mapping[str, CorpusSample]) -> float:
     return known[name].mean if name in known else tokens_per_document(corpus)
 
 
+def places_of_a_pass(corpora: Sequence[Corpus], samples: Mapping[str, CorpusSample] | None = None) -> float:
+    """About how many places documents take that are read once, or as far as they go; `samples` as in `endings`."""
+    read = [corpus for corpus in corpora if corpus.entry.share > 0]
+    return sum(_mean(c, samples or {}) * c.records * min(1.0, c.entry.epochs or 1.0) for c in read)
+
+
 def endings(
     corpora: Sequence[Corpus],
     tokens_per_step: int,

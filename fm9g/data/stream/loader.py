@@ -11,7 +11,6 @@ the batches it has handed out, so what it saves is what was consumed and never w
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -190,16 +189,6 @@ class StepStream(IterableDataset):  # type: ignore[type-arg]
             retries=sum(corpus.dataset.retries for corpus in self.corpora),
             memory_bytes=_resident_bytes(),
         )
-
-
-def lost_worker(error: RuntimeError) -> str:
-    """What to say where torch tells that a worker has ended, in whatever this process was doing; "" of other errors."""
-    found = re.search(r"DataLoader worker \(pid\S* [\d, ]+\)[^.]*", str(error))
-    if found is None:
-        return ""
-    return (
-        f"{found[0]}: is the host short of memory? Resume the last checkpoint, with fewer dataloader_num_workers if so"
-    )
 
 
 def _resident_bytes() -> int:

@@ -11,21 +11,17 @@ import math
 from collections.abc import Iterator, Sequence
 
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.forecast import sample_corpus
+from fm9g.data.stream.forecast import places_of_a_pass
 from fm9g.data.stream.lane import Lane, Row
 from fm9g.data.stream.loader import StepBatch, step_batch
 from fm9g.data.stream.prefetch import Prefetcher
 
 ROWS_OF_LANE, MOST_LANES = 4, 1024
-SAMPLED = 64  # documents of each dataset, from whose sizes it is told how many rows there are
 
 
 def about_rows(corpora: Sequence[Corpus], row_length: int) -> int:
     """An estimate of how many rows a pass over corpora has; where transforms draw chance, not the same each time."""
-    read = [corpus for corpus in corpora if corpus.entry.share > 0]
-    records = [corpus.records * min(1.0, corpus.entry.epochs or 1.0) for corpus in read]
-    places = sum(sample_corpus(corpus, SAMPLED).mean * count for corpus, count in zip(read, records, strict=True))
-    return math.ceil(places / row_length)
+    return math.ceil(places_of_a_pass(corpora) / row_length)
 
 
 class SinglePass:
