@@ -80,6 +80,8 @@ class RunFolder:
                 "name: see to it that there is none",
                 file=sys.stderr,
             )
+        # a loader process, which outlives a killed rank by some seconds, would hold the lock as long
+        os.register_at_fork(after_in_child=file.close)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()

@@ -1,6 +1,7 @@
 """A run's folder: one writer, no mixing of runs, the step to resume."""
 
 import errno
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def test_only_one_writer_at_a_time(folder):
 def test_a_lock_that_a_dead_process_left_does_not_hold(folder):
     (folder.checkpoints / ".lock").write_text("process 1 on elsewhere\n")
     folder.lock().close()
+
+
+def test_a_process_that_was_forked_meanwhile_does_not_hold_it(folder):
+    """As loader processes are, which outlive a killed rank by some seconds."""
+    lock, context = folder.lock(), multiprocessing.get_context("fork")
+    runs, ends = context.Event(), context.Event()
+    child = context.Process(target=lambda: (runs.set(), ends.wait(60)), daemon=True)
+    child.start()
+    try:
+        assert runs.wait(60)
+        lock.close()
+        folder.lock().close()
+    finally:
+        ends.set()
+        child.join(60)
 
 
 def test_a_file_system_without_locks_is_told_and_used(folder, monkeypatch, capsys):
