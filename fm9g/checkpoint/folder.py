@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from fm9g.errors import UserError
 from fm9g.files import try_lock
+
+_held: weakref.WeakSet[IO[str]] = weakref.WeakSet()  # the locks of this process
+
+
+def _leave_to_the_parent() -> None:
+    """A loader process, which outlives a killed rank by some seconds, would hold its lock as long."""
+    for file in _held:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 def is_step(name: str) -> bool:
@@ -80,8 +92,7 @@ class RunFolder:
                 "name: see to it that there is none",
                 file=sys.stderr,
             )
-        # a loader process, which outlives a killed rank by some seconds, would hold the lock as long
-        os.register_at_fork(after_in_child=file.close)
+        _held.add(file)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()

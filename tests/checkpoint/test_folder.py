@@ -1,6 +1,7 @@
 """A run's folder: one writer, no mixing of runs, the step to resume."""
 
 import errno
+import gc
 import multiprocessing
 import os
 from pathlib import Path
@@ -53,6 +54,12 @@ def test_only_one_writer_at_a_time(folder):
 
 def test_a_lock_that_a_dead_process_left_does_not_hold(folder):
     (folder.checkpoints / ".lock").write_text("process 1 on elsewhere\n")
+    folder.lock().close()
+
+
+def test_a_lock_that_is_no_longer_used_does_not_hold(folder):
+    folder.lock()
+    gc.collect()
     folder.lock().close()
 
 
