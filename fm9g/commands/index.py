@@ -69,8 +69,8 @@ def _warn(meta: dict, output: str) -> None:
         "rejected_lines": f"lines were left out: they are in {output}/rejected.jsonl with the reason for each",
         "blank_lines": "blank lines were left out",
         "empty_records": "records are empty: training skips them",
-        "records_without_text": 'records have no text to learn in "output": training on them needs a transform in the '
-        "mixture, or skip_unlearned to leave them out" + _first_without_text(meta),
+        "records_without_text": 'records have no text to learn in "output": training on them needs another format '
+        '("chat") or a transform in the mixture, or skip_unlearned to leave them out' + _first_without_text(meta),
     }
     for key, note in notes.items():
         if meta[key]:

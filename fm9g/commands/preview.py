@@ -12,6 +12,7 @@ import argparse
 import sys
 
 from fm9g.commandline import parse_flags
+from fm9g.data.chat.render import Learned
 from fm9g.data.inspect.preview import Preview
 from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
 from fm9g.data.stream.corpus import open_corpora
@@ -35,6 +36,8 @@ def _arguments() -> argparse.Namespace:
     add("--grad-accum", type=int, metavar="N", default=run.grad_accum, help=f"micro-steps a step ({run.grad_accum})")
     add("--ranks", type=int, metavar="N", default=1, help="processes of the run: nodes x n_gpus (1)")
     add("--seed", type=int, metavar="N", default=run.seed, help=f"the seed of the run ({run.seed})")
+    add("--train-on-prompt", action="store_true", help="of conversations, all is learned")
+    add("--mask-history", action="store_true", help="of conversations, the last answer alone is learned")
     add("--steps", type=int, metavar="N", default=1, help="steps to read, from the first on (1)")
     add("--rows", type=int, metavar="N", help="rows of each step to print; all are counted (all)")
     add("--full", action="store_true", help="do not cut long texts in the middle")
@@ -62,7 +65,9 @@ def main() -> None:
     entries = read_mixture(mixture_path(settings, APP, settings.dataset_config))
     plan = Plan(arguments.seed, arguments.max_length, arguments.batch_size, arguments.grad_accum, ranks=arguments.ranks)
     tokenizer = load_tokenizer(find(settings, APP, arguments.tokenizer_path))
-    preview = Preview(open_corpora(entries, tokenizer, plan.seed, plan.row_length), tokenizer, plan, arguments.steps)
+    learned = Learned(arguments.train_on_prompt, arguments.mask_history)
+    corpora = open_corpora(entries, tokenizer, plan.seed, plan.row_length, learned)
+    preview = Preview(corpora, tokenizer, plan, arguments.steps)
     if arguments.rows != 0:
         print(style.legend())
     for rows in preview:

@@ -29,6 +29,10 @@ def arguments() -> argparse.ArgumentParser:
         type=path,
         help="a Hugging Face tokenizer folder or a sentencepiece .model file (no reference folder)",
     )
+    parser.add_argument(
+        "--template",
+        help="the chat template to take along, of chat_templates/ or a path (default: the one trained with)",
+    )
     parser.add_argument("--dtype", help=f"one of {', '.join(DTYPE_ARGUMENTS)} (default: the checkpoint's own)")
     parser.add_argument(
         "--max-shard-size", default=DEFAULT_SHARD_SIZE, help="largest weight file, like 500MB (default: %(default)s)"
@@ -46,6 +50,7 @@ def main() -> None:
     dtype = parse_dtype(flags.dtype) if flags.dtype else None
     paths = (flags.bmtrain_ckpt_path, flags.huggingface_save_dir)
     options = {"dtype": dtype, "max_shard_size": flags.max_shard_size, "overwrite": flags.overwrite}
+    options["template"] = flags.template
     scratch = (flags.model_config, flags.tokenizer)
     if flags.huggingface_ref_dir and not any(scratch):
         with_reference(flags.huggingface_ref_dir, *paths, **options)

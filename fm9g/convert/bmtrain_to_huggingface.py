@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fm9g.convert.chat_template import install_template, trained_template
 from fm9g.convert.families.family import Family
 from fm9g.convert.hf_config import (
     differences,
@@ -41,11 +42,13 @@ def with_reference(
     dtype: str | None = None,
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     overwrite: bool = False,
+    template: str | None = None,
 ) -> None:
     """Write `checkpoint` to the folder `target` with config and tokenizer of the Hugging Face folder `reference`.
 
     The reference's config must describe the checkpoint: its tensors, and the .json beside it where there
-    is one. `dtype` is a key of DTYPES; None keeps each tensor's own.
+    is one. `dtype` is a key of DTYPES; None keeps each tensor's own. `template`: the chat template to take along; None
+    for the one that the checkpoint was trained with, if that is known, or else the folder's own.
     """
     if target.resolve() == reference.resolve():
         raise UserError(f"{target}: is the reference folder itself; choose another folder to save to")
@@ -60,7 +63,7 @@ def with_reference(
         complete_tokenizer(folder)
         return with_checkpoint_facts(values, config, kind)
 
-    _write(config, family, reference, checkpoint, target, dtype, max_shard_size, overwrite, companions)
+    _write(config, family, reference, checkpoint, target, dtype, max_shard_size, overwrite, companions, template)
 
 
 def from_scratch(
@@ -71,6 +74,7 @@ def from_scratch(
     dtype: str | None = None,
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     overwrite: bool = False,
+    template: str | None = None,
 ) -> None:
     """As with_reference, for a model trained from scratch: a model_configs/*.json and a tokenizer instead."""
     config = ModelConfig.from_json(model_config)
@@ -90,6 +94,7 @@ def from_scratch(
         max_shard_size,
         overwrite,
         companions,
+        template,
     )
 
 
@@ -113,10 +118,12 @@ def _write(
     max_shard_size: str,
     overwrite: bool,
     companions: Companions,
+    template: str | None,
 ) -> None:
     max_bytes = parse_size(max_shard_size)
     check_output_folder(target, overwrite)
     require_file(checkpoint)
+    template = template or trained_template(checkpoint)
     groups, found_tensors = match(config, family.layouts, read_pt(checkpoint), "ours", str(checkpoint))
     sources = {name: as_dtype(name, tensor, dtype) for name, tensor in found_tensors.items()}
     tensors = dict(converted(groups, sources, "ours"))
@@ -124,6 +131,8 @@ def _write(
     with new_folder(target, overwrite) as folder:
         values = companions(folder, main_dtype(list(tensors.values())))
         write_json(folder / "config.json", values)
+        if template:
+            install_template(template, folder)
         check_export(tokenizer, folder, checkpoint)
         with ProgressBar(str(target), total) as progress:
             write_safetensors(folder, noting(tensors, found), max_bytes, progress)

@@ -27,7 +27,9 @@ class RecordKind:
         flags = "".join(f" --{name.replace('_', '-')} {value}" for name, value in self.options)
         output = "DIR" if self.format == "qa" else "Y.jsonl"
         prepare = f"{command('prepare')} --format {self.format} --path X --output {output}{flags}"
-        return f"they are {self.name}: {prepare} reads them"
+        if self.format == "text":
+            return f"they are {self.name}: {prepare} reads them"
+        return f'they are {self.name}: "format": "chat" in the mixture learns from them; {prepare} makes text of them'
 
 
 def _kind(name: str, fields: str, format: str, **options: str) -> RecordKind:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
+
 from fm9g.checkpoint.checkpoints import Checkpoints, Contents
 from fm9g.data.stream.loader import StepBatch, Work
+from fm9g.data.stream.strip import IGNORED
 from fm9g.runtime.log import log
 from fm9g.training.run_state import run_state
 from fm9g.training.run_stream import RunStream
@@ -25,6 +28,8 @@ class DataRun:
         self._settings, self._progress = stream.inputs.settings, stream.progress
         self._lengths: list[int] = []
         self._places = 0
+        tasks = len(stream.names)
+        self._learned, self._read = np.zeros(tasks, dtype=np.int64), np.zeros(tasks, dtype=np.int64)  # of rank 0
         self._work: list[Work] = []
 
     def run(self) -> None:
@@ -53,13 +58,19 @@ class DataRun:
             self._lengths += [n for n, task in zip(strip.lengths, strip.tasks, strict=True) if task >= 0]
         self._lengths = self._lengths[-_KEPT_LENGTHS:]
         self._places += plan.rows_per_step * plan.row_length
+        self._read += batch.tokens
+        for strip in batch.strips:
+            tasks = np.repeat(strip.tasks, strip.lengths)[(strip.targets != IGNORED).numpy()]
+            self._learned += np.bincount(tasks, minlength=len(self._learned))
 
     def _contents(self) -> Contents:
         return Contents(self._stream.files(), run_state(self._stream, "dataloader"))
 
     def _report(self, started: float, first_tokens: int) -> None:
         seconds, tokens = time.perf_counter() - started, self._progress.tokens - first_tokens
-        shares = ", ".join(self._describe_task(name, epochs) for name, epochs in self._stream.epochs().items())
+        learned = (self._learned / np.maximum(self._read, 1)).tolist()
+        tasks = zip(self._stream.epochs().items(), learned, strict=True)
+        shares = ", ".join(self._describe_task(name, epochs, part) for (name, epochs), part in tasks)
         lengths = sorted(self._lengths) or [0]
         middle, longest = lengths[len(lengths) // 2], lengths[-1]
         log(
@@ -68,14 +79,15 @@ class DataRun:
             f"rank 0: piece length median {middle}, longest {longest} | {shares}"
         )
 
-    def _describe_task(self, name: str, epochs: float) -> str:
+    def _describe_task(self, name: str, epochs: float, learned: float) -> str:
         progress = self._progress
         tokens, documents, skipped = (
             counts.get(name, 0) for counts in (progress.task_tokens, progress.task_documents, progress.task_skipped)
         )
         share = tokens / max(1, progress.tokens)
         left_out = f", {skipped:,} skipped" if skipped else ""
-        return f"{name} {share:.2%} ({documents:,} documents, {epochs:.2f} epochs{left_out})"
+        counted = f"{documents:,} documents, {epochs:.2f} epochs, {learned:.1%} learned"
+        return f"{name} {share:.2%} ({counted}{left_out})"
 
     def _describe_work(self) -> str:
         """Where rank 0's loader spent its time, and how much memory its processes hold."""

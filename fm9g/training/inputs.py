@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fm9g.checkpoint.folder import RunFolder
 from fm9g.commandline import command
+from fm9g.data.chat.render import Learned
 from fm9g.data.stream.corpus import Corpus, open_corpora
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -80,7 +81,8 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
         )
     entries = _read_named(settings, app, "dataset_config")
     held_out = _read_held_out(settings, app)
-    corpora = open_corpora([*entries, *held_out], tokenizer, settings.seed, settings.max_length)
+    learned = Learned(settings.train_on_prompt, settings.mask_history)
+    corpora = open_corpora([*entries, *held_out], tokenizer, settings.seed, settings.max_length, learned)
     for corpus in corpora:
         _check_dataset(corpus)
     weights = settings.pretrained_model and str(find(settings, app, settings.pretrained_model))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fm9g.checkpoint.settings import OutputSettings, StartSettings
+from fm9g.data.chat.settings import ChatSettings
 from fm9g.data.stream.settings import DataSettings
 from fm9g.environment import REPOSITORY
 from fm9g.errors import UserError
@@ -64,6 +65,7 @@ class Settings(
     StartSettings,
     ModelSettings,
     DataSettings,
+    ChatSettings,
     RunSettings,
     OptimizerSettings,
     EvaluationSettings,

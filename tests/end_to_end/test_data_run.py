@@ -127,7 +127,7 @@ def test_empty_records_are_skipped_and_counted(place, tmp_path, single_rank):
     mixture = tmp_path / "m.json"
     mixture.write_text(json.dumps([{"path": "some", "abs_weight": 1, "task_name": "t", "allow_repeat": False}]))
     run = train_here(place, tmp_path / "out", **DATA, dataset_config=mixture, train_iters=40, stop_when_end=1)
-    assert "t 100.00% (3 documents, 1.00 epochs, 3 skipped)" in run.log
+    assert "t 100.00% (3 documents, 1.00 epochs, 100.0% learned, 3 skipped)" in run.log
     assert run.log.count("dataset 't': records are left out, record ") == 1
     assert "it is empty (counted in state.json as task_skipped)" in run.log
 

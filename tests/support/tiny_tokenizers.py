@@ -123,3 +123,17 @@ KINDS: dict[str, Callable[[Path], Path]] = {
         f, user_defined_symbols=["<|im_end|>", "<think>"]
     ),
 }
+
+
+def with_tokens(folder: Path, tokens: list[str], texts: list[str], **config: Any) -> Path:
+    """A byte-level BPE of `texts`, with BOS, EOS and `tokens` as special tokens."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=600, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    added = [AddedToken(text, special=True) for text in ["<s>", "</s>", *tokens]]
+    return save(tokenizer, folder, added, **{"pad_token": None, "additional_special_tokens": [], **config})

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from fm9g.data.index.dataset import IndexedDataset
+from fm9g.data.stream.mixture import read_mixture
+
 RECORDS = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "output": "e"}]
 Shown = Callable[..., str]
 
@@ -33,3 +36,24 @@ def test_conversations_of_either_kind(shown_by: Shown, tmp_path: Path) -> None:
     assert asked == ["a\n\nb", "d", "what"]
     wrong = shown_by("convert_dataset.py", *flags, "--file_type", "json", status=1)
     assert "--file_type is json, which the file's suffix contradicts" in wrong
+
+
+def test_datasets_of_llama_factory_become_a_mixture(shown_by: Shown, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(RECORDS * 3))
+    (tmp_path / "t.txt").write_text("月光\n故乡\n")
+    info = {"a": {"file_name": "a.json", "num_samples": 2}, "t": {"file_name": "t.txt", "columns": {"prompt": "text"}}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    flags = ("--dataset_info", "dataset_info.json", "--dataset", "a,t", "--output", "mixtures/x.json")
+    assert "mixtures/x.json: a mixture of a, t" in shown_by("convert_dataset_info.py", *flags, "--template", "belle")
+    chat, text = read_mixture(tmp_path / "mixtures/x.json")
+    assert (chat.format, chat.template, text.format) == ("chat", "belle", "text")
+    assert [len(IndexedDataset(entry.path)) for entry in (chat, text)] == [6, 2]
+    assert [IndexedDataset(entry.path).meta["language"] for entry in (chat, text)] == ["en", "zh"]
+    again = shown_by("convert_dataset_info.py", *flags, "--template", "belle")
+    assert "mixtures/x.json: is there already, nothing to do" in again
+    assert "exists already and says something else" in shown_by("convert_dataset_info.py", *flags, status=1)
+    assert sorted(path.name for path in (tmp_path / "mixtures/x.data").iterdir()) == ["a", "t"]
+    for wrong in ("a,a", ""):
+        assert "names a dataset twice, or none" in shown_by(
+            "convert_dataset_info.py", *flags[:3], wrong, *flags[4:], status=1
+        )

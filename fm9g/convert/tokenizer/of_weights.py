@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from fm9g.convert.saved_run import json_object, stream_of
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from fm9g.files import read_json, write_json
+from fm9g.files import write_json
 
 
 def note_path(weights: Path) -> Path:
@@ -30,17 +30,7 @@ def vocabulary_of(weights: Path) -> str | None:
 
     The note beside them tells it, or else the state.json of the run that saved them.
     """
-    vocabulary = _object(note_path(weights)).get("vocabulary")
+    vocabulary = json_object(note_path(weights)).get("vocabulary")
     if not isinstance(vocabulary, str):
-        stream = _object(weights.with_name("state.json")).get("stream")
-        vocabulary = stream.get("vocabulary") if isinstance(stream, dict) else None
+        vocabulary = stream_of(weights).get("vocabulary")
     return vocabulary if isinstance(vocabulary, str) else None
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in the file `path`, an empty one where it holds none: it may be anybody's."""
-    try:
-        value = read_json(path)
-    except (UserError, OSError):
-        return {}
-    return value if isinstance(value, dict) else {}

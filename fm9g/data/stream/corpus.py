@@ -19,14 +19,16 @@ import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fm9g.commandline import command
+from fm9g.data.chat.render import ANSWERS_ALONE, Learned, Renderer
 from fm9g.data.index.dataset import DamagedRecord, IndexedDataset
 from fm9g.data.record import NoText, record_name
 from fm9g.data.stream.document import Document, Example, Ids, Skip, make_document
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Generation, RecordOrder
-from fm9g.data.stream.record_formats import RECORD_FORMATS, TEXT, text_example
+from fm9g.data.stream.record_formats import RECORD_FORMATS, TEXT, Reading, text_example
 from fm9g.data.stream.transform import Transform, all_strings, apply_transform, load_transform
 from fm9g.data.tokens.sample import spread
 from fm9g.data.tokens.special import Written
@@ -73,8 +75,9 @@ class Corpus:
         row_length: int,
         generations: Sequence[Generation] = (),
         dataset: IndexedDataset | None = None,
+        learned: Learned = ANSWERS_ALONE,
     ) -> None:
-        """`dataset`: that of the entry, where it is open already."""
+        """`dataset`: that of the entry, where it is open already; `learned`: what is, of conversations."""
         self.entry = entry
         self.dataset = dataset or IndexedDataset(entry.path)
         self.records = len(self.dataset)
@@ -85,19 +88,30 @@ class Corpus:
         self.typical_places = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
         self._tokenizer, self._seed, self._row_length = tokenizer, seed, row_length
         self._format = RECORD_FORMATS[entry.format]
+        self.renderer = Renderer(entry.template, tokenizer, learned) if self._format.template else None
+        self._reading, self._learned = Reading(tokenizer, self.renderer), learned
+        self._encode = self.renderer.encode_all if self.renderer else tokenizer.encode_all
         self._transform = load_transform(entry.transforms) if entry.transforms else None
         self._written = Written.NONE
         if entry.special_tokens:
             self._written = Written.ALL if self._transform else Written.INNER
             for written in (self._written, Written.INNER):  # has what it takes made here, before processes are forked
-                tokenizer.encode("", written)
+                self._encode([""], written)
         self.spent = Spent()
+
+    @property
+    def reading_rules(self) -> dict[str, Any]:
+        """What, besides its records and the tokenizer, decides about its documents."""
+        rules = {"format": self.entry.format, "special_tokens": self.entry.special_tokens}
+        return rules | self.renderer.rules if self.renderer else rules
 
     def continued(self, generations: Sequence[Generation]) -> Corpus:
         """The same dataset, not opened again, in the order of a run that has seen these generations of it."""
         if tuple(generations) == self.generations:
             return self
-        return Corpus(self.entry, self._tokenizer, self._seed, self._row_length, generations, self.dataset)
+        return Corpus(
+            self.entry, self._tokenizer, self._seed, self._row_length, generations, self.dataset, self._learned
+        )
 
     def check_texts(self) -> None:
         """Refuse a dataset whose records have nothing to learn and may not be skipped.
@@ -124,21 +138,28 @@ class Corpus:
         )
 
     def _check_some_texts(self) -> None:
-        if self._transform or not self.entry.share or self.entry.skip_unlearned:
+        if self._transform or not self.entry.share:
             return
+        looked_at, without = 0, list[str]()
         for number in spread(self.records, _LOOKED_AT):
-            try:
-                self._format.example(number, self.dataset.record(number), self._tokenizer)
-            except DamagedRecord:
-                continue  # max_damaged_share is for those
-            except NoText as error:
-                where = f"dataset {self.entry.task_name!r} ({self.entry.path}): {record_name(number)}"
-                told = self.entry.format == TEXT
-                counted = f" ({command('check')} {self.entry.path} does): give the dataset a transform" if told else ""
-                raise UserError(
-                    f"{where}: {error}; such records were not counted when it was built{counted}"
-                    f"{', or' if told else ': mend them, or'} skip them with skip_unlearned: true in the mixture"
-                ) from None
+            with contextlib.suppress(DamagedRecord):  # max_damaged_share is for those
+                record = self.dataset.record(number)
+                looked_at += 1
+                try:
+                    self._format.example(number, record, self._reading)
+                except NoText as error:
+                    without.append(f"{record_name(number)}: {error}")
+        if not without or (self.entry.skip_unlearned and len(without) < looked_at):
+            return
+        where = f"dataset {self.entry.task_name!r} ({self.entry.path}): {without[0]}"
+        if self.entry.skip_unlearned:
+            raise UserError(f"{where}; none of {looked_at} records that were looked at is any better")
+        told = self.entry.format == TEXT
+        counted = f" ({command('check')} {self.entry.path} does): give the dataset a transform" if told else ""
+        raise UserError(
+            f"{where}; such records were not counted when it was built{counted}"
+            f"{', or' if told else ': mend them, or'} skip them with skip_unlearned: true in the mixture"
+        )
 
     def record(self, position: int) -> int:
         """The record at a position of the corpus."""
@@ -193,10 +214,10 @@ class Corpus:
 
     def _read(self, number: int) -> Example:
         if self._format.quick is not None:
-            found = self._format.quick(number, self.dataset.read(number), self._tokenizer)
+            found = self._format.quick(number, self.dataset.read(number), self._reading)
             if found is not None:
                 return found
-        return self._format.example(number, self.dataset.record(number), self._tokenizer)
+        return self._format.example(number, self.dataset.record(number), self._reading)
 
     def _transformed(self, transform: Transform, number: int, position: int) -> Example:
         record = self.dataset.record(number)
@@ -225,9 +246,10 @@ class Corpus:
                 ids.update(self._ids(own, Written.INNER))
         return ids
 
-    def _ids(self, examples: Iterable[Example], written: Written) -> Ids:
+    def _ids(self, examples: Sequence[Example], written: Written) -> Ids:
         texts = [text for example in examples for text in example.texts]
-        return dict(zip(texts, self._tokenizer.encode_all([text for _, text in texts], written), strict=True))
+        texts += [(example.record, text) for example in examples if example.beginnings for text in example.beginnings]
+        return dict(zip(texts, self._encode([text for _, text in texts], written), strict=True))
 
     def _has_ends(self, texts: Iterable[list[int]]) -> bool:
         """Whether BOS or EOS is among the ids of texts."""
@@ -249,9 +271,11 @@ class Corpus:
         ]
 
 
-def open_corpora(entries: Iterable[MixtureEntry], tokenizer: Tokenizer, seed: int, row_length: int) -> list[Corpus]:
-    """The corpora of a mixture; UserError for what is wrong with a dataset or a transform."""
-    return [Corpus(entry, tokenizer, seed, row_length) for entry in entries]
+def open_corpora(
+    entries: Iterable[MixtureEntry], tokenizer: Tokenizer, seed: int, row_length: int, learned: Learned = ANSWERS_ALONE
+) -> list[Corpus]:
+    """The corpora of a mixture; UserError for what is wrong with a dataset, a transform or a template."""
+    return [Corpus(entry, tokenizer, seed, row_length, learned=learned) for entry in entries]
 
 
 def pilots_of(documents: Iterable[Document | Skip]) -> tuple[Pilot, ...]:

@@ -17,27 +17,34 @@ import numpy as np
 # Of the following there are several for each document. They are made in a third of the time of tuples with names, and
 # the garbage collector, which they do not need, has no work with them.
 class Part(msgspec.Struct, frozen=True, gc=False):
-    """A text, or the id of a token that no text can spell; `learned`: with loss."""
+    """A text, or the id of a token that no text can spell; `learned`: with loss.
+
+    `spans`: the characters start..stop - 1 of a text that is learned in part; a token of characters on both sides of a
+    bound is on the side after it. `ends`: what is too long may be cut after this part.
+    """
 
     content: str | int
     learned: bool
+    spans: tuple[tuple[int, int], ...] = ()
+    ends: bool = False
 
 
 class Example(msgspec.Struct, frozen=True, gc=False):
     """What a record gives to be tokenized: sequences of parts without empty texts.
 
     `may_cut`: one sequence that may go on in another row; `strings`: all of the record itself, where a transform may
-    have written BOS and EOS.
+    have written BOS and EOS; `beginnings`: those of texts up to each bound of a span.
     """
 
     record: int
     sequences: tuple[tuple[Part, ...], ...]
     may_cut: bool = False
     strings: tuple[str, ...] | None = None
+    beginnings: tuple[str, ...] = ()
 
     @property
     def texts(self) -> list[tuple[int, str]]:
-        """(record, text) of each text: the keys of Ids."""
+        """(record, text) of each text: the keys of Ids, which need those of `beginnings` too."""
         record = self.record
         return [
             (record, content)
@@ -123,8 +130,14 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
         if ranges and ranges[0][0] > row_length:
             reason = f"its input of {ranges[0][0]} tokens leaves no room for an output in max_length {row_length}"
             return Skip(record, reason, long=True)
-        lost = places - row_length
-        joined = [(tokens[: row_length + 1], ranges)]
+        length = row_length + 1
+        if oversize_rule == "segment" and (ends := _ends(record, example.sequences[0], ids)):
+            length = max([end for end in ends if end <= length], default=0)
+            if not _within(ranges, length):
+                reason = f"of its {places} tokens, those of whole turns in max_length {row_length} have none to learn"
+                return Skip(record, reason, long=True)
+        lost = len(tokens) - length
+        joined = [(tokens[:length], ranges)]
     sequences = []
     for tokens, ranges in joined:
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
@@ -149,12 +162,43 @@ def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], li
             learning, start = part.learned, len(tokens)
         if isinstance(content, str):
             learns = learns or learning
+            if part.spans:
+                learns = True
+                for first, stop in _learned_in(record, part, content, ids):
+                    _add_range(ranges, len(tokens) + first, len(tokens) + stop)
             tokens += ids[record, content]
         else:
             tokens.append(content)
     if learning:
         _add_range(ranges, start, len(tokens))
     return tokens, ranges, learns
+
+
+def _learned_in(record: int, part: Part, text: str, ids: Ids) -> list[tuple[int, int]]:
+    """The ranges of a text's tokens that its spans are: a bound is where the tokens of the text up to there and those
+    of the whole are no longer the same."""
+    whole = ids[record, text]
+
+    def bound(at: int) -> int:
+        if at in (0, len(text)):
+            return len(whole) if at else 0
+        beginning = ids[record, text[:at]]
+        same = min(len(beginning), len(whole))
+        while beginning[:same] != whole[:same]:
+            same -= 1
+        return same
+
+    return [(bound(start), bound(stop)) for start, stop in part.spans]
+
+
+def _ends(record: int, parts: tuple[Part, ...], ids: Ids) -> list[int]:
+    """Up to where the tokens of parts go after which a document may be cut."""
+    ends, length = [], 0
+    for part in parts:
+        length += len(ids[record, part.content]) if isinstance(part.content, str) else 1
+        if part.ends:
+            ends.append(length)
+    return ends
 
 
 def _add_range(ranges: list[tuple[int, int]], start: int, stop: int) -> None:

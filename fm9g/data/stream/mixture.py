@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fm9g.data.chat.render import TOKENIZER
 from fm9g.data.stream.record_formats import RECORD_FORMATS, TEXT
 from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json, user_path
@@ -18,6 +19,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "task_name": (str,),
     "dataset_name": (str,),
     "format": (str,),
+    "template": (str,),
     "transforms": (str, type(None)),
     "special_tokens": (bool,),
     "allow_repeat": (bool,),
@@ -47,6 +49,7 @@ class MixtureEntry:
     skip_unlearned: bool = False  # whether records with nothing to learn are skipped instead of refused
     special_tokens: bool = False  # whether spellings of special tokens in its text are those tokens
     format: str = TEXT  # a key of RECORD_FORMATS
+    template: str = ""  # of its conversations: a name, a path, or TOKENIZER; "" where the format has none
 
     @property
     def epochs(self) -> float | None:
@@ -106,8 +109,22 @@ def _check_format(entry: dict[str, Any], where: str) -> None:
         raise UserError(
             f"{where}: format {shown(name)} is not one of {', '.join(RECORD_FORMATS)}{closest(name, RECORD_FORMATS)}"
         )
+    takes = RECORD_FORMATS[name].template
+    if "template" in entry and not takes:
+        with_template = " or ".join(name for name, format in RECORD_FORMATS.items() if format.template)
+        raise UserError(f"{where}: a template is for conversations: format must be {with_template}, not {name}")
+    if takes and not entry.get("template"):
+        raise UserError(
+            f'{where}: format {name} needs a template: a name of chat_templates/, a path, or "{TOKENIZER}", the one in '
+            "the tokenizer's folder"
+        )
     if entry.get("transforms") and name != TEXT:
         raise UserError(f"{where}: transforms make text of records, so format must be {TEXT}, not {name}")
+
+
+def _template(name: str, folder: Path) -> str:
+    """A template's name, or its path from the mixture's folder."""
+    return str(folder / user_path(name)) if name.endswith(".json") else name
 
 
 def _is_text(value: str) -> bool:
@@ -120,6 +137,7 @@ def _is_text(value: str) -> bool:
 
 def _entry(entry: dict[str, Any], name: str, total: float, folder: Path) -> MixtureEntry:
     transforms = entry.get("transforms") or None
+    format = RECORD_FORMATS[entry.get("format", TEXT)]
     return MixtureEntry(
         task_name=name,
         path=folder / user_path(entry["path"]),
@@ -129,7 +147,8 @@ def _entry(entry: dict[str, Any], name: str, total: float, folder: Path) -> Mixt
         oversize_rule=entry.get("oversize_rule", "segment"),
         max_epochs=entry.get("max_epochs"),
         declared={key: entry[key] for key in INFORMATIVE if entry.get(key) is not None},
-        skip_unlearned=entry.get("skip_unlearned", False),
+        skip_unlearned=entry.get("skip_unlearned", format.template),  # conversations always have some that are none
         special_tokens=entry.get("special_tokens", bool(transforms)),
         format=entry.get("format", TEXT),
+        template=_template(entry.get("template", ""), folder),
     )

@@ -34,8 +34,8 @@ def describe_stream(plan: Plan, tokenizer: Tokenizer, corpora: Sequence[Corpus])
                 "name": corpus.entry.task_name,
                 "share": corpus.entry.share,
                 "epochs": corpus.entry.epochs,
-                "format": corpus.entry.format,
-                "special_tokens": corpus.entry.special_tokens,
+                **corpus.reading_rules,
+                **({"template_name": corpus.entry.template} if corpus.entry.template else {}),
                 "fingerprint": corpus.dataset.fingerprint,
                 "generations": [[g.epoch, g.records] for g in corpus.generations],
             }
@@ -75,15 +75,14 @@ def _check_dataset(corpus: Corpus, before: dict[str, Any]) -> None:
     """Refuse a dataset whose records, or what becomes of them, are not as they were."""
     entry = corpus.entry
     name = f"dataset {entry.task_name!r}"
-    for key, was, now in (
-        ("special_tokens", before["special_tokens"], entry.special_tokens),
-        ("format", before.get("format", TEXT), entry.format),  # older saves know no other
-    ):
+    rules = corpus.reading_rules
+    for key in rules:
+        was, now = before.get(key, TEXT if key == "format" else None), rules[key]  # older saves know no other format
         if was != now:
             raise UserError(
                 f"{name}: {key} was {str(was).lower()} when the checkpoint was made and is {str(now).lower()} now, "
-                "which changes its tokens: set it in the mixture as it was, give the dataset another task_name, or use "
-                "--accept_changed_data to continue anyway"
+                "which changes its tokens or which of them are learned: set it as it was, give the dataset another "
+                "task_name, or use --accept_changed_data to continue anyway"
             )
     if before["fingerprint"] not in corpus.dataset.fingerprints:
         raise UserError(

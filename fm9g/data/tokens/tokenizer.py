@@ -41,11 +41,29 @@ class Tokenizer(ABC):
     special: dict[int, str]  # {id: spelling} of the tokens that no text gives unless it may write them
     vocab_size: int  # every id is below it
     vocabulary: str  # sha256, hex, of what each id spells: the same for all forms of a tokenizer's file
+    marks_first: bool = False  # whether a text that a document begins with is marked by a blank, and no other text is
     fingerprint: str  # sha256, hex, of all that changes ids or documents: the file, BOS and EOS, which ids are special
 
     def encode(self, text: str, written: Written = Written.NONE) -> list[int]:
         """Token ids of `text`, without BOS and EOS; a lone surrogate, which is no character, becomes U+FFFD."""
         return self.encode_all([text], written)[0]
+
+    @abstractmethod
+    def id_of(self, spelling: str) -> int | None:
+        """The token that is spelled so in the vocabulary; None where there is none."""
+
+    @abstractmethod
+    def spell(self, id: int) -> str:
+        """How a token is spelled in the vocabulary."""
+
+    def encode_after_token(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
+        """Like `encode_all`, of texts that follow a token (see `marks_first`)."""
+        return self.encode_all(texts, written)
+
+    @property
+    def strips(self) -> Mapping[int, tuple[bool, bool]]:
+        """{token: whether white space to its left, and to its right, is a part of it}, of those that have any."""
+        return {}
 
     @abstractmethod
     def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
@@ -109,6 +127,15 @@ class SentencePieceTokenizer(Tokenizer):
             for text in texts
         ]
 
+    def id_of(self, spelling: str) -> int | None:
+        """See Tokenizer."""
+        id = self._processor.piece_to_id(spelling)
+        return id if self._processor.id_to_piece(id) == spelling else None
+
+    def spell(self, id: int) -> str:
+        """See Tokenizer."""
+        return self._processor.id_to_piece(id)
+
     def _plain(self, text: str) -> list[int]:
         if self._unigram:
             return self._unigram.encode(text)
@@ -156,7 +183,27 @@ class HuggingFaceTokenizer(Tokenizer):
         self.vocabulary = _vocabulary(vocabulary.spellings)
         matters = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
         self.fingerprint = self._fingerprint(json.dumps(matters, sort_keys=True).encode())
-        self._tokenizers = {Written.NONE: self._tokenizer(content, vocabulary, Written.NONE)}
+        self._ids, self._spellings = ids, vocabulary.spellings
+        self._strips = {
+            id: (bool(token.get("lstrip")), bool(token.get("rstrip")))
+            for id, token in vocabulary.added.items()
+            if token.get("lstrip") or token.get("rstrip")
+        }
+        self.marks_first = '"prepend_scheme": "first"' in json.dumps(content.get("pre_tokenizer"))
+        self._tokenizers = {(Written.NONE, False): self._tokenizer(content, vocabulary, Written.NONE)}
+
+    def id_of(self, spelling: str) -> int | None:
+        """See Tokenizer."""
+        return self._ids.get(spelling)
+
+    def spell(self, id: int) -> str:
+        """See Tokenizer."""
+        return self._spellings[id]
+
+    @property
+    def strips(self) -> Mapping[int, tuple[bool, bool]]:
+        """See Tokenizer."""
+        return self._strips
 
     def _tokenizer(self, content: dict[str, Any], vocabulary: Vocabulary, written: Written) -> tokenizers.Tokenizer:
         """The tokenizer of tokenizer.json's `content`, which is changed, for texts that may write so much."""
@@ -171,17 +218,33 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
         """See Tokenizer."""
-        if written not in self._tokenizers:
+        return self._encode(texts, written, False)
+
+    def encode_after_token(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
+        """See Tokenizer."""
+        return self._encode(texts, written, self.marks_first)
+
+    def _encode(self, texts: Sequence[str], written: Written, unmarked: bool) -> list[list[int]]:
+        if (written, unmarked) not in self._tokenizers:
             content = json.loads(self._content)
-            self._tokenizers[written] = self._tokenizer(content, Vocabulary.of(content), written)
-        tokenizer, texts = self._tokenizers[written], [without_surrogates(text) for text in texts]
+            if unmarked:
+                _unmark(content["pre_tokenizer"])
+            self._tokenizers[written, unmarked] = self._tokenizer(content, Vocabulary.of(content), written)
+        tokenizer, texts = self._tokenizers[written, unmarked], [without_surrogates(text) for text in texts]
         # the fast one leaves out where in the text each token lies, which takes a quarter of the time
         encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)  # tokenizers 0.19 has none
         return [encoding.ids for encoding in encode(texts, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""
-        return self._tokenizers[Written.NONE].decode(list(ids), skip_special_tokens=True)
+        return self._tokenizers[Written.NONE, False].decode(list(ids), skip_special_tokens=True)
+
+
+def _unmark(pre_tokenizer: dict[str, Any]) -> None:
+    """Change a pre-tokenizer, or those of a sequence, that marks the beginning of a first text, so that it does not."""
+    for part in pre_tokenizer.get("pretokenizers") or [pre_tokenizer]:
+        if part.get("prepend_scheme") == "first":
+            part["prepend_scheme"] = "never"
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:

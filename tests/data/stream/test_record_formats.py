@@ -48,9 +48,9 @@ def pieces_of(strip):
     return pieces
 
 
-def compared(number, record, tokenizer):
+def compared(number, record, reading):
     """Two answers to a question."""
-    end = Part(tokenizer.eos_id, True)
+    end = Part(reading.tokenizer.eos_id, True)
     question = Part(record["question"], False)
     return Example(number, tuple((question, Part(record[key], True), end) for key in ("better", "worse")))
 
@@ -80,9 +80,9 @@ def test_two_sequences_are_never_cut_and_share_a_row(read, place, rule):
     assert all(why.long and "of its 2 sequences exceed max_length 40" in why.reason for why in skipped)
 
 
-def conversation(number, record, tokenizer):
+def conversation(number, record, reading):
     """Turns of which every other one is learned, with its end."""
-    end = tokenizer.eos_id
+    end = reading.tokenizer.eos_id
     parts = [part for i, turn in enumerate(record["turns"]) for part in (Part(turn, i % 2 == 1), Part(end, i % 2 == 1))]
     return Example(number, (tuple(parts),), may_cut=True)
 
@@ -104,7 +104,7 @@ def test_several_turns_are_learned_wherever_a_row_ends(read, place):
 
 
 def test_an_example_that_learns_nothing_is_skipped(read):
-    def half_learned(number, record, tokenizer):
+    def half_learned(number, record, reading):
         return Example(number, ((Part(record["a"], True),), (Part(record["a"], False),)))
 
     rows, skipped = read([{"a": "text"}], half_learned)
@@ -112,7 +112,7 @@ def test_an_example_that_learns_nothing_is_skipped(read):
     assert [why.reason for why in skipped] == ["there is nothing in it to learn"]
 
 
-def asked(number, record, tokenizer):
+def asked(number, record, reading):
     """A question and its answer, of records that have one."""
     if "answer" not in record:
         raise NoText("no answer")
@@ -129,4 +129,8 @@ def test_records_without_what_a_format_needs_are_refused_at_the_start_or_skipped
     mixture = place.write_mixture("lenient", [{**entry, "skip_unlearned": True}])
     run = train_here(place, tmp_path / "out", dataset_config=mixture)
     assert "dataset 'asked': records are left out, record 1 (line 2): no answer" in run.log
+    index(tmp_path / "unasked", [{"text": "no"}] * 3)
+    mixture = place.write_mixture("none", [{**entry, "path": str(tmp_path / "unasked"), "skip_unlearned": True}])
+    with pytest.raises(UserError, match=r"record 0 \(line 1\): no answer; none of 3 records that were looked at is"):
+        train_here(place, tmp_path / "out", dataset_config=mixture)
     assert "texts in other fields" not in run.log  # which is of records that are read as text

@@ -1,0 +1,1 @@
+"""Conversations: read, rendered by a template, and made into parts of which answers are learned."""

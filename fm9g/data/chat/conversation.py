@@ -1,0 +1,234 @@
+"""Conversations: who said what, read from the forms in which datasets have them.
+
+    {"conversations": [{"from", "value"}, …]}, {"messages": [{"role", "content"}, …]}     with "system", "tools"
+    {"instruction", "input", "output"}                                                    with "system", "history"
+    {"prompt", "completion"} and other names of a question and its answer                 with "system"
+
+A turn may say "loss": false, or "weight": 0, and is then read but not learned. What is no conversation raises NoText,
+which says why: the roles do not follow each other, an answer is missing or empty.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fm9g.data.record import NoText, field_names
+from fm9g.errors import closest, shown
+
+Role = Literal["system", "user", "assistant", "call", "observation"]
+SYSTEM, USER, ASSISTANT, CALL, OBSERVATION = "system", "user", "assistant", "call", "observation"
+ANSWERS = (ASSISTANT, CALL)  # what the model says
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "function_call": "call",
+    "tool_call": "call",
+    "observation": "observation",
+    "tool": "observation",
+    "tool_response": "observation",
+    "function": "observation",
+}
+# of a question and its answer, by the first that a record has
+QUESTIONS = (
+    ("instruction", "output"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("query", "response"),
+    ("Question", "Response"),
+    ("input", "output"),
+)
+_LISTS = ("conversations", "messages", "conversation")
+_FOLLOWS: dict[str, tuple[str, ...]] = {
+    "": (USER,),
+    USER: ANSWERS,
+    ASSISTANT: (USER,),
+    CALL: (OBSERVATION,),
+    OBSERVATION: (OBSERVATION, *ANSWERS),
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one of them says. Of a call, `text` is the JSON of it, or of a list of several, and `said` what is said
+    beside it."""
+
+    role: Role
+    text: str
+    learned: bool = True  # if it is an answer
+    said: str = ""
+
+    @property
+    def answers(self) -> bool:
+        return self.role in ANSWERS
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns of user and assistant in order, from a question to an answer; `tools`: the JSON or the text that says which
+    there are. "" stands for none."""
+
+    turns: tuple[Turn, ...]
+    system: str = ""
+    tools: str = ""
+
+
+def read_conversation(record: dict[str, Any]) -> Conversation:
+    """The conversation of a record of any of the forms; turns at its end that nobody answers are left out."""
+    turns = _turns_of(record)
+    system = optional_text(record, "system")
+    if turns and turns[0].role == SYSTEM:
+        if system.strip():
+            raise NoText("has both a 'system' field and a system turn; keep one")
+        system, turns = turns[0].text, turns[1:]
+    while turns and not turns[-1].answers:
+        turns.pop()
+    if not turns:
+        raise NoText("is a conversation without an answer")
+    _check_order(turns)
+    return Conversation(tuple(turns), system if system.strip() else "", _tools(record.get("tools")))
+
+
+def _turns_of(record: dict[str, Any]) -> list[Turn]:
+    for field in _LISTS:
+        if record.get(field) is not None:
+            return read_turns(record[field], field)
+    for question, answer in QUESTIONS:
+        if record.get(question) is not None and answer in record:
+            return _question_and_answer(record, question, answer)
+    raise NoText(f"is no conversation (its fields: {field_names(record)})")
+
+
+def _question_and_answer(record: dict[str, Any], question: str, answer: str) -> list[Turn]:
+    if isinstance(record[question], list) and isinstance(record[answer], list):
+        return read_turns(record[question], question) + read_turns(record[answer], answer)
+    asked = text_of(record, question)
+    if question == "instruction":
+        context = optional_text(record, "input")
+        asked = "\n".join(text for text in (asked, context) if text.strip())
+    return [*read_history(record.get("history")), Turn("user", asked), Turn("assistant", text_of(record, answer))]
+
+
+def _check_order(turns: list[Turn]) -> None:
+    before = ""
+    for number, turn in enumerate(turns, 1):
+        if turn.role not in _FOLLOWS[before]:
+            after = f"follows {before}" if before else "comes first"
+            raise NoText(f"turn {number}: {turn.role} {after}; {' or '.join(_FOLLOWS[before])} should")
+        if not turn.text.strip() and turn.role != OBSERVATION:  # a tool may well return nothing
+            raise NoText(f"turn {number}: the {'answer' if turn.answers else 'question'} is empty")
+        before = turn.role
+
+
+def read_history(rounds: Any) -> list[Turn]:
+    """The turns of earlier rounds, [[question, answer], …]."""
+    if not isinstance(rounds, list | None):
+        raise NoText(f"'history' is not a list but {shown(rounds)}")
+    turns: list[Turn] = []
+    for number, pair in enumerate(rounds or [], 1):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise NoText(f"'history', round {number}: not a question and an answer but {shown(pair)}")
+        turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
+    return turns
+
+
+def read_turns(found: Any, field: str) -> list[Turn]:
+    """The turns of a list of messages, a system turn first if there is one."""
+    if not isinstance(found, list):
+        raise NoText(f"{field!r} is not a list but {shown(found)}")
+    turns: list[Turn] = []
+    for number, turn in enumerate(found, 1):
+        try:
+            turns.append(_turn(turn))
+        except NoText as error:
+            raise NoText(f"turn {number}: {error}") from None
+        if turns[-1].role == SYSTEM and number > 1:
+            raise NoText(f"turn {number}: a system text is not the first turn; move it there")
+    return turns
+
+
+def _turn(turn: Any) -> Turn:
+    if not isinstance(turn, dict):
+        raise NoText(f"not an object with 'from' and 'value' but {shown(turn)}")
+    # a table of both spellings has null for those that a turn does not use
+    speaker, text = ("from", "value") if turn.get("role") is None or turn.get("from") else ("role", "content")
+    name = text_of(turn, speaker)
+    if name not in ROLES:
+        raise NoText(f"unknown role {name!r}{closest(name, ROLES)}; known: {', '.join(ROLES)}")
+    read = Turn(ROLES[name], _content(turn, text), _is_learned(turn))
+    calls = turn.get("tool_calls")
+    if not calls:
+        return read
+    if read.role != ASSISTANT:
+        raise NoText(f"tool_calls of a {read.role} turn")
+    return replace(read, role="call", text=_calls(calls), said=read.text)
+
+
+def _is_learned(turn: dict[str, Any]) -> bool:
+    loss, weight = turn.get("loss"), turn.get("weight")
+    if loss is not None and not isinstance(loss, bool):
+        raise NoText(f"loss must be true or false, not {shown(loss)}")
+    if weight is not None and weight not in (0, 1):
+        raise NoText(f"weight must be 0 or 1, not {shown(weight)}")
+    return loss is not False and weight != 0
+
+
+def _content(turn: dict[str, Any], field: str) -> str:
+    """A turn's text; OpenAI's messages may give it as a list of parts."""
+    content = turn.get(field)
+    if not isinstance(content, list):
+        return optional_text(turn, field) if turn.get("tool_calls") else text_of(turn, field)
+    for part in content:
+        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise NoText(f"{field} has a part that is no text: {shown(part)}")
+    return "".join(part["text"] for part in content)
+
+
+def _calls(calls: Any) -> str:
+    """OpenAI's tool_calls as JSON: {"name", "arguments"}, or a list of several."""
+    read = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise NoText(f"tool_calls: not a call of a function but {shown(call)}")
+        arguments = function.get("arguments", {})
+        try:
+            given = json.loads(arguments) if isinstance(arguments, str) else arguments
+        except ValueError:
+            raise NoText(f"tool_calls: the arguments of {function['name']} are not JSON: {shown(arguments)}") from None
+        read.append({"name": function["name"], "arguments": given})
+    return json.dumps(read[0] if len(read) == 1 else read, ensure_ascii=False)
+
+
+def _tools(tools: Any) -> str:
+    if tools is None or isinstance(tools, str):
+        return (tools or "").strip()
+    if not isinstance(tools, list):
+        raise NoText(f"'tools' is neither a list nor a text but {shown(tools)}")
+    return json.dumps(tools, ensure_ascii=False) if tools else ""
+
+
+def text_of(record: dict[str, Any], field: str) -> str:
+    """The text in a field that must be there; null is an empty one."""
+    if field not in record:
+        raise NoText(f"no field {field!r}{closest(field, record)}")
+    value = record[field]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise NoText(f"{field!r} is not a string but {shown(value)}")
+    return value
+
+
+def optional_text(record: dict[str, Any], field: str) -> str:
+    """The text in a field, "" where there is none."""
+    return text_of(record, field) if field in record else ""

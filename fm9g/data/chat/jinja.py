@@ -1,0 +1,354 @@
+"""`template: tokenizer`: the Jinja chat template of a tokenizer's folder, with its answers located exactly.
+
+A template writes text and markup into one string, in which nothing tells them apart any more. So it is rendered with
+marks in place of the texts, once for each order of turns; what stands between the marks is markup, in which special
+tokens are tokens, and the texts, put back in the place of the marks, are text whatever they spell. Where the string so
+made is not the one that the template makes of the texts themselves (some look into them, for "</think>" say), that is
+cut at its special tokens instead, unless a text spells one.
+
+An answer begins after what `add_generation_prompt` writes and ends with the first token after its text (with the last
+one, of a call of tools). Templates run in Jinja's sandbox. There is no strftime_now: what a document is does not depend
+on the day.
+"""
+
+from __future__ import annotations
+
+import json
+import os.path
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import jinja2.ext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from fm9g.data.chat.conversation import CALL, OBSERVATION, Conversation, Turn
+from fm9g.data.chat.pieces import NOBODY, Piece
+from fm9g.data.record import NoText
+from fm9g.data.tokens.tokenizer import Tokenizer, content_of, read_object
+from fm9g.errors import UserError
+
+_PAD = "   "  # white space around marks, by which it is told whether the template strips texts
+_KEPT = 1024  # skeletons, each of an order of turns
+
+
+_JSON_MARK = re.compile(rf'"({_PAD}json[0-9a-f]{{32}}{_PAD})"')
+
+
+class _Text(NamedTuple):
+    """A place of a skeleton: text number `number`, without the white space that the template takes away."""
+
+    number: int
+    left: bool
+    right: bool
+    turn: int
+    ends: bool
+
+
+Skeleton = list[Piece | _Text]
+
+
+class JinjaTemplate:
+    """The chat template of the folder that a tokenizer was loaded from."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """UserError where the folder has none, or one that is no template."""
+        self._tokenizer = tokenizer
+        folder = tokenizer.path.parent
+        self.source, where = _read_source(folder)
+        self._variables = _special_variables(folder)
+        try:
+            self._jinja = environment().from_string(self.source)
+        except jinja2.TemplateSyntaxError as error:
+            raise UserError(f"{where}: the chat template is no Jinja template: {error}") from None
+        self._spelled = {spelling: id for id, spelling in tokenizer.special.items()}
+        names = sorted(map(re.escape, self._spelled), key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(names)})" if names else r"(?!)")
+        self.tokens: set[int] = set()  # special ones alone, which no text gives anyway
+        self._skeletons: dict[tuple[Any, ...], Skeleton | None] = {}
+
+    def pieces(self, conversation: Conversation) -> Iterator[Piece]:
+        """The pieces of a conversation; NoText where the template refuses it, or hides what is whose."""
+        given = _Given(conversation)
+        whole = self._render(given.messages, given.tools)
+        skeleton = self._skeleton(given)
+        if skeleton is not None:
+            pieces = [_filled(item, given.texts) for item in skeleton]
+            if "".join(self._spelling(piece) for piece in pieces) == whole:
+                return iter(pieces)
+        return self._cut(given, whole)
+
+    def _spelling(self, piece: Piece) -> str:
+        content = piece.content
+        return content if isinstance(content, str) else self._tokenizer.special[content]
+
+    def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, opened: bool = False) -> str:
+        variables = self._variables | {"messages": messages, "tools": tools, "add_generation_prompt": opened}
+        try:
+            return self._jinja.render(variables)
+        except jinja2.TemplateError as error:
+            raise NoText(f"the tokenizer's chat template refuses it: {error}") from None
+        except (TypeError, ValueError, KeyError, AttributeError) as error:  # of what a template does to values
+            raise NoText(f"the tokenizer's chat template fails on it: {type(error).__name__}: {error}") from None
+
+    def _skeleton(self, given: _Given) -> Skeleton | None:
+        """What the template makes of conversations of this shape; None where its parts cannot be told."""
+        if given.shape not in self._skeletons:
+            if len(self._skeletons) >= _KEPT:
+                self._skeletons.clear()
+            try:
+                self._skeletons[given.shape] = self._make_skeleton(given)
+            except NoText:
+                self._skeletons[given.shape] = None
+        return self._skeletons[given.shape]
+
+    def _make_skeleton(self, given: _Given) -> Skeleton | None:
+        marked = _Given(given.conversation, marked=True)
+        whole = self._render(marked.messages, marked.tools)
+        found = _find(whole, marked.texts)
+        if found is None:
+            return None
+        learned = dict(self._answers(marked, whole, found))
+        skeleton: Skeleton = []
+        at = 0
+        for place in found:
+            skeleton += self._literal(whole[at : place.start], at, learned)
+            turn = next((turn for turn, (start, stop) in learned.items() if start <= place.start < stop), NOBODY)
+            ends = turn != NOBODY and place.stop == learned[turn][1]
+            skeleton.append(_Text(place.number, place.left, place.right, turn, ends))
+            at = place.stop
+        skeleton += self._literal(whole[at:], at, learned)
+        return skeleton
+
+    def _answers(self, given: _Given, whole: str, found: list[_Place]) -> Iterator[tuple[int, tuple[int, int]]]:
+        """(turn, where in the string its answer starts and stops) of each answer of a skeleton's string."""
+        ahead = given.ahead
+        for number, turn in enumerate(given.conversation.turns):
+            if not turn.answers:
+                continue
+            places = [place for place in found if given.turn_of[place.number] == number]
+            if not places:
+                continue
+            before = max((place.stop for place in found if place.stop <= places[0].start), default=0)
+            after = min((place.start for place in found if place.start >= places[-1].stop), default=len(whole))
+            start = self._start(given.messages[: ahead + number], given.tools, whole, before, places[0].start)
+            if turn.role == CALL:  # markup of a call may have tokens of its own: the last before the next turn ends it
+                closed = self._render(given.messages[: ahead + number + 1], given.tools)
+                after = len(closed) if whole.startswith(closed) else after
+            tokens = list(self._special.finditer(whole, places[-1].stop, after))
+            end = tokens[-1 if turn.role == CALL else 0].end() if tokens else places[-1].stop
+            yield number, (start, end)
+
+    def _start(self, messages: Sequence[Any], tools: Any, whole: str, before: int, text: int) -> int:
+        """Where the answer after `messages` starts: after what opens it, between the text before and its own."""
+        closed, opened = self._render(messages, tools), self._render(messages, tools, True)
+        opening = opened[len(closed) :] if opened.startswith(closed) else ""
+        if opening and (at := whole.rfind(opening, before, text)) >= 0:
+            return at + len(opening)
+        if whole.startswith(closed) and before <= len(closed) <= text:
+            return len(closed) + len(os.path.commonprefix([opening, whole[len(closed) : text]]))
+        return text
+
+    def _literal(self, text: str, at: int, learned: dict[int, tuple[int, int]]) -> Iterator[Piece]:
+        """The pieces of markup that begins at `at` of the string."""
+        for part in self._special.split(text):
+            if part:
+                yield from self._parted(part, at, learned)
+            at += len(part)
+
+    def _parted(self, part: str, at: int, learned: dict[int, tuple[int, int]]) -> Iterator[Piece]:
+        """A token, or a text cut where an answer starts."""
+        content: str | int = self._spelled.get(part, part)
+        for turn, (start, stop) in learned.items():
+            if at < start < at + len(part) and isinstance(content, str):
+                yield Piece(part[: start - at])
+                yield from self._parted(part[start - at :], start, learned)
+                return
+            if start <= at < stop:
+                yield Piece(content, turn, at + len(part) == stop)
+                return
+        yield Piece(content)
+
+    def _cut(self, given: _Given, whole: str) -> Iterator[Piece]:
+        """The pieces of a conversation whose skeleton does not tell them: from the string alone, cut at its tokens."""
+        hidden = "the tokenizer's chat template changes its texts"
+        if any(self._special.search(text) for text in given.texts):
+            raise NoText(f"{hidden}, one of which spells a special token")
+        numbers = [number for number, turn in enumerate(given.conversation.turns) if turn.answers]
+        messages = given.messages[: given.ahead + numbers[-1]]
+        closed, opened = self._render(messages, given.tools), self._render(messages, given.tools, True)
+        opening = opened[len(closed) :] if opened.startswith(closed) else ""
+        starts = [match.end() for match in re.finditer(re.escape(opening), whole)] if opening else []
+        if len(starts) != len(numbers) or not self._special.search(opening):
+            raise NoText(f"{hidden}, so that its answers cannot be told from the rest")
+        learned = {}
+        for number, start, after in zip(numbers, starts, [*starts[1:], len(whole)], strict=True):
+            end = self._special.search(whole, start, after)
+            learned[number] = (start, end.end() if end else after)
+        return self._literal(whole, 0, learned)
+
+
+class _Place(NamedTuple):
+    """Text `number` in a string from `start` to `stop`, and whether white space around it was taken away."""
+
+    number: int
+    start: int
+    stop: int
+    left: bool
+    right: bool
+
+
+def _find(whole: str, marks: Sequence[str]) -> list[_Place] | None:
+    """Where the marks are, in order; None where one is missing, or there several times, or stripped in part."""
+    places = []
+    for number, mark in enumerate(marks):
+        inner = mark[len(_PAD) : -len(_PAD)]
+        if whole.count(inner) != 1:
+            return None
+        start = whole.index(inner)
+        stop = start + len(inner)
+        left = not whole[:start].endswith(_PAD)
+        right = not whole.startswith(_PAD, stop)
+        places.append(_Place(number, start - (not left) * len(_PAD), stop + (not right) * len(_PAD), left, right))
+    return sorted(places, key=lambda place: place.start)
+
+
+def _filled(item: Piece | _Text, texts: Sequence[str]) -> Piece:
+    if isinstance(item, Piece):
+        return item
+    text = texts[item.number]
+    text = text.lstrip() if item.left else text
+    return Piece(text.rstrip() if item.right else text, item.turn, item.ends)
+
+
+class _Given:
+    """A conversation as a template is given it, and its texts in the order in which they are met; `marked`: with marks
+    in their places."""
+
+    def __init__(self, conversation: Conversation, marked: bool = False) -> None:
+        self.conversation, self._marked = conversation, marked
+        self.texts: list[str] = []
+        self.turn_of: list[int] = []  # of each text
+        self._turn = NOBODY
+        self.tools = self._tools(conversation.tools)
+        self.messages: list[dict[str, Any]] = []
+        if conversation.system:
+            self.messages.append({"role": "system", "content": self._text(conversation.system)})
+        self.ahead = len(self.messages)  # of the turns
+        for self._turn, turn in enumerate(conversation.turns):
+            self.messages.append(self._message(turn))
+
+    @cached_property
+    def shape(self) -> tuple[Any, ...]:
+        """What a skeleton depends on."""
+        tools = -1 if self.tools is None else len(self.tools)
+        return tools, *((m["role"], bool(m["content"]), len(m.get("tool_calls", ()))) for m in self.messages)
+
+    def _text(self, text: str, kind: str = "text") -> str:
+        if self._marked:
+            text = f"{_PAD}{kind}{secrets.token_hex(16)}{_PAD}"
+        self.texts.append(text)
+        self.turn_of.append(self._turn)
+        return text
+
+    def _json(self, value: Any) -> Any:
+        """A value that a template writes as JSON."""
+        text = self._text(_as_json(value), "json")
+        return text if self._marked else value
+
+    def _tools(self, text: str) -> list[Any] | None:
+        if not text:
+            return None
+        tools = _parsed(text)
+        if not isinstance(tools, list):
+            raise NoText("'tools' are no JSON list, which the tokenizer's chat template needs")
+        return [self._json(tool) for tool in tools]
+
+    def _message(self, turn: Turn) -> dict[str, Any]:
+        if turn.role == OBSERVATION:
+            return {"role": "tool", "content": self._text(turn.text)}
+        if turn.role != CALL:
+            return {"role": turn.role, "content": self._text(turn.text)}
+        calls = _parsed(turn.text)
+        calls = calls if isinstance(calls, list) else [calls]
+        if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+            raise NoText('a call is no JSON of {"name", "arguments"}, which the tokenizer\'s chat template needs')
+        said = self._text(turn.said) if turn.said else ""
+        functions = [
+            {"name": self._text(call["name"]), "arguments": self._json(call.get("arguments", {}))} for call in calls
+        ]
+        called = [{"type": "function", "function": function} for function in functions]
+        return {"role": "assistant", "content": said, "tool_calls": called}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _as_json(
+    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """The filter tojson as transformers has it, not escaped for HTML. A mark that stands for JSON stays as it is."""
+    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return _JSON_MARK.sub(r"\1", text)
+
+
+def environment() -> ImmutableSandboxedEnvironment:
+    """Jinja as chat templates of the field expect it."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _as_json
+    environment.globals["raise_exception"] = _refuse
+    return environment
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+class _Generation(jinja2.ext.Extension):
+    """{% generation %} … {% endgeneration %}, with which templates mark answers: what is inside, as it is."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Any) -> Any:
+        """The statements inside."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _read_source(folder: Path) -> tuple[str, Path]:
+    """The template and the file it is in; UserError where there is none."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        return path.read_text("utf-8"), path
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        path = folder / name
+        found = read_object(path).get("chat_template")
+        if isinstance(found, list):  # several, by name
+            named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
+            found = named.get("default")
+        if isinstance(found, str):
+            return found, path
+    raise UserError(
+        f"template tokenizer: {folder} has no chat template (chat_template.jinja, or chat_template in "
+        "tokenizer_config.json): name one of chat_templates/"
+    )
+
+
+def _special_variables(folder: Path) -> dict[str, str]:
+    """bos_token, eos_token, … as templates know them."""
+    found: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        for key, value in read_object(folder / name).items():
+            if key.endswith("_token") and (spelling := content_of(value)) is not None:
+                found[key] = spelling
+    return found

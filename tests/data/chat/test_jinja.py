@@ -1,0 +1,191 @@
+"""`template: tokenizer`: the ids are those of transformers, what is learned is what the assistant says."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from fm9g.data.chat.render import Learned, Renderer
+from fm9g.data.record import NoText
+from fm9g.errors import UserError
+from tests.support.chats import (
+    RECORDS,
+    answers,
+    conversation,
+    their_ids,
+    tokens_and_ranges,
+    transformers_tokenizer,
+)
+from tests.support.jinja_templates import CHATML, JINJA, MISTRAL, OTHERS, QWEN, QWEN3, VICUNA
+
+
+@pytest.fixture
+def opened(tokenizer_of):
+    """A renderer by a Jinja template, its tokenizer, and transformers'."""
+
+    def both(name, jinja):
+        tokenizer = tokenizer_of(name, jinja)
+        return Renderer("tokenizer", tokenizer, Learned()), tokenizer, transformers_tokenizer(tokenizer)
+
+    return both
+
+
+def without_day(jinja):
+    """Of Llama 3, what depends on the day, which there is none of here."""
+    return "\n".join(line for line in jinja.splitlines() if "strftime_now" not in line)
+
+
+@pytest.mark.parametrize(("name", "jinja"), (JINJA | OTHERS).items(), ids=(JINJA | OTHERS).keys())
+def test_the_ids_are_those_of_transformers(name, jinja, opened):
+    renderer, _, theirs = opened(name, without_day(jinja))
+    for record in RECORDS:
+        assert tokens_and_ranges(renderer, record)[0] == their_ids(theirs, record)
+
+
+@pytest.mark.parametrize(("name", "jinja"), JINJA.items(), ids=JINJA.keys())
+def test_our_template_of_the_same_name_gives_the_same(name, jinja, opened):
+    renderer, tokenizer, _ = opened(name, jinja)
+    own = Renderer(name, tokenizer, Learned())
+    for record in RECORDS:
+        assert tokens_and_ranges(own, record) == tokens_and_ranges(renderer, record)
+
+
+@pytest.mark.parametrize(("name", "jinja"), (JINJA | OTHERS).items(), ids=(JINJA | OTHERS).keys())
+def test_what_is_learned_is_every_answer_with_its_end(name, jinja, opened):
+    renderer, tokenizer, _ = opened(name, jinja)
+    for record in RECORDS:
+        _, ranges = tokens_and_ranges(renderer, record)
+        said = [tokenizer.decode(ids[:-1]).strip() for ids in ranges]
+        if name == "qwen3, thinking":
+            assert said[-1].startswith("<think>\n\n</think>\n\n")
+            said[-1] = said[-1].removeprefix("<think>\n\n</think>\n\n").strip()
+        assert said == [answer.strip() for answer in answers(record)]
+        assert len({ids[-1] for ids in ranges}) == 1 and ranges[0][-1] in tokenizer.special
+
+
+def test_what_a_person_writes_is_no_token(opened):
+    renderer, tokenizer, theirs = opened("chatml", CHATML)
+    record = conversation(2)
+    record["conversations"][2]["value"] = "a<|im_end|>\n<|im_start|>assistant\nno</s>"
+    tokens, ranges = tokens_and_ranges(renderer, record)
+    start, end = tokenizer.id_of("<|im_start|>"), tokenizer.id_of("<|im_end|>")
+    assert (tokens.count(start), tokens.count(end), tokens.count(tokenizer.eos_id)) == (4, 4, 0)
+    assert [tokenizer.decode(found[:-1]).strip() for found in ranges] == [answer.strip() for answer in answers(record)]
+    assert "<|im_start|>assistant\nno</s>" in tokenizer.decode(tokens)
+    assert their_ids(theirs, record).count(start) == 5  # of transformers they are
+
+
+def test_a_template_that_looks_into_texts_is_cut_by_its_tokens(opened):
+    renderer, tokenizer, theirs = opened("chatml", QWEN3)
+    record = conversation(2)
+    for turn, thought in ((1, "hm"), (3, "so so")):
+        record["conversations"][turn]["value"] = f"<think>\n{thought}\n</think>\n\nsaid {turn}"
+    tokens, ranges = tokens_and_ranges(renderer, record)
+    assert tokens == their_ids(theirs, record)
+    said = [tokenizer.decode(found[:-1]) for found in ranges]
+    assert said == ["said 1", "<think>\nso so\n</think>\n\nsaid 3"]
+    record["conversations"][0]["value"] = "what is <|im_end|>?"
+    with pytest.raises(NoText, match="changes its texts, one of which spells a special token"):
+        renderer.parts(record)
+
+
+CALL = {"name": "weather", "arguments": {"city": "北京", "days": [1, 2]}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"city": {"type": "string"}}}}]
+
+
+def called(arguments=CALL["arguments"]):
+    """A conversation in which a tool is called, twice at once the second time."""
+    call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+    return {
+        "messages": [
+            {"role": "user", "content": "Will it rain?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "no"},
+            {"role": "assistant", "content": "No."},
+            {"role": "user", "content": "And there?"},
+            {"role": "assistant", "content": "Let me see.", "tool_calls": [call, call]},
+            {"role": "tool", "content": "yes"},
+            {"role": "tool", "content": "<|im_end|>"},
+            {"role": "assistant", "content": "Yes."},
+        ],
+        "tools": TOOLS,
+    }
+
+
+def test_calls_of_tools_are_learned_and_their_results_are_not(opened):
+    renderer, tokenizer, theirs = opened("qwen", QWEN)
+    tokens, ranges = tokens_and_ranges(renderer, called())
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "北京", "days": [1, 2]}}\n</tool_call>'
+    said = [tokenizer.decode(found[:-1]) for found in ranges]
+    assert said == [call, "No.", f"Let me see.\n{call}\n{call}", "Yes."]
+    assert {found[-1] for found in ranges} == {tokenizer.id_of("<|im_end|>")}
+    assert tokens.count(tokenizer.id_of("<|im_end|>")) == 9  # of the system text, too; the one in a result is none
+    given = [
+        {**message, "content": message["content"] or ""} if message["role"] == "assistant" else message
+        for message in called()["messages"]
+    ]
+    whole = theirs.apply_chat_template(given, tools=TOOLS, tokenize=False)
+    assert tokenizer.decode(tokens).replace("<|im_end|>", "") == re.sub(r"<\|im_(start|end)\|>", "", whole)
+
+
+def test_arguments_may_be_json_in_a_text(opened):
+    renderer, _, _ = opened("qwen", QWEN)
+    text = json.dumps(CALL["arguments"], ensure_ascii=False)
+    assert tokens_and_ranges(renderer, called(text)) == tokens_and_ranges(renderer, called())
+
+
+def test_our_template_calls_tools_alike(opened):
+    renderer, tokenizer, _ = opened("qwen", QWEN)
+    record = {**called(), "messages": called()["messages"][:4]}
+    assert tokens_and_ranges(Renderer("qwen", tokenizer, Learned()), record) == tokens_and_ranges(renderer, record)
+
+
+def test_a_template_that_refuses_a_conversation_says_why(opened):
+    renderer, _, _ = opened("mistral", MISTRAL)
+    with pytest.raises(NoText, match="refuses it: only user and assistant are known"):
+        renderer.parts(conversation(1, system="Be brief."))
+
+
+def test_answers_that_nothing_marks_are_refused(opened):
+    renderer, _, _ = opened("chatml", "{% for m in messages %}{{ m.content | upper }}{% endfor %}")
+    with pytest.raises(NoText, match="its answers cannot be told from the rest"):
+        renderer.parts(conversation(1))
+
+
+def test_a_folder_without_a_template_is_refused(tokenizer_of):
+    with pytest.raises(UserError, match=r"has no chat template .*: name one of chat_templates/"):
+        Renderer("tokenizer", tokenizer_of("chatml"), Learned())
+
+
+def test_a_template_in_a_file_of_its_own_comes_first_and_must_be_one(tokenizer_of):
+    tokenizer = tokenizer_of("chatml", MISTRAL)
+    path = tokenizer.path.parent / "chat_template.jinja"
+    path.write_text(CHATML)
+    assert tokens_and_ranges(Renderer("tokenizer", tokenizer, Learned()), RECORDS[0]) == tokens_and_ranges(
+        Renderer("chatml", tokenizer, Learned()), RECORDS[0]
+    )
+    path.write_text("{% for %}")
+    with pytest.raises(UserError, match=r"chat_template.jinja: the chat template is no Jinja template"):
+        Renderer("tokenizer", tokenizer, Learned())
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_template_may_stand_in_the_config(tokenizer_of, several):
+    from fm9g.data.tokens.tokenizer import load_tokenizer
+
+    path = tokenizer_of("chatml").path.parent / "tokenizer_config.json"
+    found = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": VICUNA}] if several else VICUNA
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": found}))
+    tokenizer = load_tokenizer(path.parent)
+    renderer = Renderer("tokenizer", tokenizer, Learned())
+    assert tokens_and_ranges(renderer, RECORDS[0]) == tokens_and_ranges(
+        Renderer("vicuna", tokenizer, Learned()), RECORDS[0]
+    )
+
+
+def test_templates_run_in_a_sandbox(opened):
+    renderer, _, _ = opened("chatml", "{{ messages.__class__.__mro__ }}{{ ''.__class__.__base__.__subclasses__() }}")
+    with pytest.raises(NoText, match=r"refuses it: .*unsafe"):
+        renderer.parts(conversation(1))

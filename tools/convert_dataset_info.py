@@ -1,0 +1,13 @@
+#!/usr/bin/env python
+"""Turn datasets of a dataset_info.json into a mixture: `fm9g dataset-info`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without fm9g being installed
+
+from fm9g.commands.dataset_info import main
+from fm9g.errors import run_command
+
+if __name__ == "__main__":
+    run_command(main)
