@@ -16,7 +16,7 @@ VERBS = {
     "prepare": ("fm9g.commands.prepare", "turn data of other formats into jsonl with input and output"),
     "conversations": ("fm9g.commands.conversations", "turn instructions with answers into conversations with ids"),
     "sharegpt": ("fm9g.commands.sharegpt", "turn instructions or questions with answers into conversations"),
-    "dataset-info": ("fm9g.commands.dataset_info", "turn datasets of a dataset_info.json into a mixture"),
+    "mixture": ("fm9g.commands.mixture", "turn datasets of a dataset_info.json into a mixture"),
     "index": ("fm9g.commands.index", "index jsonl files, so that training can read them"),
     "check": ("fm9g.commands.check", "verify every byte of an indexed dataset"),
     "inspect": ("fm9g.commands.inspect", "look into an indexed dataset: lengths, records, texts, tokens"),

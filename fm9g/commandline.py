@@ -17,7 +17,7 @@ _SCRIPTS = {
     "prepare": "prepare_data",
     "conversations": "convert_to_conv_data",
     "sharegpt": "convert_dataset",
-    "dataset-info": "convert_dataset_info",
+    "mixture": "convert_dataset_info",
     "index": "convert_json2index",
     "check": "check_index",
     "tokenizer": "train_tokenizer",

@@ -28,6 +28,7 @@ SCRIPTS = {
     "prepare": "prepare_data",
     "conversations": "convert_to_conv_data",
     "sharegpt": "convert_dataset",
+    "mixture": "convert_dataset_info",
     "tokenizer": "train_tokenizer",
     "convert to-huggingface": "bmtrain_2_hgface",
     "convert from-huggingface": "hgface_2_bmtrain",
