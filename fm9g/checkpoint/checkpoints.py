@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -17,11 +17,13 @@ from fm9g.runtime.log import log
 
 
 class Contents(NamedTuple):
-    """What a checkpoint holds: this rank's files {name: contents}, state.json, and the model's weights."""
+    """What a checkpoint holds: this rank's files {name: contents}, state.json, and those weights of the model that are
+    named."""
 
     files: dict[str, Any]
     state: dict[str, Any]
     model: Any = None
+    names: Collection[str] = ()
 
 
 class Checkpoints:

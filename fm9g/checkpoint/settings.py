@@ -68,14 +68,6 @@ class StartSettings(Group):
         needs=("resume_ckpt", "pretrained_model"),
     )
 
-    def check(self) -> None:
-        """A run starts from one thing."""
-        if self.pretrained_model and self.resume_ckpt not in ("", "latest"):
-            raise UserError(
-                f"pretrained_model starts a new run and resume_ckpt {self.resume_ckpt} continues one: give only one of "
-                'them (beside resume_ckpt "latest", pretrained_model is used where there is nothing to resume)'
-            )
-
 
 @dataclass(frozen=True)
 class OutputSettings(Group):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from fm9g.tensors.readers import map_tensors
 from fm9g.tensors.writers import write_pt
 
 SAFETENSORS_NAMES = {dtype.torch: name for name, dtype in DTYPES.items()}
+LOOKED_AT = 64  # values of a tensor at either end
 WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
 
 
-def write_weights(model: Any, path: Path) -> None:
-    """Rank 0 writes {name: tensor} as torch.save would; no rank ever holds more than a block of the whole model."""
-    weights = gathered_weights(model)
+def write_weights(model: Any, path: Path, names: Collection[str]) -> None:
+    """Rank 0 writes {name: tensor} of the parameters `names` as torch.save would; no rank ever holds more than a block
+    of the whole model."""
+    weights = ((name, weight) for name, weight in gathered_weights(model) if name in names)
     if runtime.rank() != 0:
         for _ in weights:
             pass
@@ -41,7 +44,7 @@ def write_weights(model: Any, path: Path) -> None:
 
         return LazyTensor(SAFETENSORS_NAMES[param.dtype], shapes[name], lambda: map(_on_cpu, content()))
 
-    tensors = {name: described(name, param) for name, param in model.named_parameters()}
+    tensors = {name: described(name, param) for name, param in model.named_parameters() if name in names}
     with ProgressBar(path.name, sum(tensor.nbytes for tensor in tensors.values())) as progress:
         write_pt(path, tensors, progress)
     assert next(weights, None) is None
@@ -51,14 +54,15 @@ def _on_cpu(tensor: Tensor) -> Tensor:
     return tensor.cpu()
 
 
-def load_weights(model: Any, path: Path, strict: bool) -> list[str]:
-    """Load a .pt into the model, every rank reading what it holds; returns the keys skipped when not strict.
+def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -> list[str]:
+    """Load a .pt into the parameters `names` of the model, every rank reading what it holds; returns the keys skipped
+    when not strict.
 
     Missing, unexpected or misshapen keys, those of other formats than the converters take, and values that are not
     finite in the model's dtype are a UserError that names them. Collective: all ranks end alike.
     """
     weights = map_tensors(path)
-    expected = whole_shapes(model)
+    expected = {name: shape for name, shape in whole_shapes(model).items() if name in names}
     missing = [f"missing {name} {list(expected[name])}" for name in expected if name not in weights]
     unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in expected]
     loaded = {name: weights[name] for name in expected if name in weights}
@@ -103,3 +107,17 @@ def fault_in_model(model: Any) -> str:
 
 def _first_on_any_rank(text: str) -> str:
     return next((said.decode() for said in runtime.gather_bytes(text.encode()) if said), "")
+
+
+def fingerprint(path: Path) -> str:
+    """sha256, hex, that tells weights in a .pt from others: of names, shapes and dtypes, and the first and last values
+    of each; it is soon made, however large they are."""
+    digest = sha256()
+    weights = map_tensors(path)
+    for name in sorted(weights):
+        tensor = weights[name]
+        flat = tensor.flatten()
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        for part in (flat[:LOOKED_AT], flat[-LOOKED_AT:]):
+            digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ class CheckpointWriter:
         self._target = folder / str(step)
         self._partial = folder / f".{step}.partial"
 
-    def write(self, files: dict[str, Any], state: dict[str, Any], model: Any = None) -> None:
-        """Write this rank's `files` {name: contents}, the model's weights and rank 0's `state`.
+    def write(
+        self, files: dict[str, Any], state: dict[str, Any], model: Any = None, names: Collection[str] = ()
+    ) -> None:
+        """Write this rank's `files` {name: contents}, the weights `names` of the model and rank 0's `state`.
 
         On return the checkpoint is complete on every rank.
         """
@@ -41,7 +44,7 @@ class CheckpointWriter:
             torch.save(contents, self._partial / name)
             fsync_path(self._partial / name)
         if model is not None:
-            write_weights(model, self._partial / weights_name(int(self._target.name)))
+            write_weights(model, self._partial / weights_name(int(self._target.name)), names)
         runtime.barrier()
         if first:
             write_json(self._partial / "state.json", state)

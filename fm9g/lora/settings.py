@@ -5,17 +5,81 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fm9g.errors import UserError
+from fm9g.lora.layers import layers_of, saved_modules
 from fm9g.settings import Group, setting
+
+DEFAULT_LAYERS = ("project_q", "project_k", "project_v", "w_0", "w_1", "w_out")
 
 
 @dataclass(frozen=True)
 class LoraSettings(Group):
-    """Adapters of low rank."""
+    """Adapters of low rank beside layers that stay as they are: y = W x + scale · B A x."""
 
     title: ClassVar[str] = "LoRA"
     chinese_title: ClassVar[str] = "LoRA"
 
-    lora_layer: list[str] | None = setting(None, "layers that get adapters", "加适配器的层", later="LoRA")
-    lora_r: int | None = setting(None, "rank", "秩", later="LoRA")
-    lora_alpha: float | None = setting(None, "scale alpha / r", "缩放为 alpha / r", later="LoRA")
-    lora_dropout: float | None = setting(None, "dropout", "dropout", later="LoRA")
+    lora: bool = setting(
+        False,
+        "train adapters beside the layers of pretrained_model, which stay as they are",
+        "训练适配器，pretrained_model 的各层保持不变",
+        told=True,
+    )
+    lora_layer: list[str] | None = setting(
+        None,
+        'layers that get adapters, by the ends of their names, or "all"; default: project_q, project_k, project_v, '
+        "w_0, w_1, w_out",
+        '加适配器的层，按名称的结尾，或 "all"；默认：project_q、project_k、project_v、w_0、w_1、w_out',
+        needs=("lora",),
+    )
+    lora_target_modules: list[str] | None = setting(
+        None,
+        "the same by Hugging Face's names: q_proj, gate_proj, …",
+        "同上，用 Hugging Face 的名称：q_proj、gate_proj 等",
+        needs=("lora",),
+    )
+    lora_r: int = setting(16, "rank of the adapters", "适配器的秩", least=1, needs=("lora",))
+    lora_alpha: float = setting(32.0, "scale: lora_alpha / lora_r", "缩放：lora_alpha / lora_r", needs=("lora",))
+    lora_dropout: float = setting(
+        0.0, "dropout of what goes into adapters", "适配器输入的 dropout", least=0, needs=("lora",)
+    )
+    use_rslora: bool = setting(
+        False, "scale by lora_alpha / sqrt(lora_r)", "按 lora_alpha / sqrt(lora_r) 缩放", needs=("lora",)
+    )
+    use_dora: bool = setting(
+        False,
+        "learn the length of each row of a weight apart (DoRA)",
+        "单独学习权重各行的长度（DoRA）",
+        needs=("lora",),
+    )
+    modules_to_save: list[str] | None = setting(
+        None,
+        "what is trained and saved whole beside adapters: input_embedding, lm_head",
+        "除适配器外整体训练并保存的部分：input_embedding、lm_head",
+        needs=("lora",),
+    )
+    pretrained_lora: str = setting(
+        "", "a .pt of adapters to start from, at step 0", "作为起点的适配器 .pt，步数从 0 开始", needs=("lora",)
+    )
+
+    def check(self) -> None:
+        """Layers are named once, in one way."""
+        if self.lora_layer is not None and self.lora_target_modules is not None:
+            raise UserError("lora_layer and lora_target_modules name the same: set one of them")
+        if self.lora_dropout >= 1:
+            raise UserError(f"lora_dropout is a share below 1, not {self.lora_dropout:g}")
+        if self.lora_alpha <= 0:
+            raise UserError(f"lora_alpha must be above 0, not {self.lora_alpha:g}")
+        saved_modules(self.modules_to_save or [])
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What lora_layer, in our names, comes to."""
+        if self.lora_target_modules is not None:
+            return layers_of(self.lora_target_modules)
+        return tuple(self.lora_layer) if self.lora_layer is not None else DEFAULT_LAYERS
+
+    @property
+    def lora_scale(self) -> float:
+        """What the product of adapters is multiplied by."""
+        return self.lora_alpha / (self.lora_r**0.5 if self.use_rslora else self.lora_r)

@@ -18,15 +18,16 @@ from fm9g.model.kernels import choose_kernel
 from fm9g.model.linear import Linear
 from fm9g.model.log_probs import log_probs
 from fm9g.model.norm import RMSNorm
+from fm9g.model.parameters import LAYERS
 from fm9g.model.rotary import RotaryTable
 from fm9g.runtime import bmt
 
-Prepare = Callable[[TransformerBlock], None]
+Prepare = Callable[[str, torch.nn.Module], None]
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 
 
-def _as_it_is(block: TransformerBlock) -> None:
-    """Leave a block alone."""
+def _as_it_is(name: str, module: torch.nn.Module) -> None:
+    """Leave a part of the model alone."""
 
 
 class Encoder(bmt.DistributedModule):
@@ -39,12 +40,13 @@ class Encoder(bmt.DistributedModule):
         kernel = choose_kernel(flash, dtype, runtime.backend.on_cuda)
         self.kernel_name = kernel.name
         blocks = []
-        for _ in range(config.num_layers):
+        for number in range(config.num_layers):
             block = TransformerBlock(config, dtype, kernel.attend)
-            prepare(block)
+            prepare(f"{LAYERS}{number}", block)
             blocks.append(bmt.Block(block, use_checkpoint=use_checkpoint))
         self.layers = bmt.TransformerBlockList(blocks)
         self.output_layernorm = RMSNorm(config.dim_model, config.eps, dtype)
+        prepare("encoder.output_layernorm", self.output_layernorm)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
         return self.output_layernorm(self.layers(x_TD, context))
@@ -54,8 +56,9 @@ class Decoder(bmt.DistributedModule):
     """A causal language model over packed documents.
 
     `flash` is the attention kernel (cuda: the best there is; none: the plain reference);
-    `use_checkpoint` recomputes each block's activations in backward. `prepare` changes each block (freezes its
-    weights, replaces its layers) before BMTrain wraps it, which fixes where parameters lie and what is trained.
+    `use_checkpoint` recomputes each block's activations in backward. `prepare(name, module)` changes each block
+    (freezes its weights, adds to its layers) before BMTrain wraps it, which fixes where parameters lie and what is
+    trained; and embedding, last norm and head.
     """
 
     def __init__(
@@ -69,9 +72,11 @@ class Decoder(bmt.DistributedModule):
         self.config = config
         dtype = TORCH_DTYPES[config.dtype]
         self.input_embedding = Embedding(config.vocab_size, config.dim_model, config.init_std, dtype)
+        prepare("input_embedding", self.input_embedding)
         self.encoder = Encoder(config, dtype, flash, use_checkpoint, prepare)
         if not config.tie_lm_head:
             self.lm_head = Linear(config.dim_model, config.vocab_size, config.init_std, dtype)
+            prepare("lm_head", self.lm_head)
         self._rotary = RotaryTable(config)
 
     def context(self, lengths: Sequence[int]) -> Context:
@@ -86,6 +91,8 @@ class Decoder(bmt.DistributedModule):
         x_TD = self.input_embedding(tokens_T)
         if self.config.embedding_scale != 1:
             x_TD = x_TD * self.config.embedding_scale
+        if torch.is_grad_enabled() and not x_TD.requires_grad:
+            x_TD.requires_grad_()  # frozen embeddings: a block gives back gradients of what it gets, or none at all
         x_TD = self.encoder(x_TD, context)
         return x_TD / self.config.width_ratio if self.config.width_ratio != 1 else x_TD
 

@@ -22,6 +22,7 @@ class Linear(bmt.DistributedModule):
 
     def __init__(self, dim_in: int, dim_out: int, init_std: float, dtype: torch.dtype, bias: bool = False) -> None:
         super().__init__()
+        self.in_features, self.out_features = dim_in, dim_out
         self.weight = normal_parameter((dim_out, dim_in), init_std, dtype)
         self._has_bias = bias
         if bias:

@@ -85,8 +85,10 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     corpora = open_corpora([*entries, *held_out], tokenizer, settings.seed, settings.max_length, learned)
     for corpus in corpora:
         _check_dataset(corpus)
-    weights = settings.pretrained_model and str(find(settings, app, settings.pretrained_model))
-    settings = dataclasses.replace(settings, pretrained_model=weights)
+    weights, adapters = (
+        value and str(find(settings, app, value)) for value in (settings.pretrained_model, settings.pretrained_lora)
+    )
+    settings = dataclasses.replace(settings, pretrained_model=weights, pretrained_lora=adapters)
     count = len(entries)
     return Inputs(settings, config, tokenizer, tokenizer_path, corpora[:count], corpora[count:], app)
 

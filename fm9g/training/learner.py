@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from fm9g import runtime
 from fm9g.checkpoint.optimizer import OPTIMIZER_FILE, load_optimizer_state, optimizer_state
 from fm9g.checkpoint.random_state import RANDOM_FILE, load_random_state, random_state
 from fm9g.checkpoint.saved import Saved
-from fm9g.checkpoint.weights import fault_in_model, load_weights
+from fm9g.checkpoint.weights import fault_in_model, fingerprint, load_weights
 from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
+from fm9g.lora.adapters import Adapters
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
+from fm9g.model.parameters import parameters
 from fm9g.objectives import find_objective
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
@@ -52,11 +54,14 @@ class Learner:
 
     def __init__(self, settings: Settings, config: ModelConfig) -> None:
         self._settings, self._config = settings, config
-        self.model = Decoder(config, settings.flash, settings.use_checkpoint)
+        self.adapters = Adapters(settings, config) if settings.lora else None
+        prepare = {"prepare": self.adapters.prepare} if self.adapters else {}
+        self.model = Decoder(config, settings.flash, settings.use_checkpoint, **prepare)
         bmt.init_parameters(self.model)
         torch.manual_seed(settings.seed + 1 + runtime.rank())  # ranks drop out different elements
         self.objective = find_objective(settings.objective)(self.model, settings)
         self.manager = make_optimizer(settings, self.model)
+        self.base = ""  # the fingerprint of the weights that adapters are for
         self._ramp_start = -settings.resume_no_optimze  # of a run that is not resumed there is no ramp
 
     @property
@@ -66,9 +71,14 @@ class Learner:
     def load(self, start: Start, saved: Saved | None) -> None:
         """Load what a start names; `saved` is the checkpoint that it resumes."""
         if start.weights is not None:
-            log(f"loading {start.weights}")
-            skipped = load_weights(self.model, start.weights, self._settings.strict_state_dict)
-            log(f"loaded weights from {start.weights}" + "".join(f"\n  skipped: {item}" for item in skipped))
+            self._load_weights(start.weights, {parameter.name for parameter in parameters(self._config)})
+        if self.adapters is not None and start.weights is not None:
+            self.base = fingerprint(start.weights)
+            if start.adapters is None:
+                self.adapters.begin(self.model)
+            else:
+                self.adapters.check(start.adapters, self.base, start.weights)
+                self._load_weights(start.adapters, set(self.saved_names))
         if start.optimizer is not None:
             self._load_optimizer(start.optimizer)
         if saved is not None:
@@ -79,6 +89,16 @@ class Learner:
                 load_random_state(saved.files(RANDOM_FILE)[runtime.rank()])
             else:
                 log(f"the checkpoint had {saved.state['ranks']} ranks: random generators start anew")
+
+    def _load_weights(self, path: Path, names: Collection[str]) -> None:
+        log(f"loading {path}")
+        skipped = load_weights(self.model, path, self._settings.strict_state_dict, names)
+        log(f"loaded weights from {path}" + "".join(f"\n  skipped: {item}" for item in skipped))
+
+    @property
+    def saved_names(self) -> list[str]:
+        """The weights of a checkpoint: all, or those that are trained beside a base that stays as it is."""
+        return [name for name, value in self.model.named_parameters() if value.requires_grad or self.adapters is None]
 
     def _load_optimizer(self, folder: Path) -> None:
         on_host = isinstance(self.optimizer, bmt.optim.AdamOffloadOptimizer)
@@ -141,4 +161,5 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """What state.json holds of it."""
         manager = self.manager
-        return {"loss_scale": manager.loss_scale, "steps_since_last_scale": manager.steps_since_last_scale}
+        scale = {"loss_scale": manager.loss_scale, "steps_since_last_scale": manager.steps_since_last_scale}
+        return scale if self.adapters is None else scale | {"adapters": self.adapters.describe(self.base)}

@@ -137,7 +137,9 @@ class Loop:
         """A whole checkpoint; Diverged instead where the weights are no longer finite."""
         self.learner.check_weights(self._progress.step)
         state = {**run_state(self.stream, "training"), **self.learner.state()}
-        return Contents({**self.stream.files(), **self.learner.files()}, state, self.learner.model)
+        return Contents(
+            {**self.stream.files(), **self.learner.files()}, state, self.learner.model, self.learner.saved_names
+        )
 
     def _way_back(self) -> str:
         advice, last = "with a lower lr, a longer warm-up or other data", self.checkpoints.last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 from fm9g import runtime
@@ -14,6 +15,7 @@ from fm9g.errors import UserError
 from fm9g.model.parameters import num_parameters
 from fm9g.runtime.log import log
 from fm9g.runtime.process import lost_worker
+from fm9g.runtime.shards import whole_shapes
 from fm9g.settings import changed, told_lines
 from fm9g.training.cautions import cautions, sample
 from fm9g.training.data_run import DataRun
@@ -122,6 +124,15 @@ def _announce(stream: RunStream, start: Start) -> None:
         log(said)
 
 
+def _trained(learner: Learner) -> str:
+    """What is trained of a model that is not trained as a whole."""
+    if learner.adapters is None:
+        return ""
+    shapes = whole_shapes(learner.model)
+    trained = sum(math.prod(shapes[name]) for name in learner.saved_names)
+    return f"{trained:,} of adapters in {learner.adapters.modules} layers and of modules_to_save trained, "
+
+
 def open_loop(inputs: Inputs) -> Loop:
     """A run that trains, before its first step."""
     opened = open_run(inputs, "training")
@@ -136,7 +147,7 @@ def open_loop(inputs: Inputs) -> Loop:
         first = stream.progress.step + 1
         writer = MetricsWriter(folder.logs, folder.tensorboard, first, settings.tensorboard_all_tasks)
     log(
-        f"model: {num_parameters(config):,} parameters, {config.dtype}, "
+        f"model: {num_parameters(config):,} parameters, {config.dtype}, {_trained(learner)}"
         f"{learner.model.encoder.kernel_name} attention; "
         f"{stream.plan.rows_per_step} rows of {stream.plan.row_length} tokens per step"
     )

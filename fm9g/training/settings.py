@@ -23,6 +23,7 @@ from fm9g.training.evaluation_settings import EvaluationSettings
 from fm9g.training.metrics_settings import MetricsSettings
 from fm9g.training.optimizer_settings import OptimizerSettings
 
+ADAPTED = "_lora"  # at the end of a train config's name
 COMMAND_LINE, TABLE = "command line", "the args table of run_bmtrain.sh"
 _SECTIONS = ("pretrain", "finetune")  # under which a train config's settings may stand
 
@@ -83,11 +84,22 @@ class Settings(
                 f"lr is not set, and its default, {self.lr:g}, would destroy the weights of pretrained_model: give the "
                 f"peak learning rate as --lr 1e-5, say, or as lr in {_shown(config_paths(self.config)[1])}"
             )
+        self._check_start()
         if self.iterations("warmup_iters") > self.train_iters:
             raise UserError(
                 f"warmup_iters ({self.warmup_iters:g}) is beyond train_iters ({self.train_iters}): the first is "
                 f"from: {self.source('warmup_iters')}, the second from: {self.source('train_iters')}; "
                 "--warmup_iters 0.05 means a twentieth of any train_iters"
+            )
+
+    def _check_start(self) -> None:
+        """A run starts from one thing; one that trains adapters always needs the weights that these are for."""
+        if self.lora and not self.pretrained_model and not self.only_run_dataloader:
+            raise UserError("lora=1 trains adapters of a model: give its weights as pretrained_model")
+        if self.pretrained_model and self.resume_ckpt not in ("", "latest") and not self.lora:
+            raise UserError(
+                f"pretrained_model starts a new run and resume_ckpt {self.resume_ckpt} continues one: give only one of "
+                'them (beside resume_ckpt "latest", pretrained_model is used where there is nothing to resume)'
             )
 
 
@@ -107,14 +119,17 @@ def read_train_config(path: Path) -> dict[str, Any]:
 def config_paths(config: str) -> tuple[Path, Path]:
     """The model config and the train config (which may not exist) that `config` names.
 
-    A name's are both the current folder's where the model config is there, else both the repository's.
+    A name's are both the current folder's where the model config is there, else both the repository's. "7b_lora" is the
+    train config of that name for the model 7b, unless there is a model of that name.
     """
     if config.endswith(".json"):
         model = user_path(config)
         return model, model.parent.parent / "train_configs" / model.name
-    name = f"{config}.json"
-    root = Path() if Path("model_configs", name).exists() else REPOSITORY
-    return root / "model_configs" / name, root / "train_configs" / name
+    for name in (config, config.removesuffix(ADAPTED)):
+        for root in (Path(), REPOSITORY):
+            if (root / "model_configs" / f"{name}.json").exists():
+                return root / "model_configs" / f"{name}.json", root / "train_configs" / f"{config}.json"
+    return REPOSITORY / "model_configs" / f"{config}.json", REPOSITORY / "train_configs" / f"{config}.json"
 
 
 def read_settings(words: list[str], table: str = "") -> Settings:

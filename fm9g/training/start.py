@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm9g.checkpoint.folder import weights_name
-from fm9g.checkpoint.settings import StartSettings
 from fm9g.errors import UserError
 from fm9g.files import require_file
 from fm9g.training.settings import Settings
@@ -18,6 +17,7 @@ class Start:
     """What a run begins with; what is not named begins anew."""
 
     weights: Path | None = None  # a .pt
+    adapters: Path | None = None  # a .pt of adapters for those weights
     optimizer: Path | None = None  # the folder of a checkpoint, for the optimizer's state
     resumed: Path | None = None  # that of the checkpoint whose progress, loss scale and random generators go on
     data: bool = False  # whether its data goes on, too
@@ -25,10 +25,12 @@ class Start:
     def __str__(self) -> str:
         if self.resumed is not None:
             return str(self.resumed)
-        return "step 0 with new weights" if self.weights is None else f"step 0 with the weights of {self.weights}"
+        if self.weights is None:
+            return "step 0 with new weights"
+        return f"step 0 with the weights of {self.weights}" + (f" and {self.adapters}" if self.adapters else "")
 
 
-def start_from(settings: StartSettings, checkpoints: Path, step: int | None) -> Start:
+def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start:
     """The start of a run whose folder `checkpoints` has `step` to resume, or None.
 
     What is resumed comes first, so that the same command begins a run from pretrained weights and restarts it.
@@ -36,8 +38,10 @@ def start_from(settings: StartSettings, checkpoints: Path, step: int | None) -> 
     if step is not None:
         folder, full = checkpoints / str(step), not settings.only_load_model
         optimizer = full if settings.load_grad is None else settings.load_grad
+        saved = folder / weights_name(step)
         return Start(
-            weights=folder / weights_name(step),
+            weights=_file(settings, "pretrained_model") if settings.lora else saved,
+            adapters=saved if settings.lora else None,
             optimizer=folder if optimizer else None,
             resumed=folder if full else None,
             data=full and settings.load_dataloader_ckpt is not False,
@@ -46,12 +50,19 @@ def start_from(settings: StartSettings, checkpoints: Path, step: int | None) -> 
         if settings.load_grad:
             raise UserError("load_grad=1 needs a checkpoint: give resume_ckpt or pretrained_model")
         return Start()
-    weights = Path(settings.pretrained_model)
+    adapters = _file(settings, "pretrained_lora") if settings.pretrained_lora else None
+    weights = _file(settings, "pretrained_model")
+    return Start(weights, adapters, optimizer=(adapters or weights).parent if settings.load_grad else None)
+
+
+def _file(settings: Settings, name: str) -> Path:
+    """The file that a setting names."""
+    path = Path(getattr(settings, name))
     try:
-        require_file(weights)
+        require_file(path)
     except UserError as error:
-        raise UserError(f"pretrained_model: {error}") from None
-    return Start(weights=weights, optimizer=weights.parent if settings.load_grad else None)
+        raise UserError(f"{name}: {error}") from None
+    return path
 
 
 def deal_rows(settings: Settings, rows: int, ranks: int) -> Settings:

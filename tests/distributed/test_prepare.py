@@ -10,6 +10,7 @@ import torch
 
 from tests.support.ranks import run_ranks
 
+WAYS = ("freeze", "adapt", "lora", "dora")
 PROGRAM = Path(__file__).parent / "programs" / "prepared.py"
 
 
@@ -18,7 +19,7 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Any
     """How far a step of plain descent moved each weight, and which gradients were stored."""
     folder = tmp_path_factory.mktemp("prepared")
     found = {}
-    for how, ranks in (("none", 1), ("freeze", 1), ("freeze", 2), ("adapt", 1), ("adapt", 2)):
+    for how, ranks in (("none", 1), *((how, ranks) for how in WAYS for ranks in (1, 2))):
         path = folder / f"{how}-{ranks}.pt"
         result = run_ranks(PROGRAM, ranks, folder, args=(path, how))
         assert result.returncode == 0, result.output
@@ -27,11 +28,13 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Any
 
 
 def is_frozen(how: str, name: str) -> bool:
+    if how in ("lora", "dora"):
+        return ".lora." not in name
     return ".ffn." in name if how == "freeze" else ".base." in name
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("how", ["freeze", "adapt"])
+@pytest.mark.parametrize("how", WAYS)
 def test_frozen_weights_stay_and_store_no_gradient(steps: dict[tuple[str, int], Any], how: str, ranks: int) -> None:
     step = steps[how, ranks]
     frozen = [name for name in step["moved"] if is_frozen(how, name)]
@@ -49,7 +52,7 @@ def test_the_others_gradients_are_those_of_a_model_that_is_all_trained(steps: di
             torch.testing.assert_close(partly[name], whole[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("how", ["freeze", "adapt"])
+@pytest.mark.parametrize("how", WAYS)
 def test_two_ranks_make_the_step_of_one(steps: dict[tuple[str, int], Any], how: str) -> None:
     """Only the order of float32 sums differs."""
     alone, together = steps[how, 1]["moved"], steps[how, 2]["moved"]

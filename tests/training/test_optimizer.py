@@ -52,9 +52,10 @@ def test_without_mup_all_learn_alike():
 def test_what_is_frozen_is_left_as_it_is_and_takes_no_state():
     """Down to what no group of matrices has: biases alone, as adapters are."""
 
-    def freeze(block):
-        for name, parameter in block.named_parameters():
-            parameter.requires_grad_(name.endswith(".bias"))
+    def freeze(part, module):
+        for name, parameter in module.named_parameters():
+            if part.startswith("encoder.layers."):
+                parameter.requires_grad_(name.endswith(".bias"))
 
     model = Decoder(ModelConfig(**SHAPE, qkv_bias=True), prepare=freeze)
     bmt.init_parameters(model)

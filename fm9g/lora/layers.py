@@ -1,0 +1,111 @@
+"""Which layers of a block get adapters, and the tensors of these.
+
+A name means every layer whose dotted name ends with it, at a dot, as OpenDelta has it; one that begins with [r] is a
+regular expression that reaches to the end. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from fm9g.errors import UserError, closest, shown
+from fm9g.model.config import ModelConfig
+from fm9g.model.parameters import EMBEDDING, HEAD, LAYERS, Parameter, block_tensors, parameters, sizes
+
+ALL, _REGEX = "all", "[r]"
+LORA_A, LORA_B, MAGNITUDE = "lora.lora_A", "lora.lora_B", "lora.magnitude"
+# Hugging Face's names of projections, and of projections that lie in one tensor there
+_THEIRS = {
+    "q_proj": ("project_q",),
+    "k_proj": ("project_k",),
+    "v_proj": ("project_v",),
+    "o_proj": ("attention_out",),
+    "gate_proj": ("w_0",),
+    "up_proj": ("w_1",),
+    "down_proj": ("w_out",),
+    "query_key_value": ("project_q", "project_k", "project_v"),
+    "qkv_proj": ("project_q", "project_k", "project_v"),
+    "W_pack": ("project_q", "project_k", "project_v"),
+    "gate_up_proj": ("w_0", "w_1"),
+    "all-linear": (ALL,),
+    ALL: (ALL,),
+}
+_SAVED = {"embed_tokens": EMBEDDING, "input_embedding": EMBEDDING, "lm_head": HEAD}
+
+
+def layers_of(theirs: Sequence[str]) -> tuple[str, ...]:
+    """Our names of layers that Hugging Face's name; a UserError for one that is none."""
+    for name in theirs:
+        if name not in _THEIRS:
+            raise UserError(
+                f"lora_target_modules: unknown {name!r}{closest(name, _THEIRS)}; known: {', '.join(_THEIRS)}"
+            )
+    return tuple(dict.fromkeys(ours for name in theirs for ours in _THEIRS[name]))
+
+
+def saved_modules(names: Iterable[str]) -> tuple[str, ...]:
+    """The weights of modules_to_save, by Hugging Face's names or ours; a UserError for one that is none."""
+    names = list(names)
+    for name in names:
+        if name not in _SAVED:
+            raise UserError(
+                f"modules_to_save: unknown {shown(name)}{closest(name, _SAVED)}; known: {', '.join(_SAVED)}"
+            )
+    return tuple(dict.fromkeys(_SAVED[name] for name in names))
+
+
+def linear_layers(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """{name in a block: (out, in), as axes} of the linear layers of a block."""
+    return {name.removesuffix(".weight"): axes for name, axes in block_tensors(config) if len(axes) == 2}
+
+
+def matching(config: ModelConfig, layers: Sequence[str]) -> list[str]:
+    """The linear layers of a block, by their names in it, that `layers` name; a UserError for one that names none."""
+    there = list(linear_layers(config))
+    if ALL in layers:
+        return there
+    for layer in layers:
+        if not any(_ends_with(name, layer) for name in there):
+            raise UserError(
+                f"lora_layer: {layer!r} is no linear layer of a block{closest(layer, _ends(there))}; there are "
+                f"{', '.join(there)}, and all for all of them"
+            )
+    return [name for name in there if any(_ends_with(name, layer) for layer in layers)]
+
+
+def _ends(names: Iterable[str]) -> list[str]:
+    return [name.rpartition(".")[2] for name in names]
+
+
+def _ends_with(name: str, layer: str) -> bool:
+    if layer.startswith(_REGEX):
+        try:
+            pattern = re.compile(f"(?:^|.*\\.)(?:{layer[len(_REGEX) :]})")
+        except re.error as error:
+            raise UserError(f"lora_layer: {layer!r} is no regular expression: {error}") from None
+        return pattern.fullmatch(name) is not None
+    return f".{name}".endswith(f".{layer}")
+
+
+def adapter_parameters(config: ModelConfig, layers: Sequence[str], rank: int, dora: bool) -> list[Parameter]:
+    """The tensors of all adapters, in the order of a forward pass; their role is adapter."""
+    of_axis, axes_of = sizes(config), linear_layers(config)
+    of_axis = {**of_axis, "rank": rank}
+    table = []
+    for i in range(config.num_layers):
+        for layer in matching(config, layers):
+            out, into = axes_of[layer]
+            tensors = [(LORA_A, ("rank", into)), (LORA_B, (out, "rank"))] + ([(MAGNITUDE, (out,))] if dora else [])
+            for name, axes in tensors:
+                shape = tuple(of_axis[axis] for axis in axes)
+                table.append(Parameter(f"{LAYERS}{i}.{layer}.{name}", axes, shape, "adapter"))
+    return table
+
+
+def whole_modules(config: ModelConfig, names: Sequence[str]) -> list[Parameter]:
+    """The tensors of modules_to_save; a UserError for a head that is the embedding."""
+    saved, table = saved_modules(names), {parameter.name: parameter for parameter in parameters(config)}
+    if HEAD in saved and HEAD not in table:
+        raise UserError("modules_to_save: lm_head is tied to the embedding: name input_embedding")
+    return [table[name] for name in saved]

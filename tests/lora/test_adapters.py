@@ -1,0 +1,107 @@
+"""Adapters in a model: their names, what is trained, and that at first they change nothing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from fm9g.lora.adapters import Adapters
+from fm9g.lora.layers import adapter_parameters
+from fm9g.lora.opendelta import STAND_INS
+from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import Decoder
+from fm9g.model.parameters import parameters
+from fm9g.runtime import bmt
+from fm9g.runtime.shards import whole_shapes
+from fm9g.training.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+CONFIG = ModelConfig(
+    vocab_size=61, dim_model=32, num_heads=4, num_kv_heads=2, num_layers=2, dim_ff=48, init_std=0.1, dtype="float32"
+)
+TOKENS = torch.randint(0, 61, (20,), generator=torch.Generator().manual_seed(0))
+
+
+def adapted(use_checkpoint: bool = False, config: ModelConfig = CONFIG, **settings: Any) -> Decoder:
+    """A decoder with adapters at their beginning."""
+    settings = {"lora_layer": ["all"], "lora_r": 4, **settings}
+    adapters = Adapters(Settings(lora=True, pretrained_model="x", **settings), config)
+    model = Decoder(config, use_checkpoint=use_checkpoint, prepare=adapters.prepare)
+    bmt.init_parameters(model)
+    adapters.begin(model)
+    return model
+
+
+def base_of(model: Decoder) -> Decoder:
+    """The same without adapters."""
+    base = Decoder(model.config)
+    base.load_state_dict({name: value for name, value in model.state_dict().items() if ".lora." not in name})
+    return base
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("layers", [["all"], ["project_q", "w_out"]])
+def test_names_and_shapes_are_those_of_the_table(layers, dora):
+    found = whole_shapes(adapted(lora_layer=layers, use_dora=dora))
+    table = adapter_parameters(CONFIG, layers, 4, dora)
+    assert {name: shape for name, shape in found.items() if ".lora." in name} == {p.name: p.shape for p in table}
+    assert found.keys() - {p.name for p in table} == {p.name for p in parameters(CONFIG)}
+
+
+@pytest.mark.parametrize("use_checkpoint", [False, True])
+@pytest.mark.parametrize("dora", [False, True])
+def test_at_first_the_logits_are_the_bases_bit_for_bit(dora, use_checkpoint):
+    model = adapted(use_checkpoint, use_dora=dora)
+    base = base_of(model)
+    with torch.no_grad():
+        assert torch.equal(model(TOKENS, model.context([12, 8])), base(TOKENS, base.context([12, 8])))
+
+
+@pytest.mark.parametrize("use_checkpoint", [False, True])
+@pytest.mark.parametrize("saved", [[], ["input_embedding"], ["lm_head", "embed_tokens"]])
+def test_adapters_and_what_is_saved_whole_have_gradients_and_nothing_else_has(saved, use_checkpoint):
+    model = adapted(use_checkpoint, modules_to_save=saved)
+    model.loss(TOKENS, TOKENS, model.context([12, 8]))[0].backward()
+    trained = {name for name, value in model.named_parameters() if value.grad is not None}
+    whole = {"input_embedding.weight", "lm_head.weight"} if len(saved) == 2 else {f"{name}.weight" for name in saved}
+    assert trained == {name for name in whole_shapes(model) if ".lora." in name} | whole
+    assert trained == {name for name, value in model.named_parameters() if value.requires_grad}
+
+
+def test_recomputing_gives_the_same_gradients():
+    torch.manual_seed(3)
+    plain = adapted()
+    torch.nn.init.normal_(plain.encoder.layers[1]._module.ffn.ffn.w_out.lora.lora_B.data)
+    recomputing = adapted(use_checkpoint=True)
+    recomputing.load_state_dict(plain.state_dict())
+    for model in (plain, recomputing):
+        model.loss(TOKENS, TOKENS, model.context([12, 8]))[0].backward()
+    gradients = [
+        {n: p.grad for n, p in model.named_parameters() if p.grad is not None} for model in (plain, recomputing)
+    ]
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+def test_what_goes_in_is_dropped_out_in_training_alone():
+    model = adapted(lora_dropout=0.5)
+    torch.nn.init.normal_(model.encoder.layers[0]._module.ffn.ffn.w_out.lora.lora_B.data)
+    with torch.no_grad():
+        first, second = (model(TOKENS, model.context([20])) for _ in range(2))
+        assert not torch.equal(first, second)
+        model.eval()
+        first, second = (model(TOKENS, model.context([20])) for _ in range(2))
+        assert torch.equal(first, second)
+
+
+def test_opendelta_leaves_nothing_that_it_was_given():
+    adapted()
+    import transformers
+
+    assert "opendelta" in sys.modules
+    assert not {"DeltaCenter", "web"} & sys.modules.keys()
+    assert not hasattr(transformers, "deepspeed") or "transformers.deepspeed" not in sys.modules
+    assert set(STAND_INS) >= {"DeltaCenter", "web"}

@@ -1,0 +1,76 @@
+"""Which layers get adapters, by whatever names."""
+
+from __future__ import annotations
+
+import pytest
+
+from fm9g.errors import UserError
+from fm9g.lora.layers import adapter_parameters, layers_of, matching, saved_modules, whole_modules
+from fm9g.model.config import ModelConfig
+
+SHAPE = {"vocab_size": 61, "dim_model": 32, "num_heads": 4, "num_kv_heads": 2, "num_layers": 3, "dim_ff": 48}
+CONFIG = ModelConfig(**SHAPE)  # type: ignore[arg-type]
+ATTENTION = "self_att.self_attention."
+PROJECTIONS = [f"{ATTENTION}project_{name}" for name in "qkv"]
+FEED_FORWARD = ["ffn.ffn.w_in.w_0", "ffn.ffn.w_in.w_1", "ffn.ffn.w_out"]
+EVERY = [*PROJECTIONS, f"{ATTENTION}attention_out", *FEED_FORWARD]
+
+
+@pytest.mark.parametrize(
+    ("layers", "found"),
+    [
+        (["project_q"], PROJECTIONS[:1]),
+        (["project_v", "project_q"], [PROJECTIONS[0], PROJECTIONS[2]]),
+        (["w_in.w_0"], FEED_FORWARD[:1]),
+        (["self_attention.project_k"], PROJECTIONS[1:2]),
+        (["[r]project_[qv]"], [PROJECTIONS[0], PROJECTIONS[2]]),
+        (["[r]ffn\\..*"], FEED_FORWARD),
+        (["all"], EVERY),
+    ],
+)
+def test_a_name_is_the_end_of_a_layers(layers, found):
+    assert matching(CONFIG, layers) == found
+
+
+@pytest.mark.parametrize(
+    ("layers", "says"),
+    [
+        (["project_q", "proj_k"], "'proj_k' is no linear layer of a block.*'project_k'.*; there are self_att"),
+        (["q"], "'q' is no linear layer"),
+        (["layernorm_before_ffn"], "is no linear layer"),
+        (["lm_head"], "'lm_head' is no linear layer"),
+        (["[r]project_["], "is no regular expression"),
+        ([""], "'' is no linear layer"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused(layers, says):
+    with pytest.raises(UserError, match=f"lora_layer: .*{says}"):
+        matching(CONFIG, layers)
+
+
+def test_names_of_hugging_face():
+    assert layers_of(["q_proj", "gate_proj", "W_pack"]) == ("project_q", "w_0", "project_k", "project_v")
+    assert layers_of(["all-linear"]) == ("all",)
+    with pytest.raises(UserError, match=r"lora_target_modules: unknown 'c_attn'.*known: q_proj"):
+        layers_of(["c_attn"])
+
+
+def test_modules_to_save():
+    assert saved_modules(["embed_tokens", "lm_head"]) == ("input_embedding.weight", "lm_head.weight")
+    with pytest.raises(UserError, match=r"modules_to_save: unknown 'lm_heads'.*'lm_head'"):
+        saved_modules(["lm_heads"])
+    with pytest.raises(UserError, match="lm_head is tied to the embedding"):
+        whole_modules(ModelConfig(**SHAPE, tie_lm_head=True), ["lm_head"])  # type: ignore[arg-type]
+
+
+def test_tensors_have_the_shapes_of_their_layers():
+    table = adapter_parameters(CONFIG, ["project_k", "w_out"], 4, dora=True)
+    assert len(table) == 3 * 2 * 3
+    assert [(p.name.partition(".lora.")[2], p.shape) for p in table[:6]] == [
+        ("lora_A", (4, 32)),
+        ("lora_B", (16, 4)),
+        ("magnitude", (16,)),
+        ("lora_A", (4, 48)),
+        ("lora_B", (32, 4)),
+        ("magnitude", (32,)),
+    ]

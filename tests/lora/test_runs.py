@@ -1,0 +1,136 @@
+"""Runs that train adapters: what they write, how they go on, and what does not fit them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from fm9g.lora.layers import adapter_parameters
+from fm9g.model.config import ModelConfig
+from fm9g.training.inputs import open_inputs
+from fm9g.training.run import open_loop
+from fm9g.training.settings import read_settings
+from tests.support.outputs import Output
+from tests.support.places import Place
+from tests.support.runs_here import APP, refused_here, train_here
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+
+
+@pytest.fixture(scope="module")
+def base(place, tmp_path_factory, single_rank):
+    """Weights to put adapters beside."""
+    run = train_here(place, tmp_path_factory.mktemp("base"), train_iters=3)
+    return run.checkpoints / "3/fm9g_live_checkpoint-3.pt"
+
+
+@pytest.fixture(scope="module")
+def options(base):
+    """Settings of a run with adapters."""
+    return {"lora": 1, "pretrained_model": base, "lora_r": 4, "save_iters": 2, "lr": 1e-2}
+
+
+def config_of(place: Place) -> ModelConfig:
+    return ModelConfig.from_json(place.config)
+
+
+def test_a_checkpoint_holds_adapters_alone(place, options, tmp_path):
+    run = train_here(place, tmp_path, **options)
+    table = adapter_parameters(
+        config_of(place), ["project_q", "project_k", "project_v", "w_0", "w_1", "w_out"], 4, False
+    )
+    assert {name: tuple(value.shape) for name, value in run.weights(4).items()} == {p.name: p.shape for p in table}
+    assert set(run.optimizer(4)) == {p.name for p in table}
+    trained = sum(p.numel for p in table)
+    assert f"{trained:,} of adapters in 12 layers and of modules_to_save trained" in run.log
+    described = run.state(4)["adapters"]
+    assert (described["r"], described["alpha"], described["dora"]) == (4, 32.0, False)
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_dora": 1}, {"use_rslora": 1, "lora_dropout": 0.1, "use_checkpoint": 1}])
+def test_a_resumed_run_goes_on_bit_for_bit(place, options, tmp_path, changes):
+    changes = {**options, **changes, "train_iters": 6}
+    whole = train_here(place, tmp_path / "whole", **changes)
+    train_here(place, tmp_path / "half", **changes | {"train_iters": 2})
+    rest = train_here(place, tmp_path / "half", **changes, resume_ckpt="latest")
+    assert rest.learned() == whole.learned()
+    assert all(torch.equal(value, whole.weights(6)[name]) for name, value in rest.weights(6).items())
+    train_here(place, tmp_path / "half", **changes | {"train_iters": 7}, resume_ckpt=6)
+
+
+def test_the_base_is_what_it_was_after_50_steps(place, options, tmp_path):
+    inputs = open_inputs(read_settings(place.words(tmp_path, **{**options, "train_iters": 50, "save_iters": 50})), APP)
+    loop = open_loop(inputs)
+    before = {name: value.clone() for name, value in loop.learner.model.state_dict().items()}
+    loop.run()
+    loop.close()
+    after = loop.learner.model.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved == set(loop.learner.saved_names) == {name for name in before if ".lora." in name}
+    losses = [line["loss"] for line in Output(tmp_path, "u").metrics()]
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_another_run_may_start_from_adapters(place, options, tmp_path):
+    first = train_here(place, tmp_path / "first", **options)
+    path = first.checkpoints / "4/fm9g_live_checkpoint-4.pt"
+    second = train_here(place, tmp_path / "second", **options, pretrained_lora=path)
+    assert f"loaded weights from {path}" in second.log and second.losses()[0] < first.losses()[0]
+
+
+def test_what_is_saved_whole_is_in_the_checkpoint(place, options, tmp_path):
+    run = train_here(place, tmp_path, **options, modules_to_save="['embed_tokens', 'lm_head']")
+    assert {name for name in run.weights(4) if ".lora." not in name} == {"input_embedding.weight", "lm_head.weight"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"lora_r": 8}, "their r is 4, not 8"),
+        ({"lora_alpha": 8}, "their alpha is 32.0, not 8.0"),
+        ({"lora_layer": "['project_q']"}, "their layers is"),
+        ({"use_dora": 1}, "their dora is False, not True"),
+        ({"use_rslora": 1}, "their rslora is False, not True"),
+    ],
+)
+def test_adapters_of_another_kind_are_refused(place, options, tmp_path, changes, says):
+    train_here(place, tmp_path, **options, train_iters=2)
+    message = refused_here(place, tmp_path, **{**options, **changes}, resume_ckpt="latest")
+    assert "adapters that do not fit this run" in message and says in message
+
+
+def test_adapters_for_other_weights_are_refused(place, options, base, tmp_path):
+    run = train_here(place, tmp_path / "a", **options, train_iters=2)
+    other = tmp_path / "other.pt"
+    torch.save({name: value + 1 for name, value in torch.load(base, weights_only=True).items()}, other)
+    changed = {**options, "pretrained_model": other}
+    message = refused_here(place, tmp_path / "a", **changed, resume_ckpt="latest")
+    assert f"they are for other weights than {other}" in message
+    path = run.checkpoints / "2/fm9g_live_checkpoint-2.pt"
+    assert "other weights" in refused_here(place, tmp_path / "b", **changed, pretrained_lora=path)
+    shutil.copy(path, tmp_path / "moved.pt")  # away from its state.json, nobody knows
+    assert train_here(place, tmp_path / "c", **changed, pretrained_lora=tmp_path / "moved.pt").losses()
+
+
+def test_adapters_need_a_model(place, tmp_path):
+    assert "give its weights as pretrained_model" in refused_here(place, tmp_path, lora=1)
+
+
+def test_layers_that_are_none_are_refused_before_anything_is_built(place, options, tmp_path):
+    message = refused_here(place, tmp_path, **options, lora_layer="['project_x']")
+    assert "lora_layer: 'project_x' is no linear layer of a block" in message
+
+
+def test_a_train_config_for_adapters_is_for_the_model_of_its_name(place, options, tmp_path, monkeypatch):
+    folder = tmp_path / "work"
+    (folder / "model_configs").mkdir(parents=True)
+    (folder / "train_configs").mkdir()
+    shutil.copy(place.config, folder / "model_configs/mine.json")
+    (folder / "train_configs/mine_lora.json").write_text(json.dumps({"finetune": {"lora": True, "lora_r": 2}}))
+    monkeypatch.chdir(folder)
+    named = {**options, "config": "mine_lora"}
+    del named["lora"], named["lora_r"]
+    assert train_here(place, tmp_path / "out", **named).state(4)["adapters"]["r"] == 2
