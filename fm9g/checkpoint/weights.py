@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from fm9g.tensors.readers import map_tensors
 from fm9g.tensors.writers import write_pt
 
 SAFETENSORS_NAMES = {dtype.torch: name for name, dtype in DTYPES.items()}
-LOOKED_AT = 64  # values of a tensor at either end
 WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
 
 
@@ -107,17 +105,3 @@ def fault_in_model(model: Any) -> str:
 
 def _first_on_any_rank(text: str) -> str:
     return next((said.decode() for said in runtime.gather_bytes(text.encode()) if said), "")
-
-
-def fingerprint(path: Path) -> str:
-    """sha256, hex, that tells weights in a .pt from others: of names, shapes and dtypes, and the first and last values
-    of each; it is soon made, however large they are."""
-    digest = sha256()
-    weights = map_tensors(path)
-    for name in sorted(weights):
-        tensor = weights[name]
-        flat = tensor.flatten()
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-        for part in (flat[:LOOKED_AT], flat[-LOOKED_AT:]):
-            digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 
 from fm9g.commandline import parse_flags, path
+from fm9g.convert.adapter_files import peft_to_bmtrain
+from fm9g.convert.adapters import note_path
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
+from fm9g.errors import UserError
 from fm9g.model.parameters import num_parameters
 from fm9g.tensors.lazy import DTYPE_ARGUMENTS, parse_dtype
 
@@ -24,9 +27,16 @@ def main() -> None:
         required=True,
         help="the .pt file to write; its config goes to a .json beside it",
     )
+    parser.add_argument("--peft-dir", type=path, help="convert this PEFT folder of adapters for that model instead")
     parser.add_argument("--dtype", help=f"one of {', '.join(DTYPE_ARGUMENTS)} (default: the source's own)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output files if they exist")
     flags = parse_flags(parser)
+    if flags.peft_dir:
+        if flags.dtype:
+            raise UserError("--dtype is for weights: adapters keep theirs")
+        count = peft_to_bmtrain(flags.peft_dir, flags.huggingface_dir, flags.output, flags.overwrite)
+        print(f"{flags.output}: {count} adapters; what they are is in {note_path(flags.output)}")
+        return
     dtype = parse_dtype(flags.dtype) if flags.dtype else None
     config = huggingface_to_bmtrain(flags.huggingface_dir, flags.output, dtype, flags.overwrite)
     print(f"{flags.output}: {num_parameters(config):,} parameters, {config.dtype}")

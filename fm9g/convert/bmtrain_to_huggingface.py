@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fm9g.convert.adapters import Saved, check_base, with_adapters
 from fm9g.convert.chat_template import install_template, trained_template
 from fm9g.convert.families.family import Family
 from fm9g.convert.hf_config import (
@@ -43,12 +44,14 @@ def with_reference(
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     overwrite: bool = False,
     template: str | None = None,
+    adapters: Saved | None = None,
 ) -> None:
     """Write `checkpoint` to the folder `target` with config and tokenizer of the Hugging Face folder `reference`.
 
     The reference's config must describe the checkpoint: its tensors, and the .json beside it where there
     is one. `dtype` is a key of DTYPES; None keeps each tensor's own. `template`: the chat template to take along; None
-    for the one that the checkpoint was trained with, if that is known, or else the folder's own.
+    for the one that the checkpoint was trained with, if that is known, or else the folder's own. `adapters` are merged
+    into the weights.
     """
     if target.resolve() == reference.resolve():
         raise UserError(f"{target}: is the reference folder itself; choose another folder to save to")
@@ -63,7 +66,9 @@ def with_reference(
         complete_tokenizer(folder)
         return with_checkpoint_facts(values, config, kind)
 
-    _write(config, family, reference, checkpoint, target, dtype, max_shard_size, overwrite, companions, template)
+    _write(
+        config, family, reference, checkpoint, target, dtype, max_shard_size, overwrite, companions, template, adapters
+    )
 
 
 def from_scratch(
@@ -75,6 +80,7 @@ def from_scratch(
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     overwrite: bool = False,
     template: str | None = None,
+    adapters: Saved | None = None,
 ) -> None:
     """As with_reference, for a model trained from scratch: a model_configs/*.json and a tokenizer instead."""
     config = ModelConfig.from_json(model_config)
@@ -95,6 +101,7 @@ def from_scratch(
         overwrite,
         companions,
         template,
+        adapters,
     )
 
 
@@ -119,12 +126,16 @@ def _write(
     overwrite: bool,
     companions: Companions,
     template: str | None,
+    adapters: Saved | None,
 ) -> None:
     max_bytes = parse_size(max_shard_size)
     check_output_folder(target, overwrite)
     require_file(checkpoint)
-    template = template or trained_template(checkpoint)
+    template = template or trained_template(adapters.path if adapters else checkpoint)
     groups, found_tensors = match(config, family.layouts, read_pt(checkpoint), "ours", str(checkpoint))
+    if adapters is not None:
+        check_base(adapters, checkpoint)
+        found_tensors = with_adapters(found_tensors, adapters, checkpoint)
     sources = {name: as_dtype(name, tensor, dtype) for name, tensor in found_tensors.items()}
     tensors = dict(converted(groups, sources, "ours"))
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()

@@ -11,7 +11,8 @@ import torch
 from fm9g.errors import UserError
 from fm9g.files import read_json
 from fm9g.lora.layers import MAGNITUDE, matching, saved_modules, whole_modules
-from fm9g.lora.low_rank import Dora, LowRank, row_lengths
+from fm9g.lora.low_rank import Dora, LowRank
+from fm9g.lora.merge import row_lengths
 from fm9g.lora.opendelta import insert
 from fm9g.lora.settings import LoraSettings
 from fm9g.model.block import TransformerBlock
@@ -30,7 +31,7 @@ class Adapters:
         self._whole = {name.rpartition(".")[0] for name in saved_modules(settings.modules_to_save or [])}
         kind = Dora if settings.use_dora else LowRank
         self._adapt = functools.partial(
-            kind, rank=settings.lora_r, scale=settings.lora_scale, dropout=settings.lora_dropout
+            kind, rank=settings.lora_r, scale=settings.kind.scale, dropout=settings.lora_dropout
         )
         self._dora = settings.use_dora
         self.modules = len(self._layers) * config.num_layers
@@ -60,10 +61,7 @@ class Adapters:
         return {
             "base": base,
             "layers": self._layers,
-            "r": settings.lora_r,
-            "alpha": settings.lora_alpha,
-            "rslora": settings.use_rslora,
-            "dora": settings.use_dora,
+            **settings.kind._asdict(),
             "modules_to_save": sorted(self._whole),
         }
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fm9g import runtime
+from fm9g.lora.merge import row_lengths
 from fm9g.model.linear import Linear
 from fm9g.runtime import bmt
 
@@ -60,8 +61,3 @@ class Dora(LowRank):
             lengths = row_lengths(weight + self._scale * (self.lora_B @ self.lora_A)).to(weight.dtype)
         ratio = self.magnitude / lengths
         return (ratio - 1) * bmt.nn.OpLinear.apply(x, weight) + ratio * self._product(x)
-
-
-def row_lengths(weight: Tensor) -> Tensor:
-    """[out, in] -> [out] float32, the Euclidean length of each row."""
-    return torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32)

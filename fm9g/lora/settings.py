@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fm9g.errors import UserError
+from fm9g.lora.kind import Kind
 from fm9g.lora.layers import layers_of, saved_modules
 from fm9g.settings import Group, setting
 
@@ -80,6 +81,6 @@ class LoraSettings(Group):
         return tuple(self.lora_layer) if self.lora_layer is not None else DEFAULT_LAYERS
 
     @property
-    def lora_scale(self) -> float:
-        """What the product of adapters is multiplied by."""
-        return self.lora_alpha / (self.lora_r**0.5 if self.use_rslora else self.lora_r)
+    def kind(self) -> Kind:
+        """What these adapters are."""
+        return Kind(self.lora_r, self.lora_alpha, self.use_rslora, self.use_dora)

@@ -106,19 +106,19 @@ def write_safetensors(folder: Path, tensors: Mapping[str, LazyTensor], max_bytes
     """Write model.safetensors, or shards of at most `max_bytes` and model.safetensors.index.json."""
     shards = plan_shards(tensors, max_bytes)
     if len(shards) == 1:
-        _write_shard(folder / "model.safetensors", tensors, progress)
+        write_safetensors_file(folder / "model.safetensors", tensors, progress)
         return
     weight_map = {}
     for number, names in enumerate(shards, 1):
         file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(folder / file_name, {name: tensors[name] for name in names}, progress)
+        write_safetensors_file(folder / file_name, {name: tensors[name] for name in names}, progress)
         weight_map.update(dict.fromkeys(names, file_name))
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(folder / "model.safetensors.index.json", index)
 
 
-def _write_shard(path: Path, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:
+def write_safetensors_file(path: Path, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:
     # Wider elements first, so that each tensor starts at a multiple of its element's size.
     names = sorted(tensors, key=lambda name: -DTYPES[tensors[name].dtype].itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it

@@ -14,7 +14,7 @@ from fm9g import runtime
 from fm9g.checkpoint.optimizer import OPTIMIZER_FILE, load_optimizer_state, optimizer_state
 from fm9g.checkpoint.random_state import RANDOM_FILE, load_random_state, random_state
 from fm9g.checkpoint.saved import Saved
-from fm9g.checkpoint.weights import fault_in_model, fingerprint, load_weights
+from fm9g.checkpoint.weights import fault_in_model, load_weights
 from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.lora.adapters import Adapters
@@ -24,6 +24,7 @@ from fm9g.model.parameters import parameters
 from fm9g.objectives import find_objective
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
+from fm9g.tensors.fingerprint import fingerprint
 from fm9g.training.optimizer import make_optimizer, set_learning_rate
 from fm9g.training.schedule import learning_rate, resume_ramp
 from fm9g.training.settings import Settings

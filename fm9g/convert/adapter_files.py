@@ -1,0 +1,78 @@
+"""Adapters of ours as a PEFT folder, and the way back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fm9g.convert.adapters import Saved, note_path
+from fm9g.convert.hf_config import family_for, family_of
+from fm9g.convert.outputs import check_output_file, check_output_folder, new_folder
+from fm9g.convert.peft import read_peft, to_ours, write_peft
+from fm9g.errors import UserError
+from fm9g.files import atomic_file, read_json, write_json
+from fm9g.lora.layers import matching
+from fm9g.model.config import ModelConfig
+from fm9g.progress_bar import ProgressBar
+from fm9g.tensors.writers import write_pt
+
+
+def adapters_to_peft(
+    saved: Saved, reference: Path | None, model_config: Path | None, target: Path, overwrite: bool = False
+) -> None:
+    """Write adapters to the PEFT folder `target`, for the Hugging Face model in the folder `reference`, or for one that
+    is written from `model_config`."""
+    if reference is not None:
+        values = read_json(reference / "config.json")
+        family = family_of(values, str(reference / "config.json"))
+        config = family.read_config(values, str(reference / "config.json"))
+    else:
+        assert model_config is not None
+        config = ModelConfig.from_json(model_config)
+        family = family_for(config, str(model_config))
+    check_output_folder(target, overwrite)
+    with new_folder(target, overwrite) as folder:
+        write_peft(saved, config, family.layouts, str(reference or ""), folder)
+
+
+def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwrite: bool = False) -> int:
+    """Write the adapters of a PEFT folder for the model in `huggingface_dir` to `output`, and what they are to the
+    .lora.json beside it, a train config; returns the number of layers with adapters."""
+    if output.suffix != ".pt":
+        raise UserError(f"{output}: the output must be a .pt file")
+    for path in (output, note_path(output)):
+        check_output_file(path, overwrite)
+    values, where = read_json(huggingface_dir / "config.json"), str(huggingface_dir / "config.json")
+    family = family_of(values, where)
+    config = family.read_config(values, where)
+    peft = read_peft(peft_dir)
+    tensors = to_ours(peft, config, family.layouts)
+    layers = _layers(list(tensors), config, peft_dir)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        ProgressBar(str(output), sum(tensor.nbytes for tensor in tensors.values())) as progress,
+        atomic_file(output) as temporary,
+    ):
+        write_pt(temporary, tensors, progress)
+        write_json(
+            note_path(output),
+            {
+                "lora": True,
+                "lora_layer": layers,
+                "lora_r": peft.kind.r,
+                "lora_alpha": peft.kind.alpha,
+                "lora_dropout": peft.dropout,
+                "use_rslora": peft.kind.rslora,
+                "use_dora": peft.kind.dora,
+                "modules_to_save": [name.rpartition(".")[0] for name in tensors if ".lora." not in name] or None,
+            },
+        )
+    return len(peft.adapters)
+
+
+def _layers(names: list[str], config: ModelConfig, peft_dir: Path) -> list[str]:
+    """The layers of a block that have adapters; a UserError where blocks differ, as those of a run here never do."""
+    adapted = {name.partition(".lora.")[0] for name in names if ".lora." in name}
+    layers = [layer for layer in matching(config, ["all"]) if any(name.endswith(f".{layer}") for name in adapted)]
+    if len(adapted) != len(layers) * config.num_layers:
+        raise UserError(f"{peft_dir}: not every block has the same adapters, as blocks have here")
+    return layers

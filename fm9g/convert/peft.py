@@ -1,0 +1,170 @@
+"""PEFT's folders of adapters (adapter_config.json, adapter_model.safetensors), from and to ours.
+
+base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight
+encoder.layers.0.self_att.self_attention.project_q.lora.lora_A
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fm9g.convert.adapters import Saved
+from fm9g.convert.layouts import Layouts, groups
+from fm9g.errors import UserError, shown
+from fm9g.files import read_json, write_json
+from fm9g.lora.kind import Kind
+from fm9g.lora.layers import LORA_A, LORA_B, MAGNITUDE
+from fm9g.lora.merge import Adapter
+from fm9g.model.config import ModelConfig
+from fm9g.progress_bar import ProgressBar
+from fm9g.tensors.lazy import LazyTensor
+from fm9g.tensors.readers import Checkpoint, read_pt, read_safetensors
+from fm9g.tensors.writers import write_safetensors_file
+
+CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+_PREFIX = "base_model.model."
+_PARTS = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight", MAGNITUDE: "lora_magnitude_vector"}
+# keys of adapter_config.json that mean other mathematics, by the values that say that they do not
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "layer_replication": (None,),
+    "lora_bias": (False, None),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    "use_qalora": (False, None),
+    "use_bdlora": (False, None),
+    "alora_invocation_tokens": (None,),
+}
+_CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # init_lora_weights that take a part of the weights
+
+
+def read_peft(folder: Path) -> Saved:
+    """The adapters in a folder, in its own names; a UserError for what is no LoRA, or not as it is here, by its key."""
+    where = folder / CONFIG
+    config = read_json(where)
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        found = config.get("peft_type") if isinstance(config, dict) else config
+        raise UserError(f"{where}: peft_type is {shown(found)}: only LORA is known here")
+    for key, neutral in _NEUTRAL.items():
+        if config.get(key) not in neutral:
+            raise UserError(f"{where}: {key}={shown(config[key])} is not supported")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.startswith(_CHANGES_THE_BASE):
+        raise UserError(f"{where}: init_lora_weights={init!r} changed the base, too: save it from PEFT as plain LoRA")
+    kind = Kind(
+        _number(config, "r", where), float(_number(config, "lora_alpha", where)),
+        bool(config.get("use_rslora")), bool(config.get("use_dora")),
+    )  # fmt: skip
+    tensors = _tensors(folder)
+    layers = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
+    if not layers:
+        raise UserError(f"{folder}: holds no adapters (no …lora_A.weight)")
+    adapters = {layer: _adapter(tensors, layer, kind, folder) for layer in layers}
+    held = {f"{layer}.{part}" for layer in layers for part in _PARTS.values()}
+    whole = {name: tensor for name, tensor in tensors.items() if name not in held}
+    for name in whole:
+        if ".lora_" in name:
+            raise UserError(f"{folder}: {name} is nothing that is known of LoRA here")
+    return Saved(folder, kind, float(config.get("lora_dropout") or 0), adapters, whole)
+
+
+def _number(config: Mapping[str, Any], key: str, where: Path) -> int:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise UserError(f"{where}: {key} must be a number above 0, not {shown(value)}")
+    return value  # type: ignore[return-value]
+
+
+def _tensors(folder: Path) -> Checkpoint:
+    """The tensors by their names in the model, without what PEFT puts before and into them."""
+    path = folder / SAFETENSORS
+    found = read_safetensors(path) if path.exists() else read_pt(folder / BIN)
+    return {
+        name.removeprefix(_PREFIX).replace(".default", "").replace(".modules_to_save", ""): tensor
+        for name, tensor in found.items()
+    }
+
+
+def _adapter(tensors: Checkpoint, layer: str, kind: Kind, folder: Path) -> Adapter:
+    wanted = {part: f"{layer}.{theirs}" for part, theirs in _PARTS.items() if kind.dora or part != MAGNITUDE}
+    for name in wanted.values():
+        if name not in tensors:
+            raise UserError(f"{folder}: {name} is missing")
+    made = Adapter(*(tensors[name] for name in wanted.values()))
+    if made.a.shape[0] != kind.r:
+        raise UserError(f"{folder}: {layer} has an adapter of rank {made.a.shape[0]}, {CONFIG} says {kind.r}")
+    return made
+
+
+def our_names(config: ModelConfig, layouts: Layouts) -> dict[str, str]:
+    """{their name: ours} of the weights that are the same on both sides; others cannot have the same adapters."""
+    return {
+        theirs.name: ours.name
+        for group in groups(config, layouts)
+        if group.order is None and len(group.theirs) == len(group.ours)
+        for theirs, ours in zip(group.theirs, group.ours, strict=True)
+    }
+
+
+def to_ours(peft: Saved, config: ModelConfig, layouts: Layouts) -> dict[str, LazyTensor]:
+    """The tensors of a folder in our names; a UserError for one that is not for such a model, or not for all blocks."""
+    names, made = our_names(config, layouts), dict[str, LazyTensor]()
+    for layer, adapter in peft.adapters.items():
+        ours = _known(f"{layer}.weight", names, peft.path).removesuffix(".weight")
+        for part, tensor in zip(_PARTS, adapter, strict=True):
+            if tensor is not None:
+                made[f"{ours}.{part}"] = tensor
+    made |= {_known(name, names, peft.path): tensor for name, tensor in peft.whole.items()}
+    return dict(sorted(made.items()))
+
+
+def _known(theirs: str, names: Mapping[str, str], folder: Path) -> str:
+    if theirs not in names:
+        raise UserError(f"{folder}: is for {theirs}, which is no tensor of this model by itself")
+    return names[theirs]
+
+
+def write_peft(saved: Saved, config: ModelConfig, layouts: Layouts, base: str, folder: Path) -> None:
+    """Write adapters of ours into a folder; `base`: what base_model_name_or_path is to be."""
+    theirs = {ours: name for name, ours in our_names(config, layouts).items()}
+    tensors = dict(_theirs(saved, theirs))
+    modules = {name.removesuffix(".lora_A.weight").rpartition(".")[2] for name in tensors if ".lora_A." in name}
+    whole = {theirs[name].removesuffix(".weight").rpartition(".")[2] for name in saved.whole}
+    with ProgressBar(str(folder), sum(tensor.nbytes for tensor in tensors.values())) as progress:
+        write_safetensors_file(folder / SAFETENSORS, tensors, progress)
+    write_json(
+        folder / CONFIG,
+        {
+            "base_model_name_or_path": base,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "init_lora_weights": True,
+            "lora_alpha": saved.kind.alpha,
+            "lora_dropout": saved.dropout,
+            "modules_to_save": sorted(whole) or None,
+            "peft_type": "LORA",
+            "r": saved.kind.r,
+            "target_modules": sorted(modules),
+            "task_type": "CAUSAL_LM",
+            "use_dora": saved.kind.dora,
+            "use_rslora": saved.kind.rslora,
+        },
+    )
+
+
+def _theirs(saved: Saved, theirs: Mapping[str, str]) -> Iterator[tuple[str, LazyTensor]]:
+    for layer, adapter in saved.adapters.items():
+        if f"{layer}.weight" not in theirs:
+            raise UserError(f"{saved.path}: {layer} is no layer of this model, or a part of one in its own names")
+        name = theirs[f"{layer}.weight"].removesuffix(".weight")
+        for part, tensor in zip(_PARTS.values(), adapter, strict=True):
+            if tensor is not None:
+                yield f"{_PREFIX}{name}.{part}", tensor
+    for name, tensor in saved.whole.items():
+        yield f"{_PREFIX}{theirs[name]}", tensor

@@ -1,0 +1,66 @@
+"""Adapters and the weights that they are for, as one: W + scale · B A, with rows of lengths m where that is DoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fm9g.errors import UserError
+from fm9g.tensors.lazy import DTYPES, LazyTensor, rows_per_piece
+
+
+class Adapter(NamedTuple):
+    """The tensors for one layer: A [r, in], B [out, r], and the lengths of rows [out]."""
+
+    a: LazyTensor
+    b: LazyTensor
+    magnitude: LazyTensor | None = None
+
+
+def row_lengths(weight: Tensor) -> Tensor:
+    """[out, in] -> [out] float32, the Euclidean length of each row."""
+    return torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32)
+
+
+def merged(name: str, weight: LazyTensor, adapter: Adapter, scale: float) -> LazyTensor:
+    """The weight [out, in] of a layer with its adapter in it, in its own dtype; computed in float32, some rows at once.
+
+    UserError where the shapes are not those of that layer.
+    """
+    out, into = (*weight.shape, 0, 0)[:2]
+    rank = adapter.a.shape[0]
+    wanted: dict[str, tuple[LazyTensor, tuple[int, ...]]] = {
+        "A": (adapter.a, (rank, into)),
+        "B": (adapter.b, (out, rank)),
+    }
+    if adapter.magnitude is not None:
+        wanted["magnitude"] = (adapter.magnitude, (out,))
+    for what, (tensor, shape) in wanted.items():
+        if tensor.shape != shape:
+            raise UserError(f"{name}: {what} of its adapter is {list(tensor.shape)}, and must be {list(shape)} here")
+
+    def pieces() -> Iterator[Tensor]:
+        a, b = (_whole(tensor) for tensor in adapter[:2])
+        lengths = None if adapter.magnitude is None else _whole(adapter.magnitude)
+        step = rows_per_piece(weight.shape, DTYPES["F32"].itemsize)
+        for start in range(0, out, step):
+            stop = min(start + step, out)
+            rows = _rows(weight, start, stop).to(torch.float32) + scale * (b[start:stop] @ a)
+            if lengths is not None:
+                rows *= (lengths[start:stop] / row_lengths(rows))[:, None]
+            yield rows.to(DTYPES[weight.dtype].torch).flatten()
+
+    return LazyTensor(weight.dtype, weight.shape, pieces)
+
+
+def _rows(weight: LazyTensor, start: int, stop: int) -> Tensor:
+    assert weight.read_rows is not None, "weights to merge lie in files"
+    return weight.read_rows(start, stop).view(stop - start, -1)
+
+
+def _whole(tensor: LazyTensor) -> Tensor:
+    """All of a small tensor, in float32."""
+    return torch.cat([piece.to(torch.float32) for piece in tensor.pieces()]).view(tensor.shape)

@@ -1,0 +1,187 @@
+"""Adapters against PEFT: outputs, gradients, merging, and its folders there and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+
+from fm9g.convert.adapter_files import adapters_to_peft, peft_to_bmtrain
+from fm9g.convert.adapters import read_adapters
+from fm9g.convert.bmtrain_to_huggingface import with_reference
+from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
+from fm9g.errors import UserError
+from fm9g.lora.adapters import Adapters
+from fm9g.model.config import ModelConfig
+from fm9g.model.decoder import Decoder
+from fm9g.training.settings import Settings
+from tests.convert.helpers import VOCAB_SIZE, edit_json, save, tiny_llama
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+KINDS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
+TARGETS = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
+TOKENS = torch.randint(0, VOCAB_SIZE, (24,), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def base(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny LLaMA as a .pt."""
+    path = tmp_path_factory.mktemp("base") / "base.pt"
+    huggingface_to_bmtrain(llama, path)
+    return path
+
+
+def theirs(llama: Path, **options: Any) -> Any:
+    """The model with PEFT's adapters, none of them at its beginning."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM", **options)
+    adapted = peft.get_peft_model(model, config)
+    for name, value in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.1)
+        elif "magnitude" in name:
+            value.data *= 1.2
+    return adapted
+
+
+def ours(base: Path, adapters: Path | None, **options: Any) -> Decoder:
+    """Our model with the adapters of a .pt."""
+    config = ModelConfig.from_json(base.with_suffix(".json"))
+    settings = Settings(lora=True, pretrained_model="x", lora_r=4, lora_alpha=8, lora_target_modules=TARGETS, **options)
+    model = Decoder(config, prepare=Adapters(settings, config).prepare)
+    weights = dict(torch.load(base, weights_only=True))
+    if adapters is not None:
+        weights |= torch.load(adapters, weights_only=True)
+    model.load_state_dict(weights, strict=adapters is not None)
+    return model
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal but for the order of float32 sums: to 1e-5 of the largest value."""
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(TOKENS[None]).logits[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_and_gradients_are_pefts(llama: Path, base: Path, tmp_path: Path, kind: str) -> None:
+    reference = theirs(llama, **KINDS[kind])
+    reference.save_pretrained(tmp_path / "peft")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    model = ours(base, tmp_path / "a.pt", **KINDS[kind])
+    found = model(TOKENS, model.context([24]))
+    expected = reference(TOKENS[None]).logits[0]
+    assert_close(found, expected)
+    weighted = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2)) / 24
+    for output in (found, expected):
+        (output * weighted).sum().backward()
+    gradients = {name: value.grad for name, value in reference.named_parameters() if value.requires_grad}
+    for name, value in reference.named_parameters():
+        if name in gradients:
+            value.data = gradients[name]
+    reference.save_pretrained(tmp_path / "gradients")  # the same names, with gradients for values
+    peft_to_bmtrain(tmp_path / "gradients", llama, tmp_path / "g.pt")
+    wanted = torch.load(tmp_path / "g.pt", weights_only=True)
+    mine = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    assert mine.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert_close(mine[name].view(value.shape), value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_weights_give_what_base_and_adapters_give(llama: Path, base: Path, tmp_path: Path, kind: str) -> None:
+    reference = theirs(llama, **KINDS[kind])
+    reference.save_pretrained(tmp_path / "peft")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    with_reference(llama, base, tmp_path / "merged", adapters=read_adapters(tmp_path / "a.pt", None))
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert_close(logits(merged), logits(reference.eval()))
+    with reference.disable_adapter():
+        assert (logits(merged) - logits(reference)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("saved", [None, ["lm_head"]])
+def test_a_folder_goes_there_and_back_bit_for_bit(
+    llama: Path, tmp_path: Path, kind: str, saved: list[str] | None
+) -> None:
+    reference = theirs(llama, modules_to_save=saved, lora_dropout=0.25, **KINDS[kind])
+    reference.save_pretrained(tmp_path / "peft")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    adapters_to_peft(read_adapters(tmp_path / "a.pt", None), llama, None, tmp_path / "back")
+    peft_to_bmtrain(tmp_path / "back", llama, tmp_path / "b.pt")
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    assert (tmp_path / "a.lora.json").read_text() == (tmp_path / "b.lora.json").read_text()
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    back = peft.PeftModel.from_pretrained(model, tmp_path / "back").eval()
+    assert torch.equal(logits(back), logits(reference.eval()))
+    before, after = (json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("peft", "back"))
+    assert sorted(before["target_modules"]) == after["target_modules"] == sorted(TARGETS)
+    assert {key: before[key] for key in ("r", "lora_alpha", "lora_dropout")} == {
+        key: after[key] for key in ("r", "lora_alpha", "lora_dropout")
+    }
+
+
+def test_a_bin_file_is_read_too(llama: Path, tmp_path: Path) -> None:
+    reference = theirs(llama)
+    reference.save_pretrained(tmp_path / "peft")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    tensors = peft.get_peft_model_state_dict(reference)
+    (tmp_path / "peft/adapter_model.safetensors").unlink()
+    torch.save(tensors, tmp_path / "peft/adapter_model.bin")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "b.pt")
+    first, second = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in "ab")
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING': only LORA is known here"),
+        ({"bias": "all"}, "bias='all' is not supported"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern=.* is not supported"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out=True is not supported"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4' changed the base, too"),
+        ({"r": 8}, "has an adapter of rank 4, adapter_config.json says 8"),
+        ({"r": None}, "r must be a number above 0, not None"),
+        ({"use_dora": True}, "lora_magnitude_vector is missing"),
+    ],
+)
+def test_folders_of_another_kind_are_refused(llama: Path, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    theirs(llama).save_pretrained(tmp_path / "peft")
+    edit_json(tmp_path / "peft/adapter_config.json", **changes)
+    with pytest.raises(UserError, match=says):
+        peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    assert not (tmp_path / "a.pt").exists()
+
+
+def test_adapters_for_another_model_are_refused(llama: Path, base: Path, tmp_path: Path) -> None:
+    theirs(llama).save_pretrained(tmp_path / "peft")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    saved = read_adapters(tmp_path / "a.pt", None)
+    wider = save(tiny_llama(hidden_size=128), tmp_path / "wider")
+    huggingface_to_bmtrain(wider, tmp_path / "wider.pt")
+    with pytest.raises(UserError, match=r"A of its adapter is \[4, 64\], and must be \[4, 128\] here"):
+        with_reference(wider, tmp_path / "wider.pt", tmp_path / "out", adapters=saved)
+    shallow = save(tiny_llama(num_hidden_layers=2), tmp_path / "shallow")
+    huggingface_to_bmtrain(shallow, tmp_path / "shallow.pt")
+    with pytest.raises(UserError, match=r"has an adapter for encoder.layers.2\..*, which .*shallow.pt does not hold"):
+        with_reference(shallow, tmp_path / "shallow.pt", tmp_path / "out", adapters=saved)
+    with pytest.raises(UserError, match=r"is for model.layers.2\..*, which is no tensor of this model"):
+        peft_to_bmtrain(tmp_path / "peft", shallow, tmp_path / "b.pt")
+    described = {"base": "0" * 64, **saved.kind._asdict()}
+    (tmp_path / "state.json").write_text(json.dumps({"adapters": described}))
+    with pytest.raises(UserError, match="these adapters are for other weights than"):
+        with_reference(llama, base, tmp_path / "out", adapters=saved)
+    (tmp_path / "state.json").write_text(json.dumps({"adapters": {**described, "alpha": 99.0}}))
+    with pytest.raises(UserError, match=r"a.lora.json: says .* of adapters that are .*99.0"):
+        read_adapters(tmp_path / "a.pt", None)
