@@ -15,7 +15,7 @@ TEXT ?=
 
 env: $(STAMP)
 
-$(STAMP): requirements.txt pyproject.toml tools/install_bmtrain.py
+$(STAMP): Makefile requirements.txt pyproject.toml tools/install_bmtrain.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(f"Python 3.10 to 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 …") if not (3, 10) <= v <= (3, 12) else None'
 	@echo "making the environment $(VENV) (once; a few minutes, most of it the download of PyTorch)"
 	@echo "1/4 $$($(PYTHON) --version)"
@@ -24,8 +24,9 @@ $(STAMP): requirements.txt pyproject.toml tools/install_bmtrain.py
 	@$(BIN)/python -m pip install --progress-bar off --disable-pip-version-check -r requirements.txt \
 		| sed -un '/\.metadata/d; s/^ *\(Downloading\|Using cached\|Processing\|Installing\) \(.\{1,80\}\).*/    \1 \2/p'; \
 		test $${PIPESTATUS[0]} = 0
-	@echo "3/4 BMTrain; seconds"
+	@echo "3/4 BMTrain and OpenDelta; seconds"
 	@$(BIN)/python tools/install_bmtrain.py
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps opendelta==0.3.2
 	@echo "4/4 FM9G itself; seconds"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

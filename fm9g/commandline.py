@@ -25,6 +25,7 @@ _SCRIPTS = {
     "inspect": "inspect_index",
     "convert from-huggingface": "hgface_2_bmtrain",
     "convert to-huggingface": "bmtrain_2_hgface",
+    "convert merge-peft": "merge_peft_adapter",
 }
 
 

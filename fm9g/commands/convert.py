@@ -1,13 +1,14 @@
-"""Convert weights from and to Hugging Face: two commands, of which the first word chooses one."""
+"""Convert weights from and to Hugging Face: of these commands the first word chooses one."""
 
 from __future__ import annotations
 
 from fm9g.commandline import choose
 
-USAGE = "usage: fm9g convert from-huggingface|to-huggingface [--flag value ...]"
+USAGE = "usage: fm9g convert from-huggingface|to-huggingface|merge-peft [--flag value ...]"
 DIRECTIONS = {
     "from-huggingface": ("fm9g.commands.from_huggingface", "a Hugging Face folder to a .pt that training starts from"),
-    "to-huggingface": ("fm9g.commands.to_huggingface", "a .pt to a Hugging Face folder"),
+    "to-huggingface": ("fm9g.commands.to_huggingface", "a .pt to a Hugging Face folder, adapters to PEFT's"),
+    "merge-peft": ("fm9g.commands.merge_peft", "a PEFT adapter into its Hugging Face model"),
 }
 
 

@@ -71,6 +71,7 @@ class LoraSettings(Group):
             raise UserError(f"lora_dropout is a share below 1, not {self.lora_dropout:g}")
         if self.lora_alpha <= 0:
             raise UserError(f"lora_alpha must be above 0, not {self.lora_alpha:g}")
+        layers_of(self.lora_target_modules or [])
         saved_modules(self.modules_to_save or [])
 
     @property

@@ -9,8 +9,9 @@ from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, CorpusSample, describe,
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
+from fm9g.lora.layers import LORA_A, adapter_parameters, whole_modules
 from fm9g.model.config import ModelConfig
-from fm9g.model.parameters import count, num_parameters, parameters
+from fm9g.model.parameters import Parameter, count, num_parameters, parameters
 from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions, sample
 from fm9g.training.inputs import Inputs
@@ -29,10 +30,13 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     """
     width = _BYTES[config.dtype]
     table = parameters(config)
+    adapters = _adapters(config, settings)
+    trained = count(adapters) if settings.lora else count(table)
     held, of_blocks = count(table), count(table, without=("embedding", "head"))
+    held += count(adapter for adapter in adapters if adapter.role == "adapter")
     embedding, layer = config.vocab_size * config.dim_model, of_blocks / config.num_layers
     tokens = settings.batch_size * settings.max_length
-    optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * held / ranks
+    optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * trained / ranks
     full_layer = tokens * config.dim_model * 17 * width
     checkpointed = settings.use_checkpoint
     activations = (
@@ -42,11 +46,26 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     )
     return {
         "parameters": width * held / ranks,
-        "gradients": width * held / ranks,
+        "gradients": width * trained / ranks,
         "optimizer state (on the host with offload)": optimizer,
         "gathered blocks, embedding and head": width * (4 * layer + 4 * embedding) + 4 * embedding,
         "activations": activations,
     }
+
+
+def _adapters(config: ModelConfig, settings: Settings) -> list[Parameter]:
+    """What is trained beside a model that stays as it is: adapters and modules_to_save; [] where it is itself."""
+    if not settings.lora:
+        return []
+    table = adapter_parameters(config, settings.layers, settings.lora_r, settings.use_dora)
+    return table + whole_modules(config, settings.modules_to_save or [])
+
+
+def _describe_model(config: ModelConfig, settings: Settings) -> str:
+    said = f"{num_parameters(config):,} parameters, {config.dtype}, {config.num_layers} layers"
+    adapters = _adapters(config, settings)
+    layers = sum(adapter.name.endswith(LORA_A) for adapter in adapters)
+    return said + (f"; {count(adapters):,} of adapters in {layers} layers are trained" if adapters else "")
 
 
 def report(inputs: Inputs) -> str:
@@ -59,7 +78,7 @@ def report(inputs: Inputs) -> str:
     rows = ranks * settings.batch_size * settings.grad_accum
     places = rows * settings.max_length
     lines = [
-        f"model        {num_parameters(config):,} parameters, {config.dtype}, {config.num_layers} layers",
+        f"model        {_describe_model(config, settings)}",
         f"tokenizer    {inputs.tokenizer.vocab_size:,} tokens of the model's {config.vocab_size:,}",
         f"step         {rows} rows x {settings.max_length} = {places:,} tokens "
         f"({ranks} ranks x batch_size {settings.batch_size} x grad_accum {settings.grad_accum})",

@@ -79,12 +79,12 @@ class Settings(
 
     def check(self) -> None:
         """What one group's settings mean for another's."""
+        self._check_start()
         if self.pretrained_model and "lr" not in self.sources and not self.only_run_dataloader:
             raise UserError(
                 f"lr is not set, and its default, {self.lr:g}, would destroy the weights of pretrained_model: give the "
                 f"peak learning rate as --lr 1e-5, say, or as lr in {_shown(config_paths(self.config)[1])}"
             )
-        self._check_start()
         if self.iterations("warmup_iters") > self.train_iters:
             raise UserError(
                 f"warmup_iters ({self.warmup_iters:g}) is beyond train_iters ({self.train_iters}): the first is "

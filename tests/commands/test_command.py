@@ -31,6 +31,7 @@ SCRIPTS = {
     "mixture": "convert_dataset_info",
     "tokenizer": "train_tokenizer",
     "convert to-huggingface": "bmtrain_2_hgface",
+    "convert merge-peft": "merge_peft_adapter",
     "convert from-huggingface": "hgface_2_bmtrain",
 }
 EXPORT_OF_NONE = "--huggingface-ref-dir=~/none"

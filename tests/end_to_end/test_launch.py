@@ -25,7 +25,7 @@ def own_app(tmp_path):
     """A copy of the app, as in a user's checkout, to edit the table in; its folder holds a space."""
     folder = tmp_path / "my checkout/apps/fm9g_7b"
     folder.mkdir(parents=True)
-    for name in ("run_bmtrain.sh", "launch.py", "pretrain.py"):
+    for name in ("run_bmtrain.sh", "start.sh", "launch.py", "pretrain.py"):
         shutil.copy(APP / name, folder)
     return folder
 

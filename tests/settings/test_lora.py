@@ -2,24 +2,112 @@
 
 import pytest
 
-from fm9g.lora.settings import LoraSettings
+from fm9g.lora.layers import adapter_parameters
+from fm9g.lora.settings import DEFAULT_LAYERS, LoraSettings
+from fm9g.model.config import ModelConfig
 from tests.settings.helpers import defaults, refused, sees
-from tests.support.runs_here import command_here
+from tests.support.runs_here import train_here
 
-DEFAULTS = {"lora_layer": None, "lora_r": None, "lora_alpha": None, "lora_dropout": None}
+pytestmark = pytest.mark.usefixtures("single_rank")
+DEFAULTS = {
+    "lora": False,
+    "lora_layer": None,
+    "lora_target_modules": None,
+    "lora_r": 16,
+    "lora_alpha": 32.0,
+    "lora_dropout": 0.0,
+    "use_rslora": False,
+    "use_dora": False,
+    "modules_to_save": None,
+    "pretrained_lora": "",
+}
 
 
 def test_defaults():
     assert defaults(LoraSettings) == DEFAULTS
+    assert LoraSettings().layers == DEFAULT_LAYERS
 
 
-@sees("lora_layer", "lora_r", "lora_alpha", "lora_dropout")
+@pytest.fixture(scope="module")
+def base(place, tmp_path_factory, single_rank):
+    """Weights to put adapters beside."""
+    run = train_here(place, tmp_path_factory.mktemp("base"), train_iters=2)
+    return run.checkpoints / "2/fm9g_live_checkpoint-2.pt"
+
+
+@pytest.fixture
+def adapted(place, base, tmp_path):
+    """A run with adapters."""
+
+    def run(name="run", **changes):
+        options = {"lora": 1, "pretrained_model": base, "train_iters": 3, "warmup_iters": 0, "lora_r": 4, **changes}
+        return train_here(place, tmp_path / name, **options)
+
+    return run
+
+
+def layers_of(run):
+    return {name.partition(".lora.")[0].rpartition(".")[2] for name in run.weights(3)}
+
+
+@sees("lora")
+def test_adapters_are_trained_alone(adapted, place):
+    table = adapter_parameters(ModelConfig.from_json(place.config), DEFAULT_LAYERS, 4, False)
+    assert set(adapted().weights(3)) == {parameter.name for parameter in table}
+    assert "give its weights as pretrained_model" in refused("--lora", "1")
+
+
+@sees("lora_layer", "lora_target_modules")
+@pytest.mark.parametrize("name", ["lora_layer", "lora_target_modules"])
+def test_layers_are_named_by_our_names_or_theirs(adapted, name):
+    given = "['project_q', 'w_out']" if name == "lora_layer" else "['q_proj', 'down_proj']"
+    assert layers_of(adapted(**{name: given})) == {"project_q", "w_out"}
+    both = ("--lora_layer", "['project_q']", "--lora_target_modules", "['q_proj']")
+    assert "lora_layer and lora_target_modules name the same" in refused(*both)
+
+
+@sees("lora_r")
+def test_the_rank(adapted):
+    weights = adapted(lora_r=3).weights(3)
+    assert {value.shape[0] for name, value in weights.items() if name.endswith("lora_A")} == {3}
+
+
+@sees("lora_alpha", "use_rslora", "use_dora", "lora_dropout")
+def test_what_adapters_do(adapted):
+    plain = adapted().losses()
+    for name, changes in (
+        ("alpha", {"lora_alpha": 64}),
+        ("rslora", {"use_rslora": 1}),
+        ("dora", {"use_dora": 1}),
+        ("dropout", {"lora_dropout": 0.5}),
+    ):
+        losses = adapted(name, **changes).losses()
+        assert losses[0] == plain[0] and losses[1:] != plain[1:], name  # at first they add nothing
+    same = adapted("same", lora_alpha=64, use_rslora=1, lora_r=4).losses()  # 64 / sqrt(4) is 128 / 4
+    assert same == adapted("other", lora_alpha=128, lora_r=4).losses()
+
+
+@sees("modules_to_save")
+def test_what_is_trained_whole(adapted):
+    run = adapted(modules_to_save="['lm_head']")
+    assert [name for name in run.weights(3) if ".lora." not in name] == ["lm_head.weight"]
+
+
+@sees("pretrained_lora")
+def test_a_run_starts_from_adapters(adapted):
+    path = adapted("first", lr=1e-2).checkpoints / "3/fm9g_live_checkpoint-3.pt"
+    assert adapted("second", lr=1e-2, pretrained_lora=path).losses()[0] != adapted("third", lr=1e-2).losses()[0]
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("lora_layer", "['project_q']"), ("lora_r", 16), ("lora_alpha", 32), ("lora_dropout", 0.1)]
+    ("words", "says"),
+    [
+        (("--lora_dropout", "1"), "lora_dropout is a share below 1, not 1"),
+        (("--lora_alpha", "0"), "lora_alpha must be above 0, not 0"),
+        (("--lora_r", "0"), "lora_r"),
+        (("--lora_target_modules", "['c_attn']"), "lora_target_modules: unknown 'c_attn'"),
+        (("--modules_to_save", "['norm']"), "modules_to_save: unknown 'norm'"),
+    ],
 )
-def test_lora_belongs_to_a_later_version(place, tmp_path, name, value):
-    assert f"{name} belongs to LoRA" in refused(f"--{name}", str(value))
-    result = command_here(place.words(tmp_path, **{name: value}))
-    assert result.returncode == 1
-    assert name in result.output
-    assert not list(tmp_path.iterdir())
+def test_what_means_nothing_is_refused(words, says):
+    assert says in refused("--lora", "1", "--pretrained_model", "x.pt", "--lr", "1", *words)

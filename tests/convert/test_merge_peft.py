@@ -1,0 +1,83 @@
+"""tools/merge_peft_adapter.py: the merged model is what PEFT merges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+
+from fm9g.convert.merge_peft import merge_peft
+from fm9g.errors import UserError
+from tests.convert.helpers import save, tiny_llama
+from tests.support.tiny_tokenizers import with_tokens
+
+TOKENS = torch.arange(40)[None]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Path]:
+    """A model, and tokenizers with as many tokens as it has rows, and with more."""
+    with_tokens(tmp_path / "tokenizer", [], ["a b c"] * 9)
+    with_tokens(tmp_path / "larger", [f"<{i}>" for i in range(40)], ["a b c"] * 9)
+    rows = len(transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path / "tokenizer"))
+    save(tiny_llama(vocab_size=rows), tmp_path / "base")
+    return {name: tmp_path / name for name in ("base", "tokenizer", "larger", "adapter", "merged")}
+
+
+def adapted(base: Path, **options: Any) -> Any:
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **options)
+    made = peft.get_peft_model(model, config)
+    for name, value in made.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.1)
+    return made
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(TOKENS).logits[0]
+
+
+def loaded(folder: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
+def test_the_merged_model_is_pefts(places: dict[str, Path], options: dict[str, Any]) -> None:
+    model = adapted(places["base"], **options)
+    model.save_pretrained(places["adapter"])
+    assert merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, False) == 21
+    found, expected = logits(loaded(places["merged"])), logits(model.merge_and_unload())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert len(transformers.AutoTokenizer.from_pretrained(places["merged"])) == found.shape[1]
+    with pytest.raises(UserError, match="is not empty"):
+        merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, False)
+
+
+def test_rows_for_more_tokens_are_added_where_that_is_asked_for(places: dict[str, Path]) -> None:
+    adapted(places["base"]).save_pretrained(places["adapter"])
+    words = (places["base"], places["larger"], places["adapter"], places["merged"])
+    with pytest.raises(UserError, match="--resize_emb adds rows"):
+        merge_peft(*words, False, False)
+    merge_peft(*words, True, False)
+    model, before = loaded(places["merged"]), loaded(places["base"])
+    tokens, rows = len(transformers.AutoTokenizer.from_pretrained(places["larger"])), before.config.vocab_size
+    assert model.config.vocab_size == tokens == rows + 40
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        new, old = model.get_parameter(name), before.get_parameter(name)
+        assert torch.equal(new[:rows], old)
+        torch.testing.assert_close(new[rows:], old.mean(0).expand(40, -1))
+
+
+def test_an_adapter_of_another_model_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
+    save(tiny_llama(num_hidden_layers=5), tmp_path / "deeper")
+    adapted(tmp_path / "deeper").save_pretrained(places["adapter"])
+    with pytest.raises(UserError, match=r"which .*base does not hold"):
+        merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, False)
+    assert not places["merged"].exists()
