@@ -13,7 +13,7 @@ from fm9g.model.block import TransformerBlock
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
 from fm9g.model.cross_entropy import linear_cross_entropy
-from fm9g.model.embedding import Embedding
+from fm9g.model.embedding import Embedding, noise
 from fm9g.model.kernels import choose_kernel
 from fm9g.model.linear import Linear
 from fm9g.model.log_probs import log_probs
@@ -26,7 +26,7 @@ Prepare = Callable[[str, torch.nn.Module], None]
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}
 
 
-def _as_it_is(name: str, module: torch.nn.Module) -> None:
+def as_it_is(name: str, module: torch.nn.Module) -> None:
     """Leave a part of the model alone."""
 
 
@@ -58,7 +58,7 @@ class Decoder(bmt.DistributedModule):
     `flash` is the attention kernel (cuda: the best there is; none: the plain reference);
     `use_checkpoint` recomputes each block's activations in backward. `prepare(name, module)` changes each block
     (freezes its weights, adds to its layers) before BMTrain wraps it, which fixes where parameters lie and what is
-    trained; and embedding, last norm and head.
+    trained; and embedding, last norm and head. `neft_alpha`: of the noise on embeddings in training, 0 for none.
     """
 
     def __init__(
@@ -66,10 +66,11 @@ class Decoder(bmt.DistributedModule):
         config: ModelConfig,
         flash: str = "cuda",
         use_checkpoint: bool = False,
-        prepare: Prepare = _as_it_is,
+        prepare: Prepare = as_it_is,
+        neft_alpha: float = 0.0,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._neft_alpha = config, neft_alpha
         dtype = TORCH_DTYPES[config.dtype]
         self.input_embedding = Embedding(config.vocab_size, config.dim_model, config.init_std, dtype)
         prepare("input_embedding", self.input_embedding)
@@ -89,6 +90,8 @@ class Decoder(bmt.DistributedModule):
     def hidden(self, tokens_T: Tensor, context: Context) -> Tensor:
         """[T] token ids -> [T, dim_model], scaled for the head."""
         x_TD = self.input_embedding(tokens_T)
+        if self._neft_alpha and self.training:
+            x_TD = x_TD + noise(x_TD, context, self._neft_alpha)
         if self.config.embedding_scale != 1:
             x_TD = x_TD * self.config.embedding_scale
         if torch.is_grad_enabled() and not x_TD.requires_grad:

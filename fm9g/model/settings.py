@@ -39,6 +39,13 @@ class ModelSettings(Group):
     use_checkpoint: bool = setting(
         False, "recompute activations in backward to save memory", "反向时重新计算激活，以节省显存"
     )
+    neft_alpha: float = setting(
+        0.0,
+        "NEFTune: uniform noise up to neft_alpha / sqrt(tokens of the document * dim_model) on embeddings, in training",
+        "NEFTune：训练时在嵌入上加均匀噪声，至多 neft_alpha / sqrt(文档的 token 数 * dim_model)",
+        least=0,
+        learned_with=True,
+    )
 
     def check(self) -> None:
         """The kernels that are there."""

@@ -19,7 +19,7 @@ from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.lora.adapters import Adapters
 from fm9g.model.config import ModelConfig
-from fm9g.model.decoder import Decoder
+from fm9g.model.decoder import Decoder, as_it_is
 from fm9g.model.parameters import parameters
 from fm9g.objectives import find_objective
 from fm9g.runtime import bmt
@@ -56,8 +56,8 @@ class Learner:
     def __init__(self, settings: Settings, config: ModelConfig) -> None:
         self._settings, self._config = settings, config
         self.adapters = Adapters(settings, config) if settings.lora else None
-        prepare = {"prepare": self.adapters.prepare} if self.adapters else {}
-        self.model = Decoder(config, settings.flash, settings.use_checkpoint, **prepare)
+        prepare = self.adapters.prepare if self.adapters else as_it_is
+        self.model = Decoder(config, settings.flash, settings.use_checkpoint, prepare, settings.neft_alpha)
         bmt.init_parameters(self.model)
         torch.manual_seed(settings.seed + 1 + runtime.rank())  # ranks drop out different elements
         self.objective = find_objective(settings.objective)(self.model, settings)

@@ -53,6 +53,14 @@ class OptimizerSettings(Group):
         told=True,
         learned_with=True,
     )
+    warmup_ratio: float | None = setting(
+        None,
+        "the same as a fraction of train_iters, as others have it",
+        "同上，以 train_iters 的比例给出，与其他框架一致",
+        least=0,
+        most=1,
+        learned_with=True,
+    )
     drop_iters: float = setting(
         0.1,
         "iterations of the final drop; in (0, 1): a fraction of train_iters",
@@ -124,6 +132,8 @@ class OptimizerSettings(Group):
     def iterations(self, name: str) -> int:
         """warmup_iters or drop_iters in iterations, where given as a fraction of train_iters."""
         value = getattr(self, name)
+        if name == "warmup_iters" and self.warmup_ratio is not None:
+            return round(self.warmup_ratio * self.train_iters)
         return round(value * self.train_iters) if 0 < value < 1 else int(value)
 
     def check(self) -> None:

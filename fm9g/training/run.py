@@ -130,7 +130,7 @@ def _trained(learner: Learner) -> str:
         return ""
     shapes = whole_shapes(learner.model)
     trained = sum(math.prod(shapes[name]) for name in learner.saved_names)
-    return f"{trained:,} of adapters in {learner.adapters.modules} layers and of modules_to_save trained, "
+    return f"{trained:,} more in adapters of {learner.adapters.modules} layers and modules_to_save are trained alone, "
 
 
 def open_loop(inputs: Inputs) -> Loop:

@@ -85,6 +85,8 @@ class Settings(
                 f"lr is not set, and its default, {self.lr:g}, would destroy the weights of pretrained_model: give the "
                 f"peak learning rate as --lr 1e-5, say, or as lr in {_shown(config_paths(self.config)[1])}"
             )
+        if self.warmup_ratio is not None and self.sources.get("warmup_iters") == COMMAND_LINE:
+            raise UserError("warmup_iters and warmup_ratio say the same: give one of them")
         if self.iterations("warmup_iters") > self.train_iters:
             raise UserError(
                 f"warmup_iters ({self.warmup_iters:g}) is beyond train_iters ({self.train_iters}): the first is "

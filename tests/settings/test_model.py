@@ -5,10 +5,10 @@ import pytest
 from fm9g.model.settings import ModelSettings
 from fm9g.runtime import bmt
 from tests.settings.helpers import defaults, refused, sees
-from tests.support.runs_here import training_here
+from tests.support.runs_here import train_here, training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
-DEFAULTS = {"config": "7b", "eps": None, "flash": "cuda", "use_checkpoint": False}
+DEFAULTS = {"config": "7b", "eps": None, "flash": "cuda", "use_checkpoint": False, "neft_alpha": 0.0}
 
 
 def test_defaults():
@@ -42,6 +42,15 @@ def test_eps_overrides_the_model_config(plain, run):
     other = run(eps=0.5)
     assert other.state(4)["model"]["eps"] == 0.5
     assert other.losses()[1:] != plain.losses()[1:]
+
+
+@sees("neft_alpha")
+def test_embeddings_get_noise_that_a_resumed_run_draws_on(plain, run, place, tmp_path):
+    whole = run(neft_alpha=5)
+    assert whole.losses() != plain.losses()
+    train_here(place, tmp_path / "half", neft_alpha=5, save_iters=2)
+    rest = train_here(place, tmp_path / "half", neft_alpha=5, resume_ckpt=2)
+    assert rest.losses() == whole.losses()
 
 
 @sees("flash")

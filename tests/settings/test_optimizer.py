@@ -8,7 +8,8 @@ import torch
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
 from fm9g.training.optimizer_settings import OptimizerSettings
-from tests.settings.helpers import FROZEN, defaults, iterations, rates, refused, sees
+from fm9g.training.schedule import learning_rate
+from tests.settings.helpers import FROZEN, defaults, iterations, rates, read, refused, sees
 from tests.support.runs_here import training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -18,6 +19,7 @@ DEFAULTS = {
     "lr": 0.01,
     "lr_scheduler": "cosine",
     "warmup_iters": 20,
+    "warmup_ratio": None,
     "drop_iters": 0.1,
     "drop_begin": -1,
     "drop_rate": 0.5,
@@ -84,6 +86,15 @@ def test_train_iters_ends_the_run_and_saves_there(run):
         found = run(train_iters=3, stop_when_end=end)
         assert iterations(found) == [1, 2, 3]
         assert found.steps() == [3]
+
+
+@sees("warmup_ratio")
+def test_the_warm_up_as_a_ratio():
+    ratio = read("--train_iters", "80", "--warmup_ratio", "0.5")
+    plain = read("--train_iters", "80", "--warmup_iters", "40")
+    assert [learning_rate(ratio, i) for i in range(1, 81)] == [learning_rate(plain, i) for i in range(1, 81)]
+    message = "warmup_iters and warmup_ratio say the same"
+    assert message in refused("--warmup_iters", "3", "--warmup_ratio", "0.1")
 
 
 @sees("lr", "warmup_iters", "lr_scheduler", "drop_iters", "drop_begin", "drop_rate")

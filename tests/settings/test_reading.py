@@ -207,7 +207,7 @@ def test_values_below_one_are_fractions_of_train_iters(written, train_iters, ite
 
 @pytest.mark.parametrize(
     ("wrong", "meant"),
-    [("batchsize", "batch_size"), ("warmup", "warmup_iters"), ("resume-no-optimize", "resume_no_optimze")],
+    [("batchsize", "batch_size"), ("warmup_iter", "warmup_iters"), ("resume-no-optimize", "resume_no_optimze")],
 )
 def test_an_unknown_setting_names_the_closest_known_one(config, wrong, meant):
     hint = f"(did you mean '{meant}'?)"
