@@ -13,6 +13,7 @@ from fm9g.checkpoint.folder import RunFolder
 from fm9g.checkpoint.settings import OutputSettings
 from fm9g.checkpoint.writer import CheckpointWriter
 from fm9g.errors import UserError
+from fm9g.files import write_text
 from fm9g.runtime.log import log
 
 
@@ -41,6 +42,7 @@ class Checkpoints:
             try:
                 self.folder.create()
                 self._lock = self.folder.lock()
+                self.folder.clear_deleted()
                 found = self.folder.start_step(resume_ckpt)
             except UserError as error:
                 problem = str(error)
@@ -74,3 +76,17 @@ class Checkpoints:
         CheckpointWriter(self.folder.checkpoints, step).write(*contents())
         self.last = step
         log(f"saved checkpoint {step} in {time.perf_counter() - started:.1f} s")
+
+    def name_best(self, step: int | None) -> None:
+        """Say in the file best which step has the best checkpoint, and delete what save_total_limit leaves no room for:
+        the oldest, but neither the best nor the newest."""
+        if runtime.rank() > 0:
+            return
+        if step is not None:
+            write_text(self.folder.checkpoints / "best", f"{step}\n")
+        limit = self._settings.save_total_limit
+        steps = [] if limit is None else [old for old in self.folder.steps() if old <= self.last][:-limit]
+        for old in steps:
+            if old != step:
+                self.folder.delete(old)
+                log(f"deleted checkpoint {old}: save_total_limit is {limit}")

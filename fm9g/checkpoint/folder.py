@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import weakref
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ def _leave_to_the_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_to_the_parent)
+
+
+DELETED = ".deleted"  # at the end of the name of a checkpoint's folder while it is deleted
 
 
 def is_step(name: str) -> bool:
@@ -59,6 +63,17 @@ class RunFolder:
         if not self.checkpoints.is_dir():
             return []
         return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if is_step(entry.name))
+
+    def delete(self, step: int) -> None:
+        """Delete a checkpoint; where that is interrupted it is gone all the same, and `clear_deleted` ends it."""
+        aside = self.checkpoints / f".{step}{DELETED}"
+        os.rename(self.checkpoints / str(step), aside)
+        shutil.rmtree(aside)
+
+    def clear_deleted(self) -> None:
+        """Remove what is left of checkpoints that were being deleted when a run was killed."""
+        for left in self.checkpoints.glob(f".*{DELETED}"):
+            shutil.rmtree(left)
 
     def create(self) -> None:
         """Make the folders; a UserError if they cannot be written to."""

@@ -83,6 +83,12 @@ class OutputSettings(Group):
     exp_group: str = setting("", "prefix of the TensorBoard folder", "TensorBoard 文件夹名的前缀")
     save: bool = setting(True, "write checkpoints", "写检查点")
     save_iters: int = setting(500, "iterations between checkpoints", "两次检查点之间的迭代数", least=1, told=True)
+    save_total_limit: int | None = setting(
+        None,
+        "checkpoints that are kept: after each save the oldest are deleted, but for the best",
+        "保留的检查点个数：每次保存后删除最旧的，最佳者除外",
+        least=1,
+    )
     async_save: bool = setting(False, "write checkpoints in the background", "在后台写检查点")
 
     def check(self) -> None:

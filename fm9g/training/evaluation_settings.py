@@ -28,6 +28,19 @@ class EvaluationSettings(Group):
         least=1,
         needs=("eval_dataset",),
     )
+    save_best: bool = setting(
+        False,
+        "write a checkpoint whenever an evaluation is the best so far; the best is named in the file best",
+        "每当评估结果为迄今最佳时写一个检查点；最佳者记在文件 best 中",
+        needs=("eval_dataset",),
+    )
+    early_stop: int = setting(
+        0,
+        "evaluations in a row without a lower held-out loss after which a run ends; 0: it does not",
+        "连续多少次评估未使留出损失降低后结束运行；0：不提前结束",
+        least=0,
+        needs=("eval_dataset",),
+    )
     eval_iters: int = setting(
         0,
         "steps that an evaluation reads, of as many rows as in training, the same each time; 0: every dataset once",

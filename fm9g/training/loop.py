@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from fm9g.checkpoint.checkpoints import Checkpoints, Contents
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
+from fm9g.training.best import Best
 from fm9g.training.evaluation import Evaluation, describe
 from fm9g.training.learner import Diverged, Learned, Learner
 from fm9g.training.metrics import Evaluated, Metrics, MetricsWriter, readable_line
@@ -29,9 +31,10 @@ class Loop:
         checkpoints: Checkpoints,
         evaluation: Evaluation | None,
         writer: MetricsWriter | None,
+        best: Best,
     ) -> None:
         self.stream, self.learner, self.checkpoints = stream, learner, checkpoints
-        self.evaluation, self.writer = evaluation, writer
+        self.evaluation, self.writer, self.best = evaluation, writer, best
         self._settings, self._progress = stream.inputs.settings, stream.progress
         self._peak = peak_flops(stream.inputs.model_config.dtype)
 
@@ -40,6 +43,9 @@ class Loop:
         first, train_iters = self._progress.step, self._settings.train_iters
         metrics: Metrics | None = None
         self._evaluate_start()
+        self._name_best()
+        if self._is_stale():
+            return
         started = time.perf_counter()
         if first < train_iters:
             log(f"step {first + 1} of {train_iters} begins")
@@ -48,10 +54,15 @@ class Loop:
                 metrics = self._iteration(step)
                 seconds = (time.perf_counter() - started) / (self._progress.step - first)
                 self._report(metrics, seconds * (train_iters - metrics.iteration))
+                stops = self._note_evaluated(metrics)
                 self.checkpoints.save_if_due(self._progress.step, self.contents)
+                self._name_best()
+                if stops:
+                    break
             if metrics is not None and self.stream.ended:
                 self._evaluate_last(metrics)
             self.checkpoints.save_if_new(self._progress.step, self.contents)
+            self._name_best()
         except Diverged as diverged:
             raise UserError(f"{diverged.what}; {self._way_back()}{diverged.hint}") from None
         self.stream.check_end()
@@ -69,6 +80,27 @@ class Loop:
             metrics.evaluated = self._evaluate(self.evaluation)
         return metrics
 
+    def _note_evaluated(self, metrics: Metrics) -> bool:
+        """Take in an iteration's evaluation, if it has one, and save the best where that is asked for; whether it is
+        time to stop."""
+        if metrics.evaluated is None:
+            return False
+        if self.best.add(metrics.iteration, metrics.evaluated.loss) and self._settings.save_best:
+            self.checkpoints.save_if_new(metrics.iteration, self.contents)
+        return self._is_stale()
+
+    def _is_stale(self) -> bool:
+        """Whether early_stop says that it is enough; that is told."""
+        stale = self.best.is_stale(self._settings.early_stop)
+        if stale:
+            log(f"early_stop: {self.best.since} evaluations without a held-out loss below {self.best.loss:.4f}")
+        return stale
+
+    def _name_best(self) -> None:
+        """Have what the last save means for the best checkpoint, and for older ones, said and done."""
+        if self.checkpoints.last == self._progress.step:
+            self.checkpoints.name_best(self.best.saved_step)
+
     def _evaluate(self, evaluation: Evaluation) -> Evaluated:
         """Evaluate what has been learned so far, and say what is found."""
         evaluated = evaluation.run()
@@ -81,6 +113,7 @@ class Loop:
         if self.evaluation is None:
             return
         evaluated = self._evaluate(self.evaluation)
+        self.best.add(self._progress.step, evaluated.loss)
         if self.writer:
             self.writer.write_evaluated(evaluated, self._progress.step)
 
@@ -89,6 +122,7 @@ class Loop:
         if self.evaluation is None or metrics.evaluated is not None:
             return
         evaluated = self._evaluate(self.evaluation)
+        self.best.add(self._progress.step, evaluated.loss)
         if self.writer:
             self.writer.write_late(metrics, evaluated)
 
@@ -136,7 +170,8 @@ class Loop:
     def contents(self) -> Contents:
         """A whole checkpoint; Diverged instead where the weights are no longer finite."""
         self.learner.check_weights(self._progress.step)
-        state = {**run_state(self.stream, "training"), **self.learner.state()}
+        self.best.save(self._progress.step)
+        state = {**run_state(self.stream, "training"), **self.learner.state(), "best": dataclasses.asdict(self.best)}
         return Contents(
             {**self.stream.files(), **self.learner.files()}, state, self.learner.model, self.learner.saved_names
         )

@@ -17,6 +17,7 @@ from fm9g.runtime.log import log
 from fm9g.runtime.process import lost_worker
 from fm9g.runtime.shards import whole_shapes
 from fm9g.settings import changed, told_lines
+from fm9g.training.best import Best
 from fm9g.training.cautions import cautions, sample
 from fm9g.training.data_run import DataRun
 from fm9g.training.evaluation import Evaluation
@@ -151,4 +152,5 @@ def open_loop(inputs: Inputs) -> Loop:
         f"{learner.model.encoder.kernel_name} attention; "
         f"{stream.plan.rows_per_step} rows of {stream.plan.row_length} tokens per step"
     )
-    return Loop(stream, learner, opened.checkpoints, evaluation, writer)
+    best = Best() if opened.saved is None else Best(**opened.saved.state.get("best", {}))
+    return Loop(stream, learner, opened.checkpoints, evaluation, writer, best)

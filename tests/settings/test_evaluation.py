@@ -5,11 +5,11 @@ import re
 import pytest
 
 from fm9g.training.evaluation_settings import EvaluationSettings
-from tests.settings.helpers import defaults, refused, sees
+from tests.settings.helpers import FROZEN, defaults, iterations, refused, sees
 from tests.support.places import index, prose_records
 
 pytestmark = pytest.mark.usefixtures("single_rank")
-DEFAULTS = {"eval_dataset": "", "eval_interval": 500, "eval_iters": 0}
+DEFAULTS = {"eval_dataset": "", "eval_interval": 500, "eval_iters": 0, "save_best": False, "early_stop": 0}
 
 
 def test_defaults():
@@ -38,3 +38,22 @@ def test_what_is_evaluated_and_when(place, run, tmp_path):
     tokens = re.search(r"(\d+) tokens in", found.log)
     assert tokens and 2 * 64 < int(tokens[1]) <= 4 * 64  # two steps of two rows of 64, not all full
     assert run(eval_dataset=held_out, eval_interval=4).metrics()[3]["eval_loss"] != found.metrics()[3]["eval_loss"]
+
+
+@pytest.fixture
+def held_out(place, tmp_path):
+    index(tmp_path / "texts", prose_records(40))
+    entry = {"path": str(tmp_path / "texts"), "abs_weight": 1, "task_name": "held"}
+    return {"eval_dataset": place.write_mixture("held_out", [entry]), "eval_interval": 1, "save_iters": 100}
+
+
+@sees("save_best")
+def test_the_best_is_saved(run, held_out):
+    assert run(**held_out, save_best=1, lr=1e-2).steps() == [1, 2, 3, 4]  # each step is better than the one before
+    assert run(**held_out, lr=1e-2).steps() == [4]
+
+
+@sees("early_stop")
+def test_a_run_that_gets_no_better_ends(run, held_out):
+    assert iterations(run(**held_out, **FROZEN, early_stop=2)) == [1, 2]
+    assert iterations(run(**held_out, **FROZEN)) == [1, 2, 3, 4]

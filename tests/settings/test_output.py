@@ -16,12 +16,18 @@ DEFAULTS = {
     "exp_group": "",
     "save": True,
     "save_iters": 500,
+    "save_total_limit": None,
     "async_save": False,
 }
 
 
 def test_defaults():
     assert defaults(OutputSettings) == DEFAULTS
+
+
+@sees("save_total_limit")
+def test_old_checkpoints_are_deleted(run):
+    assert run(save_iters=1, save_total_limit=2).steps() == [3, 4]
 
 
 @sees("async_save")

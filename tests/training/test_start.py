@@ -49,7 +49,8 @@ def test_the_train_configs_warm_up_fits_any_number_of_iterations():
     names = [path.stem for path in (REPOSITORY / "train_configs").glob("*.json")]
     assert {"4b", "7b", "70b", "quickstart", "small", "tiny"} <= set(names)
     for name in names:
-        assert read("--train_iters", "30", "--pretrained_model", "x.pt", config=name).iterations("warmup_iters") <= 30, name
+        settings = read("--train_iters", "30", "--pretrained_model", "x.pt", config=name)
+        assert settings.iterations("warmup_iters") <= 30, name
     assert [read(config=name).iterations("warmup_iters") for name in ("4b", "7b", "70b")] == [200, 200, 1000]
 
 

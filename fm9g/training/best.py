@@ -1,0 +1,44 @@
+"""The best of a run's evaluations: which checkpoint that is, and for how long there has been no better one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class Best:
+    """Held-out losses so far, the lower the better; a checkpoint's state.json holds it, so that a resumed run goes on.
+
+    `saved_step` is that of the best checkpoint: of a step that was evaluated, too. None where there is none.
+    """
+
+    loss: float | None = None
+    since: int = 0  # evaluations after it that were no better
+    last_step: int = -1  # the last that was evaluated
+    last_loss: float | None = None
+    saved_loss: float | None = None
+    saved_step: int | None = None
+
+    def add(self, step: int, loss: float) -> bool:
+        """Take in an evaluation, of a step that is evaluated again once; whether it is the best so far."""
+        if step == self.last_step:
+            return False
+        self.last_step, self.last_loss = step, loss
+        if not math.isfinite(loss) or (self.loss is not None and loss >= self.loss):
+            self.since += 1
+            return False
+        self.loss, self.since = loss, 0
+        return True
+
+    def save(self, step: int) -> None:
+        """Take in that a checkpoint of a step is written."""
+        loss = self.last_loss
+        if step != self.last_step or loss is None or not math.isfinite(loss):
+            return
+        if self.saved_loss is None or loss < self.saved_loss:
+            self.saved_loss, self.saved_step = loss, step
+
+    def is_stale(self, patience: int) -> bool:
+        """Whether so many evaluations in a row were no better; 0 is as many as there are."""
+        return 0 < patience <= self.since
