@@ -12,15 +12,17 @@ from fm9g.checkpoint.folder import RunFolder
 from fm9g.commandline import command
 from fm9g.data.chat.render import Learned
 from fm9g.data.stream.corpus import Corpus, open_corpora
+from fm9g.data.stream.forecast import places_of_a_pass, sample_corpus
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from fm9g.environment import REPOSITORY
+from fm9g.environment import REPOSITORY, whole_number
 from fm9g.errors import UserError, shown
 from fm9g.files import user_path
 from fm9g.model.config import ModelConfig
-from fm9g.settings import DEFAULT
+from fm9g.settings import DEFAULT, check
 from fm9g.training.settings import COMMAND_LINE, TABLE, Settings, config_paths
 
+EPOCH_SAMPLE = 2000  # records of each dataset, from which it is told how many tokens an epoch has
 _REPOSITORY_APP = REPOSITORY / "apps" / "fm9g_7b"
 # beside it relative paths are also looked for, and in its data/ a run writes; an installed fm9g has none
 APP = _REPOSITORY_APP if _REPOSITORY_APP.is_dir() else Path.cwd()
@@ -90,6 +92,7 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     )
     settings = dataclasses.replace(settings, pretrained_model=weights, pretrained_lora=adapters)
     count = len(entries)
+    settings = fit_epochs(settings, corpora[:count])
     return Inputs(settings, config, tokenizer, tokenizer_path, corpora[:count], corpora[count:], app)
 
 
@@ -138,6 +141,22 @@ def fit_length(settings: Settings, config: ModelConfig) -> Settings:
     length = min(settings.max_length, positions)
     source = f"the model has {positions:,} positions, {given or DEFAULT} {settings.max_length:,}"
     return dataclasses.replace(settings, max_length=length, sources={**settings.sources, "max_length": source})
+
+
+def fit_epochs(settings: Settings, corpora: list[Corpus]) -> Settings:
+    """Settings with the train_iters that num_train_epochs comes to, by the tokens of a sample of each dataset."""
+    epochs = settings.num_train_epochs
+    if epochs is None or not settings.counts_epochs:
+        return settings
+    samples = {c.entry.task_name: sample_corpus(c, EPOCH_SAMPLE) for c in corpora if c.entry.share > 0}
+    places = places_of_a_pass(corpora, samples)
+    rows = settings.n_gpus * whole_number("NNODES", 1, least=1) * settings.batch_size * settings.grad_accum
+    iterations = max(1, round(epochs * places / (rows * settings.max_length)))
+    source = f"num_train_epochs {epochs:g} of about {places:,.0f} tokens"
+    sources = {**settings.sources, "train_iters": source}
+    settings = dataclasses.replace(settings, train_iters=iterations, sources=sources)
+    check(settings)
+    return settings
 
 
 def _check_dataset(corpus: Corpus) -> None:

@@ -27,6 +27,13 @@ class OptimizerSettings(Group):
         learned_with=True,
     )
     train_iters: int = setting(10000, "iterations to run", "要运行的迭代数", least=1, told=True, learned_with=True)
+    num_train_epochs: float | None = setting(
+        None,
+        "instead of train_iters: about as many iterations as read the tokens of all datasets so often",
+        "代替 train_iters：约为把所有数据集的 token 读这么多遍所需的迭代数",
+        above=0,
+        learned_with=True,
+    )
     lr: float = setting(
         1e-2,
         "peak learning rate; must be given with pretrained_model",

@@ -103,6 +103,10 @@ def _resumed(inputs: Inputs, start: Start, saved: Saved) -> Inputs:
         log("load_dataloader_ckpt=0: the data starts anew")
         return inputs
     rows = saved.state["stream"]["rows_per_step"]
+    if settings.counts_epochs and settings.num_train_epochs == saved.state["settings"].get("num_train_epochs"):
+        settings = dataclasses.replace(
+            settings, train_iters=saved.state["settings"]["train_iters"]
+        )  # on other ranks, too
     dealt = deal_rows(settings, rows, runtime.world_size())
     if dealt != settings:
         was = settings.grad_accum

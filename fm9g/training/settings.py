@@ -80,6 +80,10 @@ class Settings(
     def check(self) -> None:
         """What one group's settings mean for another's."""
         self._check_start()
+        if self.num_train_epochs and {self.sources.get(n) for n in ("train_iters", "num_train_epochs")} == {
+            COMMAND_LINE
+        }:
+            raise UserError("train_iters and num_train_epochs both say how long the run is: give one of them")
         if self.pretrained_model and "lr" not in self.sources and not self.only_run_dataloader:
             raise UserError(
                 f"lr is not set, and its default, {self.lr:g}, would destroy the weights of pretrained_model: give the "
@@ -93,6 +97,13 @@ class Settings(
                 f"from: {self.source('warmup_iters')}, the second from: {self.source('train_iters')}; "
                 "--warmup_iters 0.05 means a twentieth of any train_iters"
             )
+
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether num_train_epochs says how long the run is, and not a train_iters that was given after it."""
+        if self.num_train_epochs is None:
+            return False
+        return self.sources.get("train_iters") != COMMAND_LINE or self.sources["num_train_epochs"] == COMMAND_LINE
 
     def _check_start(self) -> None:
         """A run starts from one thing; one that trains adapters always needs the weights that these are for."""

@@ -5,12 +5,15 @@ import math
 import pytest
 import torch
 
+from fm9g.data.stream.forecast import places_of_a_pass
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
+from fm9g.training.inputs import open_inputs
 from fm9g.training.optimizer_settings import OptimizerSettings
 from fm9g.training.schedule import learning_rate
+from fm9g.training.settings import read_settings
 from tests.settings.helpers import FROZEN, defaults, iterations, rates, read, refused, sees
-from tests.support.runs_here import training_here
+from tests.support.runs_here import APP, train_here, training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {
@@ -20,6 +23,7 @@ DEFAULTS = {
     "lr_scheduler": "cosine",
     "warmup_iters": 20,
     "warmup_ratio": None,
+    "num_train_epochs": None,
     "drop_iters": 0.1,
     "drop_begin": -1,
     "drop_rate": 0.5,
@@ -86,6 +90,20 @@ def test_train_iters_ends_the_run_and_saves_there(run):
         found = run(train_iters=3, stop_when_end=end)
         assert iterations(found) == [1, 2, 3]
         assert found.steps() == [3]
+
+
+@sees("num_train_epochs")
+def test_the_length_of_a_run_in_epochs(place, tmp_path):
+    words = place.words(tmp_path / "half", num_train_epochs=2, train_iters=None, save_iters=3)
+    inputs = open_inputs(read_settings(words), APP)
+    tokens = places_of_a_pass(inputs.corpora)
+    wanted = 2 * tokens / (inputs.settings.batch_size * inputs.settings.grad_accum * inputs.settings.max_length)
+    assert inputs.settings.train_iters == round(wanted)
+    assert "num_train_epochs 2 of about" in inputs.settings.source("train_iters")
+    whole = train_here(place, tmp_path / "whole", num_train_epochs=2, train_iters=None)
+    assert len(whole.losses()) == inputs.settings.train_iters
+    assert whole.metrics()[-1]["tokens"] == pytest.approx(2 * tokens, rel=0.1)
+    assert "both say how long the run is" in refused("--train_iters", "5", "--num_train_epochs", "2")
 
 
 @sees("warmup_ratio")
