@@ -6,9 +6,9 @@ import argparse
 
 from fm9g.commandline import parse_flags, path
 from fm9g.convert.adapter_files import peft_to_bmtrain
-from fm9g.convert.adapters import note_path
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.errors import UserError
+from fm9g.lora.told import note_path
 from fm9g.model.parameters import num_parameters
 from fm9g.tensors.lazy import DTYPE_ARGUMENTS, parse_dtype
 

@@ -13,6 +13,7 @@ import sys
 
 from fm9g.commandline import parse_flags
 from fm9g.data.chat.render import Learned
+from fm9g.data.chat.settings import ChatSettings
 from fm9g.data.inspect.preview import Preview
 from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
 from fm9g.data.stream.corpus import open_corpora
@@ -65,6 +66,7 @@ def main() -> None:
     entries = read_mixture(mixture_path(settings, APP, settings.dataset_config))
     plan = Plan(arguments.seed, arguments.max_length, arguments.batch_size, arguments.grad_accum, ranks=arguments.ranks)
     tokenizer = load_tokenizer(find(settings, APP, arguments.tokenizer_path))
+    ChatSettings(arguments.train_on_prompt, arguments.mask_history).check()
     learned = Learned(arguments.train_on_prompt, arguments.mask_history)
     corpora = open_corpora(entries, tokenizer, plan.seed, plan.row_length, learned)
     preview = Preview(corpora, tokenizer, plan, arguments.steps)

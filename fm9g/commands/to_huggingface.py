@@ -11,7 +11,7 @@ import argparse
 
 from fm9g.commandline import parse_flags, path
 from fm9g.convert.adapter_files import adapters_to_peft
-from fm9g.convert.adapters import Saved, read_adapters
+from fm9g.convert.adapters import SavedAdapters, read_adapters
 from fm9g.convert.bmtrain_to_huggingface import DEFAULT_SHARD_SIZE, from_scratch, with_reference
 from fm9g.errors import UserError
 from fm9g.tensors.lazy import DTYPE_ARGUMENTS, parse_dtype
@@ -53,7 +53,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def _adapters(flags: argparse.Namespace) -> Saved | None:
+def _adapters(flags: argparse.Namespace) -> SavedAdapters | None:
     if flags.lora_ckpt_path:
         return read_adapters(flags.lora_ckpt_path, flags.lora_config_path)
     if flags.lora_config_path:
@@ -67,6 +67,11 @@ def main() -> None:
     if flags.adapter_only:
         if adapters is None or bool(flags.huggingface_ref_dir) == bool(flags.model_config):
             raise UserError("--adapter-only needs --lora-ckpt-path, and --huggingface-ref-dir or --model-config")
+        for name in ("bmtrain_ckpt_path", "tokenizer", "dtype", "template"):
+            if getattr(flags, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} says nothing of adapters: leave it out with --adapter-only"
+                )
         target = flags.huggingface_save_dir
         adapters_to_peft(adapters, flags.huggingface_ref_dir, flags.model_config, target, flags.overwrite)
         print(f"{target}: a PEFT folder of {len(adapters.adapters)} adapters")

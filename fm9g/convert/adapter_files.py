@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from fm9g.convert.adapters import Saved, note_path
+from fm9g.convert.adapters import SavedAdapters
 from fm9g.convert.hf_config import family_for, family_of
 from fm9g.convert.outputs import check_output_file, check_output_folder, new_folder
 from fm9g.convert.peft import read_peft, to_ours, write_peft
 from fm9g.errors import UserError
 from fm9g.files import atomic_file, read_json, write_json
-from fm9g.lora.layers import matching
+from fm9g.lora.layers import LORA_A, adapter_parameters, matching
+from fm9g.lora.told import note_path
 from fm9g.model.config import ModelConfig
+from fm9g.model.parameters import parameters
 from fm9g.progress_bar import ProgressBar
+from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.writers import write_pt
 
 
 def adapters_to_peft(
-    saved: Saved, reference: Path | None, model_config: Path | None, target: Path, overwrite: bool = False
+    saved: SavedAdapters, reference: Path | None, model_config: Path | None, target: Path, overwrite: bool = False
 ) -> None:
     """Write adapters to the PEFT folder `target`, for the Hugging Face model in the folder `reference`, or for one that
     is written from `model_config`."""
@@ -29,6 +33,7 @@ def adapters_to_peft(
         assert model_config is not None
         config = ModelConfig.from_json(model_config)
         family = family_for(config, str(model_config))
+    _check_shapes(saved.tensors(), config, saved.path)
     check_output_folder(target, overwrite)
     with new_folder(target, overwrite) as folder:
         write_peft(saved, config, family.layouts, str(reference or ""), folder)
@@ -47,6 +52,7 @@ def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwri
     peft = read_peft(peft_dir)
     tensors = to_ours(peft, config, family.layouts)
     layers = _layers(list(tensors), config, peft_dir)
+    _check_shapes(tensors, config, peft_dir)
     output.parent.mkdir(parents=True, exist_ok=True)
     with (
         ProgressBar(str(output), sum(tensor.nbytes for tensor in tensors.values())) as progress,
@@ -67,6 +73,17 @@ def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwri
             },
         )
     return len(peft.adapters)
+
+
+def _check_shapes(tensors: Mapping[str, LazyTensor], config: ModelConfig, where: Path) -> None:
+    """Refuse adapters whose tensors are not those of layers of this model."""
+    rank = next(tensor.shape[0] for name, tensor in tensors.items() if name.endswith(LORA_A))
+    table = [*adapter_parameters(config, ["all"], rank, dora=True), *parameters(config)]
+    shapes = {parameter.name: parameter.shape for parameter in table}
+    for name, tensor in tensors.items():
+        if shapes.get(name) != tensor.shape:
+            wanted = f"is {list(shapes[name])} for this model" if name in shapes else "is nothing of this model"
+            raise UserError(f"{where}: {name}, {list(tensor.shape)}, {wanted}")
 
 
 def _layers(names: list[str], config: ModelConfig, peft_dir: Path) -> list[str]:

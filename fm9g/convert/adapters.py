@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fm9g.convert.saved_run import json_object
 from fm9g.errors import UserError
 from fm9g.files import read_json
 from fm9g.lora.kind import Kind
 from fm9g.lora.layers import LORA_A, LORA_B, MAGNITUDE
 from fm9g.lora.merge import Adapter, merged
 from fm9g.lora.settings import LoraSettings
+from fm9g.lora.told import told_of
 from fm9g.settings import Merged, fields, parse_mapping
-from fm9g.tensors.fingerprint import fingerprint
 from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.readers import read_pt
 
@@ -28,7 +27,7 @@ class _LoraConfig(LoraSettings, Merged):
     """The settings of adapters alone."""
 
 
-class Saved(NamedTuple):
+class SavedAdapters(NamedTuple):
     """Adapters in a file or folder: what they are, those of each layer (by its name without .weight), and weights that
     are saved whole."""
 
@@ -38,20 +37,32 @@ class Saved(NamedTuple):
     adapters: Mapping[str, Adapter]
     whole: Mapping[str, LazyTensor]
 
+    def tensors(self) -> dict[str, LazyTensor]:
+        """All by their names in our model, if the layers are by theirs in it."""
+        parts = zip((LORA_A, LORA_B, MAGNITUDE), zip(*self.adapters.values(), strict=True), strict=True)
+        named = {
+            f"{layer}.{part}": tensor
+            for part, found in parts
+            for layer, tensor in zip(self.adapters, found, strict=True)
+        }
+        return {name: tensor for name, tensor in named.items() if tensor is not None} | dict(self.whole)
 
-def read_adapters(path: Path, config: Path | None) -> Saved:
+
+def read_adapters(path: Path, config: Path | None) -> SavedAdapters:
     """The adapters in `path`. What they are is told by `config`, a train config with lora_r, lora_alpha and the like,
     by the state.json of the run that saved them, or both, which must agree."""
-    if config is None and note_path(path).exists():
-        config = note_path(path)
-    tensors, found = read_pt(path), json_object(path.with_name("state.json")).get("adapters")
+    tensors, told = read_pt(path), told_of(path)
     settings = None if config is None else _settings(config)
-    told = None if not isinstance(found, dict) else Kind(found["r"], found["alpha"], found["rslora"], found["dora"])
-    kind = told if settings is None else settings.kind
-    if kind is None:
+    if settings is not None:
+        kind, dropout = settings.kind, settings.lora_dropout
+    elif told is not None:
+        kind, dropout = told.kind, told.dropout
+    else:
         raise UserError(f"{path}: what these adapters are is not known: give the train config of their run")
-    if told is not None and told != kind:
-        raise UserError(f"{config}: says {_shown(kind)} of adapters that are {_shown(told)}: {path}")
+    if told is not None and told.kind != kind:
+        raise UserError(
+            f"{config}: says {_shown(kind)} of adapters that are {_shown(told.kind)} ({told.where}): {path}"
+        )
     layers = {name.removesuffix(f".{LORA_A}") for name in tensors if name.endswith(f".{LORA_A}")}
     if not layers:
         raise UserError(f"{path}: holds no adapters (no …{LORA_A})")
@@ -64,12 +75,7 @@ def read_adapters(path: Path, config: Path | None) -> Saved:
     for name in whole:
         if ".lora." in name:
             raise UserError(f"{path}: {name} is no part of adapters that are {_shown(kind)}")
-    return Saved(path, kind, settings.lora_dropout if settings else 0.0, adapters, whole)
-
-
-def note_path(adapters: Path) -> Path:
-    """Where it stands what adapters are that were converted to a .pt."""
-    return adapters.with_suffix(".lora.json")
+    return SavedAdapters(path, kind, dropout, adapters, whole)
 
 
 def _shown(kind: Kind) -> str:
@@ -88,29 +94,25 @@ def _settings(path: Path) -> LoraSettings:
     content = read_json(path)
     if isinstance(content, dict) and len(content) == 1 and next(iter(content)) in _SECTIONS:
         content = next(iter(content.values()))
-    if not isinstance(content, dict) or "lora_r" not in content:
-        raise UserError(f"{path}: expected an object of settings, lora_r among them")
+    if not isinstance(content, dict) or not content.keys() & fields(LoraSettings).keys():
+        raise UserError(f"{path}: expected an object of settings, with some of adapters among them")
     known: dict[str, Any] = {key: value for key, value in content.items() if key in fields(LoraSettings)}
     settings = _LoraConfig(**parse_mapping(_LoraConfig, known, str(path)))
     settings.check()
     return settings
 
 
-def check_base(saved: Saved, weights: Path) -> None:
-    """Refuse to merge adapters into other weights than their run says that they are for."""
-    found = json_object(saved.path.with_name("state.json")).get("adapters")
-    if isinstance(found, dict) and found.get("base") != fingerprint(weights):
-        raise UserError(f"{saved.path}: these adapters are for other weights than {weights}")
-
-
-def with_adapters(weights: Mapping[str, LazyTensor], saved: Saved, where: Path) -> dict[str, LazyTensor]:
-    """Weights in our names with adapters merged into them; UserError for adapters that match nothing."""
+def with_adapters(
+    weights: Mapping[str, LazyTensor], saved: SavedAdapters, where: Path, dtype: str | None
+) -> dict[str, LazyTensor]:
+    """Weights in our names with adapters merged into them, in `dtype` (None: their own); UserError for adapters that
+    match nothing."""
     made = dict(weights)
     for layer, adapter in saved.adapters.items():
         name = f"{layer}.weight"
         if name not in made:
             raise UserError(f"{saved.path}: has an adapter for {layer}, which {where} does not hold")
-        made[name] = merged(name, made[name], adapter, saved.kind.scale)
+        made[name] = merged(name, made[name], adapter, saved.kind.scale, dtype)
     for name, tensor in saved.whole.items():
         if name not in made or made[name].shape != tensor.shape:
             has = f"has {list(made[name].shape)}" if name in made else "does not hold it"

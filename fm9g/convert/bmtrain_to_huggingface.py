@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fm9g.convert.adapters import Saved, check_base, with_adapters
+from fm9g.convert.adapters import SavedAdapters, with_adapters
 from fm9g.convert.chat_template import install_template, trained_template
 from fm9g.convert.families.family import Family
 from fm9g.convert.hf_config import (
@@ -23,8 +23,10 @@ from fm9g.convert.tokenizer.check import check_export
 from fm9g.convert.tokenizer.files import REFERENCE_FILES, complete_tokenizer, copy_files, install_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import read_json, require_file, write_json
+from fm9g.lora.told import check_base
 from fm9g.model.config import ModelConfig
 from fm9g.progress_bar import ProgressBar
+from fm9g.tensors.fingerprint import fingerprint
 from fm9g.tensors.finite import noting, warn_of
 from fm9g.tensors.lazy import as_dtype, main_dtype
 from fm9g.tensors.readers import read_pt
@@ -44,7 +46,7 @@ def with_reference(
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     overwrite: bool = False,
     template: str | None = None,
-    adapters: Saved | None = None,
+    adapters: SavedAdapters | None = None,
 ) -> None:
     """Write `checkpoint` to the folder `target` with config and tokenizer of the Hugging Face folder `reference`.
 
@@ -80,7 +82,7 @@ def from_scratch(
     max_shard_size: str = DEFAULT_SHARD_SIZE,
     overwrite: bool = False,
     template: str | None = None,
-    adapters: Saved | None = None,
+    adapters: SavedAdapters | None = None,
 ) -> None:
     """As with_reference, for a model trained from scratch: a model_configs/*.json and a tokenizer instead."""
     config = ModelConfig.from_json(model_config)
@@ -126,7 +128,7 @@ def _write(
     overwrite: bool,
     companions: Companions,
     template: str | None,
-    adapters: Saved | None,
+    adapters: SavedAdapters | None,
 ) -> None:
     max_bytes = parse_size(max_shard_size)
     check_output_folder(target, overwrite)
@@ -134,8 +136,8 @@ def _write(
     template = template or trained_template(adapters.path if adapters else checkpoint)
     groups, found_tensors = match(config, family.layouts, read_pt(checkpoint), "ours", str(checkpoint))
     if adapters is not None:
-        check_base(adapters, checkpoint)
-        found_tensors = with_adapters(found_tensors, adapters, checkpoint)
+        check_base(adapters.path, fingerprint(checkpoint), checkpoint)
+        found_tensors = with_adapters(found_tensors, adapters, checkpoint, dtype)
     sources = {name: as_dtype(name, tensor, dtype) for name, tensor in found_tensors.items()}
     tensors = dict(converted(groups, sources, "ours"))
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()

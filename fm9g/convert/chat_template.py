@@ -8,30 +8,43 @@ from typing import Any
 
 from fm9g.convert.saved_run import stream_of
 from fm9g.data.chat.as_jinja import as_jinja
-from fm9g.data.chat.template import Rows, read_template, template_path
+from fm9g.data.chat.render import TOKENIZER
+from fm9g.data.chat.template import Rows, digest, read_template, template_file, template_path
 from fm9g.data.tokens.tokenizer import load_tokenizer, read_object
-from fm9g.files import write_json, write_text
+from fm9g.errors import UserError
+from fm9g.files import read_json, write_json, write_text
 
 
 def trained_template(checkpoint: Path) -> str | None:
     """The one template of ours that the data of a checkpoint's run has, as its state.json beside the .pt says; None
     where it has none, or the tokenizer's own. Of several, none is taken, and that is said."""
     tasks = stream_of(checkpoint).get("tasks", [])
-    names = sorted({task["template_name"] for task in tasks if task.get("template_name")})
-    if len(names) > 1:
-        print(f"note: trained with several templates ({', '.join(names)}): --template takes one along", file=sys.stderr)
+    found = {task["template_name"]: task.get("template") for task in tasks if task.get("template_name")}
+    if len(found) > 1:
+        names = ", ".join(sorted(found))
+        print(f"note: trained with several templates ({names}): --template takes one along", file=sys.stderr)
         return None
-    if not names or names[0] == "tokenizer":
+    name, trained = next(iter(found.items()), (TOKENIZER, None))
+    if name == TOKENIZER:
         return None
-    print(f"note: the chat template is {names[0]}, with which it was trained", file=sys.stderr)
-    return str(names[0])
+    if not (path := template_file(name)).is_file() or digest(read_json(path)) != trained:
+        changed = "is not what it was" if path.is_file() else "is not there"
+        raise UserError(
+            f"{checkpoint} was trained with the template {name}, but {path} {changed}: restore it, or name another by "
+            "--template"
+        )
+    print(f"note: the chat template is {name}, with which it was trained", file=sys.stderr)
+    return str(name)
 
 
 def install_template(name: str, folder: Path) -> None:
-    """Write a template of ours into a folder with a tokenizer, and the tokens that end its answers as such.
+    """Write a template of ours into a folder with a tokenizer, and the tokens that end its answers as such; TOKENIZER
+    leaves the folder's own as it is.
 
     UserError where there is no such template, or where the tokenizer cannot express it.
     """
+    if name == TOKENIZER:
+        return
     template = read_template(template_path(name))
     rows = Rows(template, load_tokenizer(folder))
     source = as_jinja(template)

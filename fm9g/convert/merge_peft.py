@@ -10,7 +10,7 @@ import torch
 
 from fm9g.convert.outputs import check_output_folder, new_folder
 from fm9g.convert.peft import read_peft
-from fm9g.convert.tokenizer.files import REFERENCE_FILES, TOKENIZER_FILES, copy_files
+from fm9g.convert.tokenizer.files import TOKENIZER_FILES, copy_files
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
@@ -50,11 +50,12 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
             )
         weights |= {name: _with_rows(weights[name], tokens) for name, count in rows.items() if count < tokens}
         print(f"note: {', '.join(rows)} get rows for {tokens} tokens, each the mean of those there", file=sys.stderr)
-    size = max([weights[name].shape[0] for name in rows], default=config.get("vocab_size"))
+    if (size := max([weights[name].shape[0] for name in rows], default=0)) > config.get("vocab_size", size):
+        config = config | {"vocab_size": size}
     with new_folder(target, overwrite) as folder:
-        copy_files(base, folder, REFERENCE_FILES)
+        copy_files(base, folder, ("generation_config.json", "*.py"))
         copy_files(tokenizer, folder, TOKENIZER_FILES)
-        write_json(folder / "config.json", config | {"vocab_size": size})
+        write_json(folder / "config.json", config)
         with ProgressBar(str(target), sum(tensor.nbytes for tensor in weights.values())) as progress:
             write_safetensors(folder, weights, parse_size(SHARD_SIZE), progress)
     return len(peft.adapters)

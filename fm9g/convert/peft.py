@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fm9g.convert.adapters import Saved
+from fm9g.convert.adapters import SavedAdapters
 from fm9g.convert.layouts import Layouts, groups
 from fm9g.errors import UserError, shown
 from fm9g.files import read_json, write_json
@@ -43,7 +43,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # init_lora_weights that take a part of the weights
 
 
-def read_peft(folder: Path) -> Saved:
+def read_peft(folder: Path) -> SavedAdapters:
     """The adapters in a folder, in its own names; a UserError for what is no LoRA, or not as it is here, by its key."""
     where = folder / CONFIG
     config = read_json(where)
@@ -70,7 +70,7 @@ def read_peft(folder: Path) -> Saved:
     for name in whole:
         if ".lora_" in name:
             raise UserError(f"{folder}: {name} is nothing that is known of LoRA here")
-    return Saved(folder, kind, float(config.get("lora_dropout") or 0), adapters, whole)
+    return SavedAdapters(folder, kind, float(config.get("lora_dropout") or 0), adapters, whole)
 
 
 def _number(config: Mapping[str, Any], key: str, where: Path) -> int:
@@ -111,7 +111,7 @@ def our_names(config: ModelConfig, layouts: Layouts) -> dict[str, str]:
     }
 
 
-def to_ours(peft: Saved, config: ModelConfig, layouts: Layouts) -> dict[str, LazyTensor]:
+def to_ours(peft: SavedAdapters, config: ModelConfig, layouts: Layouts) -> dict[str, LazyTensor]:
     """The tensors of a folder in our names; a UserError for one that is not for such a model, or not for all blocks."""
     names, made = our_names(config, layouts), dict[str, LazyTensor]()
     for layer, adapter in peft.adapters.items():
@@ -129,7 +129,7 @@ def _known(theirs: str, names: Mapping[str, str], folder: Path) -> str:
     return names[theirs]
 
 
-def write_peft(saved: Saved, config: ModelConfig, layouts: Layouts, base: str, folder: Path) -> None:
+def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base: str, folder: Path) -> None:
     """Write adapters of ours into a folder; `base`: what base_model_name_or_path is to be."""
     theirs = {ours: name for name, ours in our_names(config, layouts).items()}
     tensors = dict(_theirs(saved, theirs))
@@ -158,7 +158,7 @@ def write_peft(saved: Saved, config: ModelConfig, layouts: Layouts, base: str, f
     )
 
 
-def _theirs(saved: Saved, theirs: Mapping[str, str]) -> Iterator[tuple[str, LazyTensor]]:
+def _theirs(saved: SavedAdapters, theirs: Mapping[str, str]) -> Iterator[tuple[str, LazyTensor]]:
     for layer, adapter in saved.adapters.items():
         if f"{layer}.weight" not in theirs:
             raise UserError(f"{saved.path}: {layer} is no layer of this model, or a part of one in its own names")

@@ -1,1 +1,1 @@
-"""Adapters: OpenDelta's LoRA on BMTrain layers. So far only the settings that later versions take."""
+"""Adapters of low rank: OpenDelta's in BMTrain's blocks, what they are, and merged into weights."""

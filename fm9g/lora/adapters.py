@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from fm9g.errors import UserError
-from fm9g.files import read_json
 from fm9g.lora.layers import MAGNITUDE, matching, saved_modules, whole_modules
 from fm9g.lora.low_rank import Dora, LowRank
 from fm9g.lora.merge import row_lengths
@@ -52,7 +49,7 @@ class Adapters:
         for name, weight in gathered_weights(model):
             layer = name.removesuffix(".weight")
             if layer in wanted and name != layer:
-                lengths[layer + suffix] = row_lengths(weight).to(weight.dtype)
+                lengths[layer + suffix] = row_lengths(weight)
         model.load_state_dict(lengths, strict=False)
 
     def describe(self, base: str) -> dict[str, Any]:
@@ -62,19 +59,6 @@ class Adapters:
             "base": base,
             "layers": self._layers,
             **settings.kind._asdict(),
+            "dropout": settings.lora_dropout,
             "modules_to_save": sorted(self._whole),
         }
-
-    def check(self, adapters: Path, base: str, weights: Path) -> None:
-        """Refuse adapters in a .pt whose run's state.json, if there is one, says that they are of another kind or for
-        other weights."""
-        saved = read_json(path).get("adapters", {}) if (path := adapters.with_name("state.json")).exists() else {}
-        for key, now in self.describe(base).items():
-            was = saved.get(key, now)
-            if was != now:
-                told = (
-                    f"they are for other weights than {weights}"
-                    if key == "base"
-                    else f"their {key} is {was}, not {now}"
-                )
-                raise UserError(f"{adapters}: adapters that do not fit this run: {told}")

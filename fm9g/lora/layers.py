@@ -63,15 +63,13 @@ def linear_layers(config: ModelConfig) -> dict[str, tuple[str, ...]]:
 def matching(config: ModelConfig, layers: Sequence[str]) -> list[str]:
     """The linear layers of a block, by their names in it, that `layers` name; a UserError for one that names none."""
     there = list(linear_layers(config))
-    if ALL in layers:
-        return there
     for layer in layers:
-        if not any(_ends_with(name, layer) for name in there):
+        if layer != ALL and not any(_ends_with(name, layer) for name in there):
             raise UserError(
                 f"lora_layer: {layer!r} is no linear layer of a block{closest(layer, _ends(there))}; there are "
                 f"{', '.join(there)}, and all for all of them"
             )
-    return [name for name in there if any(_ends_with(name, layer) for layer in layers)]
+    return [name for name in there if ALL in layers or any(_ends_with(name, layer) for layer in layers)]
 
 
 def _ends(names: Iterable[str]) -> list[str]:

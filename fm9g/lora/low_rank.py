@@ -33,7 +33,7 @@ class LowRank(bmt.DistributedModule):
         self._scale, self._dropout = scale, dropout
 
     def _product(self, x: Tensor) -> Tensor:
-        return bmt.nn.OpLinear.apply(bmt.nn.OpLinear.apply(x, self.lora_A), self.lora_B) * self._scale
+        return bmt.nn.OpLinear.apply(bmt.nn.OpLinear.apply(x, self.lora_A) * self._scale, self.lora_B)
 
     def _dropped(self, x: Tensor) -> Tensor:
         return F.dropout(x, self._dropout, self.training) if self._dropout else x
@@ -46,18 +46,20 @@ class Dora(LowRank):
     """DoRA (Liu et al., https://arxiv.org/abs/2402.09353): rows of W + scale · B A, each with a length of its own.
 
     What is added is (m / n - 1) · W x + (m / n) · scale · B A x, n the lengths of the rows, taken as constants (section
-    4.3), and m what is learned of them. At first they are alike.
+    4.3), and m what is learned of them. At first they are alike. Both are float32 in any model: what they differ by is
+    less than bf16 tells apart.
     """
 
     def __init__(self, layer: Linear, rank: int, scale: float, dropout: float) -> None:
         super().__init__(layer, rank, scale, dropout)
         ones = bmt.ParameterInitializer(torch.nn.init.ones_)  # until the layer's own weights are there
-        self.magnitude = _parameter((layer.out_features,), layer.weight.dtype, ones)
+        self.magnitude = _parameter((layer.out_features,), torch.float32, ones)
         self._layer = [layer]  # in a list: it is no part of this module
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self._dropped(x), self._layer[0].weight
         with torch.no_grad():
-            lengths = row_lengths(weight + self._scale * (self.lora_B @ self.lora_A)).to(weight.dtype)
-        ratio = self.magnitude / lengths
-        return (ratio - 1) * bmt.nn.OpLinear.apply(x, weight) + ratio * self._product(x)
+            lengths = row_lengths(weight.float() + self._scale * (self.lora_B.float() @ self.lora_A.float()))
+        longer = ((self.magnitude - lengths) / lengths).to(x.dtype)
+        product = self._product(x)
+        return longer * (bmt.nn.OpLinear.apply(x, weight) + product) + product

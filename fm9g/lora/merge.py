@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fm9g.errors import UserError
-from fm9g.tensors.lazy import DTYPES, LazyTensor, rows_per_piece
+from fm9g.tensors.lazy import DTYPES, LazyTensor, as_dtype, rows_per_piece
 
 
 class Adapter(NamedTuple):
@@ -25,8 +25,9 @@ def row_lengths(weight: Tensor) -> Tensor:
     return torch.linalg.vector_norm(weight, dim=1, dtype=torch.float32)
 
 
-def merged(name: str, weight: LazyTensor, adapter: Adapter, scale: float) -> LazyTensor:
-    """The weight [out, in] of a layer with its adapter in it, in its own dtype; computed in float32, some rows at once.
+def merged(name: str, weight: LazyTensor, adapter: Adapter, scale: float, dtype: str | None = None) -> LazyTensor:
+    """The weight [out, in] of a layer with its adapter in it, in `dtype` (None: its own); computed in float32, some
+    rows at once.
 
     UserError where the shapes are not those of that layer.
     """
@@ -51,9 +52,10 @@ def merged(name: str, weight: LazyTensor, adapter: Adapter, scale: float) -> Laz
             rows = _rows(weight, start, stop).to(torch.float32) + scale * (b[start:stop] @ a)
             if lengths is not None:
                 rows *= (lengths[start:stop] / row_lengths(rows))[:, None]
-            yield rows.to(DTYPES[weight.dtype].torch).flatten()
+            yield rows.flatten()
 
-    return LazyTensor(weight.dtype, weight.shape, pieces)
+    whole = LazyTensor("F32", weight.shape, pieces)
+    return as_dtype(name, whole, dtype or weight.dtype)
 
 
 def _rows(weight: LazyTensor, start: int, stop: int) -> Tensor:

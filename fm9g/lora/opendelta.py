@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
-
 from fm9g.errors import UserError
 
-Adapt = Callable[[Any], torch.nn.Module]
+Adapt = Callable[[Any], Any]  # a layer to the module beside it
 _DISTILBERT = "transformers.models.distilbert.modeling_distilbert"
 # module: what is asked of it. For its hub, its web page, a line left over in basemodel.py, DeepSpeed, prefix tuning.
 STAND_INS = {
@@ -66,6 +65,12 @@ def _stood_in() -> Iterator[None]:
             del sys.modules[name]
 
 
+def find_opendelta() -> None:
+    """UserError where OpenDelta is not installed."""
+    if importlib.util.find_spec("opendelta") is None:
+        raise UserError("LoRA needs OpenDelta: pip install --no-deps opendelta==0.3.2")
+
+
 @functools.cache
 def _lora_model() -> Any:
     """OpenDelta's LoraModel."""
@@ -78,14 +83,14 @@ def _lora_model() -> Any:
         ) from None
 
 
-def insert(module: torch.nn.Module, layers: Sequence[str], adapt: Adapt) -> None:
+def insert(module: Any, layers: Sequence[str], adapt: Adapt) -> None:
     """Put `adapt(layer)` beside each of the layers of a module that are named, as its `lora`; what that gives is added
     to the layer's own output."""
 
     class Inserted(_lora_model()):  # type: ignore[misc]
         """LoraModel with adapters of ours."""
 
-        def new_module_like(self, child_module: Any) -> torch.nn.Module:
+        def new_module_like(self, child_module: Any) -> Any:
             adapter = adapt(child_module)
             self.delta_modules.append(adapter)
             return adapter

@@ -67,6 +67,8 @@ class LoraSettings(Group):
         """Layers are named once, in one way."""
         if self.lora_layer is not None and self.lora_target_modules is not None:
             raise UserError("lora_layer and lora_target_modules name the same: set one of them")
+        if not self.layers:
+            raise UserError("lora_layer names no layer: adapters need some, or all")
         if self.lora_dropout >= 1:
             raise UserError(f"lora_dropout is a share below 1, not {self.lora_dropout:g}")
         if self.lora_alpha <= 0:

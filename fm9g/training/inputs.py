@@ -18,6 +18,8 @@ from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.environment import REPOSITORY, whole_number
 from fm9g.errors import UserError, shown
 from fm9g.files import user_path
+from fm9g.lora.layers import matching, whole_modules
+from fm9g.lora.opendelta import find_opendelta
 from fm9g.model.config import ModelConfig
 from fm9g.settings import DEFAULT, check
 from fm9g.training.settings import COMMAND_LINE, TABLE, Settings, config_paths
@@ -81,6 +83,10 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
             f"{tokenizer_path}: the tokenizer has {tokenizer.vocab_size} tokens, the model "
             f"{config.vocab_size} (vocab_size of config {settings.config!r})"
         )
+    if settings.lora:
+        matching(config, settings.layers)
+        whole_modules(config, settings.modules_to_save or [])
+        find_opendelta()
     entries = _read_named(settings, app, "dataset_config")
     held_out = _read_held_out(settings, app)
     learned = Learned(settings.train_on_prompt, settings.mask_history)

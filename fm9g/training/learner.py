@@ -18,6 +18,7 @@ from fm9g.checkpoint.weights import fault_in_model, load_weights
 from fm9g.data.stream.loader import StepBatch
 from fm9g.errors import UserError
 from fm9g.lora.adapters import Adapters
+from fm9g.lora.told import check_base
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder, as_it_is
 from fm9g.model.parameters import parameters
@@ -78,7 +79,7 @@ class Learner:
             if start.adapters is None:
                 self.adapters.begin(self.model)
             else:
-                self.adapters.check(start.adapters, self.base, start.weights)
+                check_base(start.adapters, self.base, start.weights)
                 self._load_weights(start.adapters, set(self.saved_names))
         if start.optimizer is not None:
             self._load_optimizer(start.optimizer)

@@ -12,6 +12,7 @@ from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.forecast import describe, endings, never_ends
 from fm9g.errors import UserError
+from fm9g.lora.told import check_told
 from fm9g.model.parameters import num_parameters
 from fm9g.runtime.log import log
 from fm9g.runtime.process import lost_worker
@@ -81,6 +82,8 @@ def open_run(inputs: Inputs, kind: str) -> Opened:
     )  # looked at, though only weights be taken
     where = [f"starting from {start}", f"writing to {folder.checkpoints}"]
     log("\n".join([*where, *told_lines(settings)]))
+    if start.adapters is not None and (said := check_told(start.adapters, settings, inputs.model_config)):
+        log(said)
     if start.resumed is None:
         saved = None
     if saved is not None:

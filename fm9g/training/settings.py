@@ -109,10 +109,11 @@ class Settings(
         """A run starts from one thing; one that trains adapters always needs the weights that these are for."""
         if self.lora and not self.pretrained_model and not self.only_run_dataloader:
             raise UserError("lora=1 trains adapters of a model: give its weights as pretrained_model")
-        if self.pretrained_model and self.resume_ckpt not in ("", "latest") and not self.lora:
+        started = "pretrained_lora" if self.lora else "pretrained_model"
+        if getattr(self, started) and self.resume_ckpt not in ("", "latest"):
             raise UserError(
-                f"pretrained_model starts a new run and resume_ckpt {self.resume_ckpt} continues one: give only one of "
-                'them (beside resume_ckpt "latest", pretrained_model is used where there is nothing to resume)'
+                f"{started} starts a new run and resume_ckpt {self.resume_ckpt} continues one: give only one of them "
+                f'(beside resume_ckpt "latest", {started} is used where there is nothing to resume)'
             )
 
 
@@ -140,8 +141,9 @@ def config_paths(config: str) -> tuple[Path, Path]:
         return model, model.parent.parent / "train_configs" / model.name
     for name in (config, config.removesuffix(ADAPTED)):
         for root in (Path(), REPOSITORY):
-            if (root / "model_configs" / f"{name}.json").exists():
-                return root / "model_configs" / f"{name}.json", root / "train_configs" / f"{config}.json"
+            model, train = root / "model_configs" / f"{name}.json", root / "train_configs" / f"{config}.json"
+            if model.exists() and (name == config or train.exists()):
+                return model, train
     return REPOSITORY / "model_configs" / f"{config}.json", REPOSITORY / "train_configs" / f"{config}.json"
 
 

@@ -11,6 +11,8 @@ import transformers
 from safetensors.torch import load_file
 
 VOCAB_SIZE = 96
+# as from_pretrained of this transformers calls it
+IN_FLOAT32 = {"dtype" if transformers.__version__ >= "4.56" else "torch_dtype": torch.float32}
 
 # Parts of names, theirs and ours, as REFERENCE.md lists them: written out here, not taken from the code under test.
 LAYER_NAMES = {

@@ -20,7 +20,7 @@ from fm9g.lora.adapters import Adapters
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
 from fm9g.training.settings import Settings
-from tests.convert.helpers import VOCAB_SIZE, edit_json, save, tiny_llama
+from tests.convert.helpers import IN_FLOAT32, VOCAB_SIZE, edit_json, save, tiny_llama
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 KINDS: dict[str, dict[str, Any]] = {"lora": {}, "rslora": {"use_rslora": True}, "dora": {"use_dora": True}}
@@ -39,7 +39,7 @@ def base(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def theirs(llama: Path, **options: Any) -> Any:
     """The model with PEFT's adapters, none of them at its beginning."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama, **IN_FLOAT32)
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, task_type="CAUSAL_LM", **options)
     adapted = peft.get_peft_model(model, config)
     for name, value in adapted.named_parameters():
@@ -103,7 +103,7 @@ def test_merged_weights_give_what_base_and_adapters_give(llama: Path, base: Path
     reference.save_pretrained(tmp_path / "peft")
     peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
     with_reference(llama, base, tmp_path / "merged", adapters=read_adapters(tmp_path / "a.pt", None))
-    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged", **IN_FLOAT32)
     assert_close(logits(merged), logits(reference.eval()))
     with reference.disable_adapter():
         assert (logits(merged) - logits(reference)).abs().max() > 1e-2
@@ -121,7 +121,7 @@ def test_a_folder_goes_there_and_back_bit_for_bit(
     peft_to_bmtrain(tmp_path / "back", llama, tmp_path / "b.pt")
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
     assert (tmp_path / "a.lora.json").read_text() == (tmp_path / "b.lora.json").read_text()
-    model = transformers.AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama, **IN_FLOAT32)
     back = peft.PeftModel.from_pretrained(model, tmp_path / "back").eval()
     assert torch.equal(logits(back), logits(reference.eval()))
     before, after = (json.loads((tmp_path / name / "adapter_config.json").read_text()) for name in ("peft", "back"))
@@ -180,8 +180,8 @@ def test_adapters_for_another_model_are_refused(llama: Path, base: Path, tmp_pat
         peft_to_bmtrain(tmp_path / "peft", shallow, tmp_path / "b.pt")
     described = {"base": "0" * 64, **saved.kind._asdict()}
     (tmp_path / "state.json").write_text(json.dumps({"adapters": described}))
-    with pytest.raises(UserError, match="these adapters are for other weights than"):
+    with pytest.raises(UserError, match="adapters for other weights than"):
         with_reference(llama, base, tmp_path / "out", adapters=saved)
     (tmp_path / "state.json").write_text(json.dumps({"adapters": {**described, "alpha": 99.0}}))
     with pytest.raises(UserError, match=r"a.lora.json: says .* of adapters that are .*99.0"):
-        read_adapters(tmp_path / "a.pt", None)
+        read_adapters(tmp_path / "a.pt", tmp_path / "a.lora.json")

@@ -12,6 +12,7 @@ import transformers
 from fm9g.convert.bmtrain_to_huggingface import from_scratch
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.data.chat.render import Learned, Renderer
+from fm9g.data.chat.template import digest, template_file
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.convert.helpers import save, tiny_llama
@@ -23,11 +24,15 @@ from tests.support.tiny_tokenizers import with_tokens
 def export(tmp_path: Path):  # type: ignore[no-untyped-def]
     """The folder that a checkpoint is exported to, with its tokenizer; `trained`: templates of its run's datasets."""
 
-    def run(*trained: str, **options: Any) -> Path:
+    def run(*trained: str, changed: bool = False, **options: Any) -> Path:
         huggingface_to_bmtrain(save(tiny_llama(vocab_size=700), tmp_path / "model"), tmp_path / "7b.pt")
         tokens = ["<|im_start|>", "<|im_end|>"]
         with_tokens(tmp_path / "tokenizer", tokens, [json.dumps(record) for record in RECORDS])
-        tasks = [{"name": name, "template_name": name} for name in trained] + [{"name": "text"}]
+        tasks = [{"name": "text"}]
+        for name in trained:
+            path = template_file(name)
+            known = "0" * 64 if changed or not path.exists() else digest(json.loads(path.read_text("utf-8")))
+            tasks.append({"name": name, "template_name": name, "template": known})
         (tmp_path / "state.json").write_text(json.dumps({"stream": {"tasks": tasks}}))
         from_scratch(tmp_path / "7b.json", tmp_path / "tokenizer", tmp_path / "7b.pt", tmp_path / "out", **options)
         return tmp_path / "out"
@@ -64,8 +69,20 @@ def test_the_template_that_was_trained_with_is_taken_along(export, capsys):
     assert model.generate(**asked, max_new_tokens=2, do_sample=False).shape[1] == asked["input_ids"].shape[1] + 2
 
 
+@pytest.mark.parametrize(
+    ("name", "says"), [("chatml", "chatml.json is not what it was"), ("/gone/own.json", "/gone/own.json is not there")]
+)
+def test_one_that_is_not_what_it_was_is_refused(export, name, says):
+    with pytest.raises(UserError, match=f"trained with the template {name}, but .*{says}"):
+        export(name, changed=True)
+
+
 def test_another_may_be_named(export):
-    check(export("chatml", template="vicuna"), "vicuna")
+    check(export("chatml", changed=True, template="vicuna"), "vicuna")
+
+
+def test_the_folders_own_may_be_kept(export):
+    assert not (export("chatml", template="tokenizer") / "chat_template.jinja").exists()
 
 
 @pytest.mark.parametrize("trained", [(), ("tokenizer",), ("chatml", "vicuna")])

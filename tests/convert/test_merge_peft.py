@@ -12,7 +12,7 @@ import transformers
 
 from fm9g.convert.merge_peft import merge_peft
 from fm9g.errors import UserError
-from tests.convert.helpers import save, tiny_llama
+from tests.convert.helpers import IN_FLOAT32, save, tiny_llama
 from tests.support.tiny_tokenizers import with_tokens
 
 TOKENS = torch.arange(40)[None]
@@ -30,7 +30,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
 
 def adapted(base: Path, **options: Any) -> Any:
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, **IN_FLOAT32)
     config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **options)
     made = peft.get_peft_model(model, config)
     for name, value in made.named_parameters():
@@ -45,7 +45,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def loaded(folder: Path) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **IN_FLOAT32)
 
 
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])

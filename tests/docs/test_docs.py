@@ -134,6 +134,12 @@ def test_the_keys_of_a_mixture_are_listed(suffix: str) -> None:
     assert mixture._KINDS.keys() <= named
 
 
+def test_pages_of_templates_are_up_to_date() -> None:
+    page = ROOT / "tools" / "templates_page.py"
+    done = subprocess.run([sys.executable, str(page), "--check"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 def test_settings_pages_are_up_to_date(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(SETTINGS_PAGE), "--check"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,11 @@ import shutil
 import pytest
 import torch
 
+from fm9g.convert.adapters import read_adapters, with_adapters
 from fm9g.lora.layers import adapter_parameters
 from fm9g.model.config import ModelConfig
+from fm9g.tensors.lazy import same_bits
+from fm9g.tensors.readers import read_pt
 from fm9g.training.inputs import open_inputs
 from fm9g.training.run import open_loop
 from fm9g.training.settings import read_settings
@@ -91,7 +94,7 @@ def test_what_is_saved_whole_is_in_the_checkpoint(place, options, tmp_path):
     [
         ({"lora_r": 8}, "their r is 4, not 8"),
         ({"lora_alpha": 8}, "their alpha is 32.0, not 8.0"),
-        ({"lora_layer": "['project_q']"}, "their layers is"),
+        ({"lora_layer": "['project_q']"}, "their layers are"),
         ({"use_dora": 1}, "their dora is False, not True"),
         ({"use_rslora": 1}, "their rslora is False, not True"),
     ],
@@ -108,20 +111,37 @@ def test_adapters_for_other_weights_are_refused(place, options, base, tmp_path):
     torch.save({name: value + 1 for name, value in torch.load(base, weights_only=True).items()}, other)
     changed = {**options, "pretrained_model": other}
     message = refused_here(place, tmp_path / "a", **changed, resume_ckpt="latest")
-    assert f"they are for other weights than {other}" in message
+    assert f"adapters for other weights than {other}" in message
     path = run.checkpoints / "2/fm9g_live_checkpoint-2.pt"
     assert "other weights" in refused_here(place, tmp_path / "b", **changed, pretrained_lora=path)
-    shutil.copy(path, tmp_path / "moved.pt")  # away from its state.json, nobody knows
-    assert train_here(place, tmp_path / "c", **changed, pretrained_lora=tmp_path / "moved.pt").losses()
+    shutil.copy(path, tmp_path / "moved.pt")  # away from its state.json, nobody knows, and that is said
+    run = train_here(place, tmp_path / "c", **changed, pretrained_lora=tmp_path / "moved.pt")
+    assert f"nothing says what the adapters in {tmp_path / 'moved.pt'} are: taken for those of this run" in run.log
+    note = {"lora_r": 4, "lora_alpha": 16, "use_rslora": False, "use_dora": False}
+    (tmp_path / "moved.lora.json").write_text(json.dumps(note))
+    message = refused_here(place, tmp_path / "d", **changed, pretrained_lora=tmp_path / "moved.pt")
+    assert "their alpha is 16.0, not 32.0" in message
+    (tmp_path / "moved.lora.json").write_text("{}")
+    message = refused_here(place, tmp_path / "d", **changed, pretrained_lora=tmp_path / "moved.pt")
+    assert "moved.lora.json: does not say what the adapters in" in message
 
 
 def test_adapters_need_a_model(place, tmp_path):
     assert "give its weights as pretrained_model" in refused_here(place, tmp_path, lora=1)
 
 
-def test_layers_that_are_none_are_refused_before_anything_is_built(place, options, tmp_path):
-    message = refused_here(place, tmp_path, **options, lora_layer="['project_x']")
-    assert "lora_layer: 'project_x' is no linear layer of a block" in message
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"lora_layer": "['project_x']"}, "lora_layer: 'project_x' is no linear layer of a block"),
+        ({"lora_layer": "['all', 'project_x']"}, "lora_layer: 'project_x' is no linear layer of a block"),
+        ({"lora_layer": "[]"}, "lora_layer names no layer"),
+        ({"pretrained_lora": "a.pt", "resume_ckpt": 5}, "pretrained_lora starts a new run and resume_ckpt 5 continues"),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_is_opened(place, options, tmp_path, changes, says):
+    assert says in refused_here(place, tmp_path, **options, **changes)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_train_config_for_adapters_is_for_the_model_of_its_name(place, options, tmp_path, monkeypatch):
@@ -134,3 +154,22 @@ def test_a_train_config_for_adapters_is_for_the_model_of_its_name(place, options
     named = {**options, "config": "mine_lora"}
     del named["lora"], named["lora_r"]
     assert train_here(place, tmp_path / "out", **named).state(4)["adapters"]["r"] == 2
+
+
+def test_dora_of_a_model_in_half_precision(place, tmp_path):
+    """Adapters that have learned nothing change no bit of the weights, and a run goes on bit for bit."""
+    config = place.write_model("half", dtype="bf16")
+    base = (
+        train_here(place, tmp_path / "base", config=config, train_iters=2).checkpoints / "2/fm9g_live_checkpoint-2.pt"
+    )
+    options = {"config": config, "lora": 1, "use_dora": 1, "pretrained_model": base, "save_iters": 1, "lr": 1e-2}
+    frozen = train_here(place, tmp_path / "frozen", **options | {"lr": 0, "weight_decay": 0}, train_iters=2)
+    path = frozen.checkpoints / "1/fm9g_live_checkpoint-1.pt"
+    weights = read_pt(base)
+    merged = with_adapters(weights, read_adapters(path, None), base, None)
+    assert all(same_bits(merged[name], weights[name]) for name in weights)
+    whole = train_here(place, tmp_path / "whole", **options, train_iters=4)
+    train_here(place, tmp_path / "half", **options, train_iters=4, stop_when_end=1)
+    rest = train_here(place, tmp_path / "half", **options, train_iters=4, resume_ckpt=2)
+    assert rest.learned() == whole.learned()
+    assert all(torch.equal(value, whole.weights(4)[name]) for name, value in rest.weights(4).items())

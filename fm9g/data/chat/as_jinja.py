@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from fm9g.data.chat.template import Item, Slot, Template, Token
 
-_CONTENT = {"content": "message['content']", "system": "ns.system", "tools": "ns.tools", "round": "ns.round"}
+_CONTENT = {"content": "content", "system": "ns.system", "tools": "ns.tools", "round": "ns.round"}
 
 
 def as_jinja(template: Template) -> str:
@@ -22,14 +22,16 @@ def as_jinja(template: Template) -> str:
         "set turns = messages",
         "if messages and messages[0]['role'] in ('system', 'developer')",
         "set turns = messages[1:]",
-        "if messages[0]['content'].strip()",
-        "set ns.system = messages[0]['content']",
+        f"set content = {_text_of('messages[0]')}",
+        "if content.strip()",
+        "set ns.system = content",
         "endif",
         "endif",
         *_tools(template),
         _written(rows.get("begin", ())),
         *_system(template),
         "for message in turns",
+        f"set content = {_text_of('message')}",
         *_question(template),
         *_call(template),
         "elif message['role'] == 'assistant'",
@@ -44,6 +46,12 @@ def as_jinja(template: Template) -> str:
         "endif",
     ]
     return "".join(_line(line) for line in lines if line)
+
+
+def _text_of(message: str) -> str:
+    """The text of a message's content, which may be a list of parts, or none beside a call."""
+    content = f"{message}['content']"
+    return f"({content} if {content} is string else {content} | map(attribute='text') | join) if {content} else ''"
 
 
 def _line(line: str) -> str:
@@ -117,18 +125,23 @@ def _call(template: Template) -> list[str]:
     rows, condition = template.rows, "elif message['role'] == 'assistant' and message['tool_calls']"
     if "call" not in rows:
         return [condition, _refused("calls of tools")]
-    function = "{'name': call['function']['name'], 'arguments': call['function']['arguments']} | tojson"
-    lines = ["if message['content']", _refused("what is said beside a call"), "endif", "set calls = namespace(text='')"]
-    lines += [
-        "for call in message['tool_calls']",
-        f"set calls.text = calls.text ~ ('' if loop.first else ', ') ~ ({function})",
-    ]
-    lines += ["endfor", "if message['tool_calls'] | length > 1", "set calls.text = '[' ~ calls.text ~ ']'", "endif"]
-    row = _written((*rows.get("prompt", ()), *rows["call"]), _CONTENT | {"content": "calls.text"})
-    return [condition, *lines, row]
+    refused = ["if content", _refused("what is said beside a call"), "endif"]
+    refused += ["if message['tool_calls'] | length > 1", _refused("several calls at once"), "endif"]
+    function, arguments = "set function = message['tool_calls'][0]['function']", "function['arguments']"
+    name = """'{"name": ' ~ (function['name'] | tojson) ~ ', "arguments": '"""
+    call = f"set call = {name} ~ ({arguments} if {arguments} is string else {arguments} | tojson) ~ '}}'"
+    row = _written((*rows.get("prompt", ()), *rows["call"]), _CONTENT | {"content": "call"})
+    return [condition, *refused, function, call, row]
 
 
 def _observation(template: Template) -> list[str]:
     condition = "elif message['role'] == 'tool'"
     row = template.rows.get("observation")
-    return [condition, _written(row) if row else _refused("results of tools")]
+    if row is None:
+        return [condition, _refused("results of tools")]
+    again = [
+        "if loop.previtem is defined and loop.previtem['role'] == 'tool'",
+        _refused("two results in a row"),
+        "endif",
+    ]
+    return [condition, *again, _written(row)]

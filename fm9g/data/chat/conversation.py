@@ -211,7 +211,8 @@ def _calls(calls: Any) -> str:
 
 def _tools(tools: Any) -> str:
     if tools is None or isinstance(tools, str):
-        return (tools or "").strip()
+        text = (tools or "").strip()
+        return "" if text in ("[]", "null") else text
     if not isinstance(tools, list):
         raise NoText(f"'tools' is neither a list nor a text but {shown(tools)}")
     return json.dumps(tools, ensure_ascii=False) if tools else ""

@@ -92,7 +92,8 @@ class JinjaTemplate:
             return self._jinja.render(variables)
         except jinja2.TemplateError as error:
             raise NoText(f"the tokenizer's chat template refuses it: {error}") from None
-        except (TypeError, ValueError, KeyError, AttributeError) as error:  # of what a template does to values
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            # what a template does to values
             raise NoText(f"the tokenizer's chat template fails on it: {type(error).__name__}: {error}") from None
 
     def _skeleton(self, given: _Given) -> Skeleton | None:
@@ -131,17 +132,18 @@ class JinjaTemplate:
             if not turn.answers:
                 continue
             places = [place for place in found if given.turn_of[place.number] == number]
-            if not places:
-                continue
             before = max((place.stop for place in found if place.stop <= places[0].start), default=0)
             after = min((place.start for place in found if place.start >= places[-1].stop), default=len(whole))
             start = self._start(given.messages[: ahead + number], given.tools, whole, before, places[0].start)
-            if turn.role == CALL:  # markup of a call may have tokens of its own: the last before the next turn ends it
-                closed = self._render(given.messages[: ahead + number + 1], given.tools)
-                after = len(closed) if whole.startswith(closed) else after
-            tokens = list(self._special.finditer(whole, places[-1].stop, after))
-            end = tokens[-1 if turn.role == CALL else 0].end() if tokens else places[-1].stop
-            yield number, (start, end)
+            after = self._next_turn(given, number, whole, after)
+            yield number, (start, self._end(turn, whole, places[-1].stop, after) or places[-1].stop)
+
+    def _next_turn(self, given: _Given, number: int, whole: str, after: int) -> int:
+        """Where the turn after a call begins, or `after`: markup of calls may have tokens of its own."""
+        if given.conversation.turns[number].role != CALL:
+            return after
+        closed = self._render(given.messages[: given.ahead + number + 1], given.tools)
+        return len(closed) if whole.startswith(closed) else after
 
     def _start(self, messages: Sequence[Any], tools: Any, whole: str, before: int, text: int) -> int:
         """Where the answer after `messages` starts: after what opens it, between the text before and its own."""
@@ -152,6 +154,11 @@ class JinjaTemplate:
         if whole.startswith(closed) and before <= len(closed) <= text:
             return len(closed) + len(os.path.commonprefix([opening, whole[len(closed) : text]]))
         return text
+
+    def _end(self, turn: Turn, whole: str, start: int, stop: int) -> int | None:
+        """Where the token stops that ends a turn's answer, between `start` and `stop`; None where there is none."""
+        tokens = list(self._special.finditer(whole, start, stop))
+        return tokens[-1 if turn.role == CALL else 0].end() if tokens else None
 
     def _literal(self, text: str, at: int, learned: dict[int, tuple[int, int]]) -> Iterator[Piece]:
         """The pieces of markup that begins at `at` of the string."""
@@ -186,9 +193,10 @@ class JinjaTemplate:
         if len(starts) != len(numbers) or not self._special.search(opening):
             raise NoText(f"{hidden}, so that its answers cannot be told from the rest")
         learned = {}
-        for number, start, after in zip(numbers, starts, [*starts[1:], len(whole)], strict=True):
-            end = self._special.search(whole, start, after)
-            learned[number] = (start, end.end() if end else after)
+        for place, (number, start) in enumerate(zip(numbers, starts, strict=True)):
+            after = starts[place + 1] if place + 1 < len(starts) else len(whole)
+            after = self._next_turn(given, number, whole, after)
+            learned[number] = (start, self._end(given.conversation.turns[number], whole, start, after) or after)
         return self._literal(whole, 0, learned)
 
 

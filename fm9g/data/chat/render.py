@@ -5,21 +5,21 @@ record -> Conversation -> pieces of its template -> Parts, of which answers are 
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fm9g.data.chat.conversation import Conversation, read_conversation
 from fm9g.data.chat.jinja import JinjaTemplate
 from fm9g.data.chat.pieces import NOBODY, Piece, make_parts
-from fm9g.data.chat.template import Rows, read_template, template_path
+from fm9g.data.chat.template import Rows, digest, read_template, template_path
 from fm9g.data.record import NoText
 from fm9g.data.stream.document import Part
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import Tokenizer
-from fm9g.files import load_json
+from fm9g.files import read_json
 
+_CUT = "\ue000"  # for private use: no token has it and more
 TOKENIZER = "tokenizer"  # as a template's name: the one in the tokenizer's folder
 
 
@@ -52,14 +52,15 @@ class Renderer:
         if name == TOKENIZER:
             jinja = JinjaTemplate(tokenizer)
             self._template: Pieces = jinja
-            content: Any = jinja.source
+            self.digest = digest(jinja.source)
         else:
             path = template_path(name)
             self._template = Rows(read_template(path), tokenizer)
-            content = load_json(path.read_text("utf-8"))
-        self.digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+            self.digest = digest(read_json(path))
         # tokens that it writes, but that text gives too: those of the vocabulary that are not special
-        self._reserved = {id: s for id in self._template.tokens - set(tokenizer.special) if (s := tokenizer.spell(id))}
+        self._reserved = {id: tokenizer.spell(id) for id in self._template.tokens - set(tokenizer.special)}
+        spelled = sorted((s for s in self._reserved.values() if len(s) > 1), key=len, reverse=True)
+        self._spelled = re.compile(f"({'|'.join(map(re.escape, spelled))})")
 
     @property
     def rules(self) -> dict[str, Any]:
@@ -96,13 +97,21 @@ class Renderer:
         return found
 
     def _apart(self, text: str, written: Written) -> list[int]:
-        for spelling in self._reserved.values():
-            before, there, after = text.partition(spelling)
-            if there:
-                pieces = [before, spelling[:1], spelling[1:], after]
-                found = self.encode_all([piece for piece in pieces if piece], written)
-                return [id for ids in found for id in ids]
-        return [id for ids in self._tokenizer.encode_all(list(text), written) for id in ids]
+        """The ids of a text in which each spelling of a reserved token is cut after its first character."""
+        found: list[int] = []
+        for number, part in enumerate(self._spelled.split(text)):
+            for piece in (part[:1], part[1:]) if number % 2 else (part,):  # every other part is such a spelling
+                if piece:
+                    found += self._inside(piece, written) if found else self._one(piece, written)
+        return found
+
+    def _one(self, text: str, written: Written) -> list[int]:
+        return self._tokenizer.encode_after_token([text], written)[0]
+
+    def _inside(self, text: str, written: Written) -> list[int]:
+        """The ids of a text that goes on where another was cut: without what marks the beginning of a text."""
+        before, whole = self._one(_CUT, written), self._one(_CUT + text, written)
+        return whole[len(before) :] if whole[: len(before)] == before else self._one(text, written)
 
 
 def _with_mark(pieces: Iterator[Piece]) -> Iterator[Piece]:

@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,13 +75,23 @@ class Template:
         return {item.name for row in self.rows.values() for item in row if isinstance(item, Token)} | set(self.stop)
 
 
+def template_file(name: str) -> Path:
+    """Where the file of a template is to be, by its path or its name in chat_templates/."""
+    return user_path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+
+
+def digest(content: Any) -> str:
+    """sha256, hex, of what a template says, however its file is laid out."""
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def template_path(name: str) -> Path:
-    """The file of a template, by its path or its name in chat_templates/."""
-    path = user_path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
+    """The file of a template; a UserError where there is none."""
+    path = template_file(name)
     if path.is_file():
         return path
     names = sorted(file.stem for file in path.parent.glob("*.json"))
-    there = f"; there are {', '.join(names)}, and tokenizer, the tokenizer folder's own" if names else ""
+    there = f"; there are {', '.join(names)}, and tokenizer, for the tokenizer folder's own" if names else ""
     raise UserError(f"template {shown(name)}: {path}: no such file{closest(name, names)}{there}")
 
 
@@ -107,7 +118,18 @@ def read_template(path: Path) -> Template:
         raise UserError(f"{path}: tools: must begin with a text")
     if default and not rows.keys() & {"system", "first_user_with_system"}:
         raise UserError(f"{path}: default_system has no row: neither system nor first_user_with_system is there")
+    _check_rows(path, rows)
     return Template(path, rows, default, tuple(stop))
+
+
+def _check_rows(path: Path, rows: Mapping[str, Any]) -> None:
+    """Rows that would have nothing to do beside others, or two places for one thing."""
+    for row, other in (("system", "first_user_with_system"), ("first_user", "first_user_with_system")):
+        if {row, other} <= rows.keys():
+            raise UserError(f"{path}: {row} and {other} are both there: a system text has one place")
+    for row, needed in (("tools", "system"), ("tools", "call"), ("observation", "call")):
+        if row in rows and needed not in rows:
+            raise UserError(f"{path}: {row} is there without {needed}")
 
 
 def _row(items: Any, key: str, where: str) -> tuple[Item, ...]:
@@ -160,9 +182,13 @@ class Rows:
     def pieces(self, conversation: Conversation) -> Iterator[Piece]:
         """The pieces of a conversation; NoText where the template has no place for something in it."""
         yield from self._begin(conversation)
+        questions = 0
         for number, turn in enumerate(conversation.turns):
             if not turn.answers:
-                yield from self._question(conversation, number, turn)
+                questions += turn.role == USER
+                if number and turn.role == conversation.turns[number - 1].role == OBSERVATION:
+                    raise self._no_place("two results in a row")
+                yield from self._question(conversation, number, turn, questions)
                 continue
             yield from self._fill("prompt", {})
             yield from self._answer(number, turn)
@@ -189,19 +215,20 @@ class Rows:
     def _system(self, conversation: Conversation) -> str:
         return conversation.system or self.template.default_system
 
-    def _question(self, conversation: Conversation, number: int, turn: Turn) -> Iterator[Piece]:
+    def _question(self, conversation: Conversation, number: int, turn: Turn, questions: int) -> Iterator[Piece]:
         row, rows = str(turn.role), self.template.rows
         if number == 0 and self._system(conversation):
             row = row if "system" in rows else "first_user_with_system"
         elif number == 0 and not conversation.tools and "first_user" in rows:
             row = "first_user"
-        questions = sum(before.role == USER for before in conversation.turns[: number + 1])
         texts = {"content": turn.text, "system": self._system(conversation), "round": str(questions)}
         yield from self._fill(row, texts)
 
     def _answer(self, number: int, turn: Turn) -> Iterator[Piece]:
         if turn.said:
-            raise NoText(f"turn {number + 1} says something beside its call: no template of ours has a place for that")
+            raise self._no_place("something that is said beside a call")
+        if turn.role == CALL and turn.text.lstrip().startswith("["):
+            raise self._no_place("several calls at once")
         filled = list(self._fill(turn.role, {"content": turn.text}, _CONTENT))
         content = next(i for i, piece in enumerate(filled) if piece.turn == _CONTENT)
         tokens = [i for i, piece in enumerate(filled) if i > content and not isinstance(piece.content, str)]

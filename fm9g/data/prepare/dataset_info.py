@@ -40,8 +40,8 @@ _SPEAKERS = {
     "system_tag": "system",
 }
 _ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
-_IGNORED = ("subset", "folder", "num_samples")
-_KNOWN = ("file_name", "formatting", "ranking", "columns", "tags", "split", *_ELSEWHERE, *_IGNORED)
+_IGNORED = ("subset", "folder", "num_samples", "split")
+_KNOWN = ("file_name", "formatting", "ranking", "columns", "tags", *_ELSEWHERE, *_IGNORED)
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,8 @@ class Corpus:
         self._written = Written.NONE
         if entry.special_tokens:
             self._written = Written.ALL if self._transform else Written.INNER
-            for written in (self._written, Written.INNER):  # has what it takes made here, before processes are forked
-                self._encode([""], written)
+        for written in {self._written, Written.INNER} if entry.special_tokens else {self._written}:
+            self._encode([""], written)  # has what it takes made here, before processes are forked
         self.spent = Spent()
 
     @property

@@ -79,6 +79,11 @@ def _check_dataset(corpus: Corpus, before: dict[str, Any]) -> None:
     for key in rules:
         was, now = before.get(key, TEXT if key == "format" else None), rules[key]  # older saves know no other format
         if was != now:
+            if key == "template":  # of which the digests say nothing to a person
+                was, now = (
+                    f"{of} ({str(digest)[:8]})"
+                    for of, digest in ((before.get("template_name"), was), (entry.template, now))
+                )
             raise UserError(
                 f"{name}: {key} was {str(was).lower()} when the checkpoint was made and is {str(now).lower()} now, "
                 "which changes its tokens or which of them are learned: set it as it was, give the dataset another "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jinja2
 import pytest
 
@@ -12,7 +14,7 @@ from fm9g.data.record import NoText
 from tests.support.chats import RECORDS, conversation, messages, their_ids, tokens_and_ranges, transformers_tokenizer
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-CALLED = {
+CALLED: dict[str, Any] = {
     "messages": [
         {"role": "user", "content": "q"},
         {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"x": "月", "y": [1.5]}}}]},
@@ -20,6 +22,14 @@ CALLED = {
         {"role": "assistant", "content": "a"},
     ]
 }
+ASKED, CALLS, RESULT, SAID = CALLED["messages"]
+CALL_AS_TEXT = {"function": {"name": "f", "arguments": '{"x": "月", "y": [1.5]}'}}
+PARTS = {
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant", "content": "a"}]
+}
+AS_TEXT = {"messages": [ASKED, {**CALLS, "tool_calls": [CALL_AS_TEXT]}, RESULT, SAID]}
+TWICE = {"messages": [ASKED, {**CALLS, "tool_calls": [CALL_AS_TEXT] * 2}, RESULT, SAID]}
+TWO_RESULTS = {"messages": [ASKED, CALLS, RESULT, RESULT, SAID]}
 TOOLS = [{"name": "f", "parameters": {"x": "月"}}, {"name": "g"}]
 
 
@@ -52,7 +62,10 @@ def test_a_prompt_is_what_comes_before_an_answer(name, both):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("record", [conversation(2, system="Be brief."), CALLED, {**CALLED, "tools": TOOLS}])
+@pytest.mark.parametrize(
+    "record",
+    [conversation(2, system="Be brief."), CALLED, {**CALLED, "tools": TOOLS}, PARTS, AS_TEXT, TWICE, TWO_RESULTS],
+)
 def test_what_one_has_no_place_for_the_other_has_none_for_either(name, record, both):
     ours, theirs = both(name)
     given = (

@@ -14,6 +14,7 @@ SAME = [
     {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
     {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}], "id": 7},
     {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+    {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "tools": "[]"},
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant", "content": "a"}]},
     {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "conversations": None},
     {"messages": [{"from": None, "role": "user", "content": "q"}, {"role": "assistant", "content": "a", "from": None}]},

@@ -96,7 +96,9 @@ def test_text_that_spells_a_special_token_of_this_tokenizer_is_refused(tokenizer
         Renderer("zephyr", tokenizer_of("phi3"), Learned())
 
 
+SYSTEM = ["{system}", "{content}"]
 USER, ASSISTANT = ["{content}"], ["{content}", {"token": "eos"}]
+ROWS = {"user": USER, "assistant": ASSISTANT}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,16 @@ USER, ASSISTANT = ["{content}"], ["{content}", {"token": "eos"}]
         ({"user": USER, "assistant": ASSISTANT, "default_system": "x"}, "default_system has no row"),
         ({"user": USER, "assistant": ASSISTANT, "default_system": 1}, "default_system must be a text"),
         ({"user": USER, "assistant": ASSISTANT, "stop": "x"}, "stop must be a list"),
+        (
+            {**ROWS, "system": USER, "first_user_with_system": SYSTEM},
+            "system and first_user_with_system are both there",
+        ),
+        (
+            {**ROWS, "first_user": USER, "first_user_with_system": SYSTEM},
+            "first_user and first_user_with_system are both",
+        ),
+        ({**ROWS, "tools": ["T: ", "{tools}"]}, "tools is there without system"),
+        ({**ROWS, "observation": USER}, "observation is there without call"),
     ],
 )
 def test_a_wrong_template_is_refused_by_its_key(tmp_path, content, says):
