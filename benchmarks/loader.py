@@ -39,9 +39,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from benchmarks.common import TEXTS_AT_ONCE, TOKENS, Contestant, Meter, rates, serve, write_many_records
 from benchmarks.loader_against import compare
 from benchmarks.loader_corpus import SEED, train_on, write_corpus
+from fm9g.data.example import Example
 from fm9g.data.index.build import Options, build
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.document import Example
 from fm9g.data.stream.loader import Loader, Plan, StepStream
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.prefetch import Prefetcher

@@ -113,7 +113,7 @@ class RunStream:
             started = time.perf_counter()
             batch = next(iterator)
             waited = time.perf_counter() - started
-            flops = step_flops(self.inputs.model_config, batch)
+            flops = step_flops(self.inputs.model_config, batch, self.inputs.settings.lora)
             counts = count_step(batch, units(batch), self._loader.exhausted, flops)
             if counts.exhausted and not counts.all_places:
                 self.ended = True

@@ -32,8 +32,11 @@ PEAKS = {
 _MEASURED_SIZE = 8192
 
 
-def model_flops(config: ModelConfig, tokens: int, squares: int) -> float:
+def model_flops(config: ModelConfig, tokens: int, squares: int, frozen: bool = False) -> float:
     """Model FLOPs of training on some tokens, forward and backward, recomputation not counted.
+
+    `frozen`: of a model that stays as it is, beside which small adapters learn; 4 instead of 6, for there are no
+    gradients of weights.
 
     6 for each parameter but the input embedding and token (Kaplan et al., https://arxiv.org/abs/2001.08361),
     and 6 · heads · dim_head · length² for the causal attention of each document and layer; `squares` is the sum of
@@ -42,18 +45,18 @@ def model_flops(config: ModelConfig, tokens: int, squares: int) -> float:
     # a tied embedding is the head, too
     multiplied = count(parameters(config), without=() if config.tie_lm_head else ("embedding",))
     attention = 6 * config.num_layers * config.num_heads * config.dim_head * squares
-    return 6.0 * multiplied * tokens + attention
+    return (4.0 if frozen else 6.0) * multiplied * tokens + attention
 
 
-def step_flops(config: ModelConfig, batch: StepBatch) -> float:
-    """Model FLOPs of this rank's part of a step."""
+def step_flops(config: ModelConfig, batch: StepBatch, frozen: bool = False) -> float:
+    """Model FLOPs of this rank's part of a step; `frozen` as in model_flops."""
     squares = sum(
         length * length
         for strip in batch.strips
         for length, task in zip(strip.lengths, strip.tasks, strict=True)
         if task != PADDING_TASK
     )
-    return model_flops(config, sum(batch.tokens), squares)
+    return model_flops(config, sum(batch.tokens), squares, frozen)
 
 
 def data_sheet_peak(device: str) -> float | None:

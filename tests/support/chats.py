@@ -7,7 +7,8 @@ from typing import Any
 from fm9g.data.chat.conversation import read_conversation
 from fm9g.data.chat.render import Renderer, beginnings
 from fm9g.data.chat.template import FOLDER, read_template
-from fm9g.data.stream.document import Document, Example, Skip, make_document
+from fm9g.data.example import Example
+from fm9g.data.stream.document import Document, Skip, make_document
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import Tokenizer
 

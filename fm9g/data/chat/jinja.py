@@ -74,7 +74,13 @@ class JinjaTemplate:
     def pieces(self, conversation: Conversation) -> Iterator[Piece]:
         """The pieces of a conversation; NoText where the template refuses it, or hides what is whose."""
         given = _Given(conversation)
-        whole = self._render(given.messages, given.tools)
+        try:
+            whole = self._render(given.messages, given.tools)
+        except NoText:
+            if all(turn.role != CALL for turn in conversation.turns):
+                raise
+            given = _Given(conversation, texts=True)  # some templates take arguments for texts of JSON
+            whole = self._render(given.messages, given.tools)
         skeleton = self._skeleton(given)
         if skeleton is not None:
             pieces = [_filled(item, given.texts) for item in skeleton]
@@ -108,7 +114,7 @@ class JinjaTemplate:
         return self._skeletons[given.shape]
 
     def _make_skeleton(self, given: _Given) -> Skeleton | None:
-        marked = _Given(given.conversation, marked=True)
+        marked = _Given(given.conversation, marked=True, texts=given.as_texts)
         whole = self._render(marked.messages, marked.tools)
         found = _find(whole, marked.texts)
         if found is None:
@@ -235,10 +241,10 @@ def _filled(item: Piece | _Text, texts: Sequence[str]) -> Piece:
 
 class _Given:
     """A conversation as a template is given it, and its texts in the order in which they are met; `marked`: with marks
-    in their places."""
+    in their places; `texts`: arguments of calls as texts of JSON."""
 
-    def __init__(self, conversation: Conversation, marked: bool = False) -> None:
-        self.conversation, self._marked = conversation, marked
+    def __init__(self, conversation: Conversation, marked: bool = False, texts: bool = False) -> None:
+        self.conversation, self._marked, self.as_texts = conversation, marked, texts
         self.texts: list[str] = []
         self.turn_of: list[int] = []  # of each text
         self._turn = NOBODY
@@ -254,7 +260,11 @@ class _Given:
     def shape(self) -> tuple[Any, ...]:
         """What a skeleton depends on."""
         tools = -1 if self.tools is None else len(self.tools)
-        return tools, *((m["role"], bool(m["content"]), len(m.get("tool_calls", ()))) for m in self.messages)
+        return (
+            tools,
+            self.as_texts,
+            *((m["role"], bool(m["content"]), len(m.get("tool_calls", ()))) for m in self.messages),
+        )
 
     def _text(self, text: str, kind: str = "text") -> str:
         if self._marked:
@@ -267,6 +277,9 @@ class _Given:
         """A value that a template writes as JSON."""
         text = self._text(_as_json(value), "json")
         return text if self._marked else value
+
+    def _arguments(self, value: Any) -> Any:
+        return self._text(_as_json(value)) if self.as_texts else self._json(value)
 
     def _tools(self, text: str) -> list[Any] | None:
         if not text:
@@ -287,7 +300,8 @@ class _Given:
             raise NoText('a call is no JSON of {"name", "arguments"}, which the tokenizer\'s chat template needs')
         said = self._text(turn.said) if turn.said else ""
         functions = [
-            {"name": self._text(call["name"]), "arguments": self._json(call.get("arguments", {}))} for call in calls
+            {"name": self._text(call["name"]), "arguments": self._arguments(call.get("arguments", {}))}
+            for call in calls
         ]
         called = [{"type": "function", "function": function} for function in functions]
         return {"role": "assistant", "content": said, "tool_calls": called}

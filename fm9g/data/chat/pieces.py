@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from fm9g.data.stream.document import Part
+from fm9g.data.example import Part
 
 NOBODY = -1
 

@@ -1,4 +1,4 @@
-"""From a conversation to the parts of a document: the one way for training, generation and serving.
+"""From a conversation to the parts of a document.
 
 record -> Conversation -> pieces of its template -> Parts, of which answers are learned
 """
@@ -13,8 +13,8 @@ from fm9g.data.chat.conversation import Conversation, read_conversation
 from fm9g.data.chat.jinja import JinjaTemplate
 from fm9g.data.chat.pieces import NOBODY, Piece, make_parts
 from fm9g.data.chat.template import Rows, digest, read_template, template_path
+from fm9g.data.example import Part
 from fm9g.data.record import NoText
-from fm9g.data.stream.document import Part
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import Tokenizer
 from fm9g.files import read_json

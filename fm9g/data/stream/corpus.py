@@ -23,9 +23,10 @@ from typing import Any
 
 from fm9g.commandline import command
 from fm9g.data.chat.render import ANSWERS_ALONE, Learned, Renderer
+from fm9g.data.example import Example, Ids
 from fm9g.data.index.dataset import DamagedRecord, IndexedDataset
 from fm9g.data.record import NoText, record_name
-from fm9g.data.stream.document import Document, Example, Ids, Skip, make_document
+from fm9g.data.stream.document import Document, Skip, make_document
 from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Generation, RecordOrder
 from fm9g.data.stream.record_formats import RECORD_FORMATS, TEXT, Reading, text_example

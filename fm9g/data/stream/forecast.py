@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fm9g.data.example import Example, Ids
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.document import Document, Example, Ids, Skip
+from fm9g.data.stream.document import Document, Skip
 from fm9g.data.tokens.sample import estimate, spread
 from fm9g.data.tokens.survey import Survey
 from fm9g.data.tokens.tokenizer import Tokenizer

@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
+from fm9g.data.example import Example, Ids
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.document import Document, Example, Ids, Sequence, Skip
+from fm9g.data.stream.document import Document, Sequence, Skip
 from fm9g.data.stream.fills import deal
 from fm9g.data.stream.lane_state import NONE, LaneState
 from fm9g.data.stream.order import unit_interval

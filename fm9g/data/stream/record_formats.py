@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fm9g.data.chat.render import Renderer, beginnings
+from fm9g.data.example import Example, Part
 from fm9g.data.record import plain_text, quick_text
-from fm9g.data.stream.document import Example, Part
 from fm9g.data.tokens.tokenizer import Tokenizer
 
 

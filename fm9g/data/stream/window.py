@@ -8,9 +8,10 @@ it are taken.
 
 from __future__ import annotations
 
+from fm9g.data.example import Example
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.stream.corpus import Corpus
-from fm9g.data.stream.document import Document, Example, Skip
+from fm9g.data.stream.document import Document, Skip
 from fm9g.data.stream.lane_state import NONE
 
 WINDOW = 32  # enough to fill 98 % of a row of four average documents; a mask of so many bits fits the state

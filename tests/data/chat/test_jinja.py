@@ -136,6 +136,44 @@ def test_arguments_may_be_json_in_a_text(opened):
     assert tokens_and_ranges(renderer, called(text)) == tokens_and_ranges(renderer, called())
 
 
+AS_TEXT = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' }}{% if m.tool_calls %}{% for c in m.tool_calls %}"
+    "{{ c.function.name + ' ' + c.function.arguments + '<|eot_id|>' }}{% endfor %}{% else %}{{ m.content }}{% endif %}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
+def test_a_template_may_take_arguments_for_text_and_have_tokens_in_calls(opened):
+    renderer, tokenizer, _ = opened("chatml", AS_TEXT)
+    record = {"messages": [m for m in called()["messages"] if m.get("content") != "Let me see."][:4]}
+    _, ranges = tokens_and_ranges(renderer, record)
+    call = 'weather {"city": "北京", "days": [1, 2]}'
+    assert [tokenizer.decode(found[:-1]) for found in ranges] == [call, "No."]
+    assert {found[-1] for found in ranges} == {tokenizer.id_of("<|im_end|>")}
+    assert ranges[0][-2] == tokenizer.id_of("<|eot_id|>")
+
+
+THINKING_CALLS = AS_TEXT.replace("m.content }}", "m.content.split('</think>')[-1] }}").replace(
+    "c.function.arguments", "(c.function.arguments | tojson)"
+)
+
+
+def test_calls_are_learned_to_their_last_token_where_texts_are_looked_into(opened):
+    renderer, tokenizer, _ = opened("chatml", THINKING_CALLS)
+    record = {"messages": called()["messages"][:4]}
+    record["messages"][3] = {"role": "assistant", "content": "<think>hm</think>No."}
+    _, ranges = tokens_and_ranges(renderer, record)
+    assert [tokenizer.decode(found[:-1]) for found in ranges] == ['weather {"city": "北京", "days": [1, 2]}', "No."]
+    assert [found[-1] for found in ranges] == [tokenizer.id_of("<|im_end|>")] * 2
+
+
+@pytest.mark.parametrize("expression", ["1 // 0", "range(10 ** 9)", "messages[99].role.x", "[][0].x.y"])
+def test_whatever_a_template_does_is_told_of_the_record(opened, expression):
+    renderer, _, _ = opened("chatml", f"{{{{ {expression} }}}}")
+    with pytest.raises(NoText, match=r"chat template (fails on|refuses) it"):
+        renderer.parts(conversation(1))
+
+
 def test_our_template_calls_tools_alike(opened):
     renderer, tokenizer, _ = opened("qwen", QWEN)
     record = {**called(), "messages": called()["messages"][:4]}

@@ -3,7 +3,8 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fm9g.data.stream.document import Document, Example, Part, Skip, make_document
+from fm9g.data.example import Example, Part
+from fm9g.data.stream.document import Document, Skip, make_document
 
 ENDS = [1, 2]  # tokens that no text can spell, and that a transform may have written
 ids_of_text = st.lists(st.sampled_from([*ENDS, 5, 6, 7]), max_size=4)

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
+from fm9g.data.example import Example, Part
 from fm9g.data.record import NoText
-from fm9g.data.stream.document import Example, Part
 from fm9g.data.stream.loader import Loader, Plan
 from fm9g.data.stream.mixture import read_mixture
 from fm9g.data.stream.record_formats import RECORD_FORMATS, RecordFormat
