@@ -115,6 +115,14 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a small file; a UserError for one that is none."""
+    try:
+        return Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a file of UTF-8 text ({error})") from None
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a small text file atomically."""
     with atomic_file(path) as temporary:

@@ -20,6 +20,7 @@ from fm9g.tensors.readers import map_tensors
 from fm9g.tensors.writers import write_pt
 
 SAFETENSORS_NAMES = {dtype.torch: name for name, dtype in DTYPES.items()}
+ADAPTERS = ".lora."  # in the names of adapters' tensors
 WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
 
 
@@ -64,6 +65,9 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
     missing = [f"missing {name} {list(expected[name])}" for name in expected if name not in weights]
     unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in expected]
     loaded = {name: weights[name] for name in expected if name in weights}
+    if not loaded:
+        what = "adapters" if any(ADAPTERS in name for name in expected) else "weights of this model"
+        missing, unexpected, strict = [f"it holds no {what}"], unexpected[:3], True
     misfits = [
         f"{name}: the file has {list(weight.shape)}, the model {list(expected[name])}"
         for name, weight in loaded.items()
@@ -77,6 +81,8 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
         problems = misfits + missing + unexpected
         listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
         hint = "" if misfits else " (strict_state_dict=0 loads the rest)"
+        if any(ADAPTERS in name for name in weights) and not any(ADAPTERS in name for name in expected):
+            hint = ": it holds adapters, for runs with lora=1"
         raise UserError(f"{path} does not fit the model{hint}:\n  {listed}")
     dtypes = {name: param.dtype for name, param in model.named_parameters()}
     wrong = _first_on_any_rank(_fault_in_share(loaded, dtypes))

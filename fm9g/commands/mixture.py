@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fm9g.commandline import parse_flags, path
+from fm9g.data.chat.render import TOKENIZER
+from fm9g.data.chat.template import read_template, template_path
 from fm9g.data.index.build import build
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.prepare.dataset_info import Described, describe, write_records
@@ -37,6 +39,8 @@ def main() -> None:
     add("--output", type=path, required=True, help="the mixture to write, dataset_config/X.json")
     add("--template", default="tokenizer", help="of the conversations (default: tokenizer, its folder's own)")
     arguments = parse_flags(parser)
+    if arguments.template != TOKENIZER:
+        read_template(template_path(arguments.template))
     names = [name.strip() for name in arguments.dataset.split(",") if name.strip()]
     if len(set(names)) < len(names) or not names:
         raise UserError(f"dataset: {arguments.dataset!r} names a dataset twice, or none")

@@ -33,6 +33,8 @@ def adapters_to_peft(
         assert model_config is not None
         config = ModelConfig.from_json(model_config)
         family = family_for(config, str(model_config))
+    if reference is not None and target.resolve() == reference.resolve():
+        raise UserError(f"{target}: is the model's own folder; choose another one to save to")
     _check_shapes(saved.tensors(), config, saved.path)
     check_output_folder(target, overwrite)
     with new_folder(target, overwrite) as folder:

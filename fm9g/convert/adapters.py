@@ -52,20 +52,22 @@ def read_adapters(path: Path, config: Path | None) -> SavedAdapters:
     """The adapters in `path`. What they are is told by `config`, a train config with lora_r, lora_alpha and the like,
     by the state.json of the run that saved them, or both, which must agree."""
     tensors, told = read_pt(path), told_of(path)
+    layers = {name.removesuffix(f".{LORA_A}") for name in tensors if name.endswith(f".{LORA_A}")}
+    if not layers:
+        raise UserError(f"{path}: holds no adapters (no …{LORA_A})")
     settings = None if config is None else _settings(config)
     if settings is not None:
         kind, dropout = settings.kind, settings.lora_dropout
     elif told is not None:
         kind, dropout = told.kind, told.dropout
     else:
-        raise UserError(f"{path}: what these adapters are is not known: give the train config of their run")
+        raise UserError(
+            f"{path}: what these adapters are is not known: give the train config of their run (--lora-config-path)"
+        )
     if told is not None and told.kind != kind:
         raise UserError(
             f"{config}: says {_shown(kind)} of adapters that are {_shown(told.kind)} ({told.where}): {path}"
         )
-    layers = {name.removesuffix(f".{LORA_A}") for name in tensors if name.endswith(f".{LORA_A}")}
-    if not layers:
-        raise UserError(f"{path}: holds no adapters (no …{LORA_A})")
     parts = {LORA_A, LORA_B} | ({MAGNITUDE} if kind.dora else set())
     wanted = {f"{layer}.{part}" for layer in layers for part in parts}
     if missing := sorted(wanted - tensors.keys()):

@@ -31,9 +31,13 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
     `resize`: embeddings and head that have fewer rows than the tokenizer has tokens get more, the mean of those that
     are there. UserError for adapters that are not for this model.
     """
+    if target.resolve() in (base.resolve(), peft_dir.resolve(), tokenizer.resolve()):
+        raise UserError(f"{target}: is a folder to read from; choose another one to save to")
     check_output_folder(target, overwrite)
     peft, weights = read_peft(peft_dir), dict(read_huggingface_folder(base))
     config = read_json(base / "config.json")
+    if config.get("tie_word_embeddings") and peft.whole:
+        raise UserError(f"{peft_dir}: {next(iter(peft.whole))} was trained untied, but {base} ties embedding and head")
     tokens = load_tokenizer(tokenizer).vocab_size
     for layer, adapter in peft.adapters.items():
         name = f"{layer}.weight"

@@ -53,6 +53,9 @@ def read_peft(folder: Path) -> SavedAdapters:
     for key, neutral in _NEUTRAL.items():
         if config.get(key) not in neutral:
             raise UserError(f"{where}: {key}={shown(config[key])} is not supported")
+    for key, value in config.items():
+        if key.startswith("use_") and value and key not in ("use_rslora", "use_dora"):
+            raise UserError(f"{where}: {key}={shown(value)} is not supported")
     init = config.get("init_lora_weights")
     if isinstance(init, str) and init.startswith(_CHANGES_THE_BASE):
         raise UserError(f"{where}: init_lora_weights={init!r} changed the base, too: save it from PEFT as plain LoRA")
@@ -65,7 +68,8 @@ def read_peft(folder: Path) -> SavedAdapters:
     if not layers:
         raise UserError(f"{folder}: holds no adapters (no …lora_A.weight)")
     adapters = {layer: _adapter(tensors, layer, kind, folder) for layer in layers}
-    held = {f"{layer}.{part}" for layer in layers for part in _PARTS.values()}
+    parts = [theirs for part, theirs in _PARTS.items() if kind.dora or part != MAGNITUDE]
+    held = {f"{layer}.{part}" for layer in layers for part in parts}
     whole = {name: tensor for name, tensor in tensors.items() if name not in held}
     for name in whole:
         if ".lora_" in name:
@@ -113,6 +117,9 @@ def our_names(config: ModelConfig, layouts: Layouts) -> dict[str, str]:
 
 def to_ours(peft: SavedAdapters, config: ModelConfig, layouts: Layouts) -> dict[str, LazyTensor]:
     """The tensors of a folder in our names; a UserError for one that is not for such a model, or not for all blocks."""
+    if config.tie_lm_head and peft.whole:
+        name = next(iter(peft.whole))
+        raise UserError(f"{peft.path}: {name} was trained untied, but embedding and head are one here")
     names, made = our_names(config, layouts), dict[str, LazyTensor]()
     for layer, adapter in peft.adapters.items():
         ours = _known(f"{layer}.weight", names, peft.path).removesuffix(".weight")
@@ -131,6 +138,11 @@ def _known(theirs: str, names: Mapping[str, str], folder: Path) -> str:
 
 def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base: str, folder: Path) -> None:
     """Write adapters of ours into a folder; `base`: what base_model_name_or_path is to be."""
+    if config.tie_lm_head and saved.whole:
+        raise UserError(
+            f"{saved.path}: the embedding was trained whole, with the head tied to it, which PEFT's folder cannot say: "
+            "merge the adapters instead"
+        )
     theirs = {ours: name for name, ours in our_names(config, layouts).items()}
     tensors = dict(_theirs(saved, theirs))
     modules = {name.removesuffix(".lora_A.weight").rpartition(".")[2] for name in tensors if ".lora_A." in name}

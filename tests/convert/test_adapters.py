@@ -19,6 +19,7 @@ from fm9g.errors import UserError
 from fm9g.lora.adapters import Adapters
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
+from fm9g.tensors.readers import read_pt
 from fm9g.training.settings import Settings
 from tests.convert.helpers import IN_FLOAT32, VOCAB_SIZE, edit_json, save, tiny_llama
 
@@ -185,3 +186,23 @@ def test_adapters_for_another_model_are_refused(llama: Path, base: Path, tmp_pat
     (tmp_path / "state.json").write_text(json.dumps({"adapters": {**described, "alpha": 99.0}}))
     with pytest.raises(UserError, match=r"a.lora.json: says .* of adapters that are .*99.0"):
         read_adapters(tmp_path / "a.pt", tmp_path / "a.lora.json")
+
+
+def test_what_pefts_folders_cannot_say_is_refused(tmp_path: Path) -> None:
+    tied = save(tiny_llama(tie_word_embeddings=True), tmp_path / "tied")
+    huggingface_to_bmtrain(tied, tmp_path / "tied.pt")
+    theirs(tied, modules_to_save=["embed_tokens"]).save_pretrained(tmp_path / "peft")
+    with pytest.raises(UserError, match=r"embed_tokens.weight was trained untied, but embedding and head are one here"):
+        peft_to_bmtrain(tmp_path / "peft", tied, tmp_path / "a.pt")
+    theirs(tied).save_pretrained(tmp_path / "plain")
+    peft_to_bmtrain(tmp_path / "plain", tied, tmp_path / "a.pt")
+    saved = read_adapters(tmp_path / "a.pt", None)
+    embedding = {"input_embedding.weight": read_pt(tmp_path / "tied.pt")["input_embedding.weight"]}
+    with pytest.raises(UserError, match="which PEFT's folder cannot say: merge the adapters instead"):
+        adapters_to_peft(saved._replace(whole=embedding), tied, None, tmp_path / "out")
+    with pytest.raises(UserError, match="is the model's own folder"):
+        adapters_to_peft(saved, tied, None, tied, overwrite=True)
+    wider = save(tiny_llama(hidden_size=128), tmp_path / "wider")
+    with pytest.raises(UserError, match=r"lora_A, \[4, 64\], is \[4, 128\] for this model"):
+        adapters_to_peft(saved, wider, None, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and (tied / "model.safetensors").exists()

@@ -75,6 +75,13 @@ def test_rows_for_more_tokens_are_added_where_that_is_asked_for(places: dict[str
         torch.testing.assert_close(new[rows:], old.mean(0).expand(40, -1))
 
 
+@pytest.mark.parametrize("name", ["base", "adapter", "tokenizer"])
+def test_what_is_read_is_never_replaced(places: dict[str, Path], name: str) -> None:
+    adapted(places["base"]).save_pretrained(places["adapter"])
+    with pytest.raises(UserError, match="is a folder to read from"):
+        merge_peft(places["base"], places["tokenizer"], places["adapter"], places[name], False, True)
+
+
 def test_an_adapter_of_another_model_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
     save(tiny_llama(num_hidden_layers=5), tmp_path / "deeper")
     adapted(tmp_path / "deeper").save_pretrained(places["adapter"])

@@ -126,6 +126,14 @@ def test_adapters_for_other_weights_are_refused(place, options, base, tmp_path):
     assert "moved.lora.json: does not say what the adapters in" in message
 
 
+def test_a_run_without_lora_says_what_adapters_are(place, options, base, tmp_path):
+    train_here(place, tmp_path / "a", **options, train_iters=2)
+    message = refused_here(place, tmp_path / "a", resume_ckpt="latest")
+    assert "it holds adapters, for runs with lora=1" in message
+    message = refused_here(place, tmp_path / "b", **options, pretrained_lora=base, strict_state_dict=0)
+    assert "it holds no adapters" in message
+
+
 def test_adapters_need_a_model(place, tmp_path):
     assert "give its weights as pretrained_model" in refused_here(place, tmp_path, lora=1)
 

@@ -4,7 +4,8 @@
     {"instruction", "input", "output"}                                                    with "system", "history"
     {"prompt", "completion"} and other names of a question and its answer                 with "system"
 
-A turn may say "loss": false, or "weight": 0, and is then read but not learned. What is no conversation raises NoText,
+What a model has thought (reasoning_content) stands before what it says, between <think> and </think>. A turn may say
+"loss": false, or "weight": 0, and is then read but not learned. What is no conversation raises NoText,
 which says why: the roles do not follow each other, an answer is missing or empty.
 """
 
@@ -164,7 +165,10 @@ def _turn(turn: Any) -> Turn:
     name = text_of(turn, speaker)
     if name not in ROLES:
         raise NoText(f"unknown role {name!r}{closest(name, ROLES)}; known: {', '.join(ROLES)}")
-    read = Turn(ROLES[name], _content(turn, text), _is_learned(turn))
+    content = _content(turn, text)
+    if isinstance(thought := turn.get("reasoning_content"), str) and thought.strip():
+        content = f"<think>\n{thought}\n</think>\n\n{content}"
+    read = Turn(ROLES[name], content, _is_learned(turn))
     calls = turn.get("tool_calls")
     if not calls:
         return read

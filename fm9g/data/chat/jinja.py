@@ -6,13 +6,15 @@ tokens are tokens, and the texts, put back in the place of the marks, are text w
 made is not the one that the template makes of the texts themselves (some look into them, for "</think>" say), that is
 cut at its special tokens instead, unless a text spells one.
 
-An answer begins after what `add_generation_prompt` writes and ends with the first token after its text (with the last
-one, of a call of tools). Templates run in Jinja's sandbox. There is no strftime_now: what a document is does not depend
-on the day.
+An answer begins after what `add_generation_prompt` writes and ends with the token after its text and those that follow
+it at once (of a call of tools, with the last one before the next turn). Templates run in Jinja's sandbox. What a
+document is does not depend on the day: there is no strftime_now, or for templates that cannot do without that of a
+fixed day.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import os.path
 import re
@@ -31,11 +33,15 @@ from fm9g.data.chat.pieces import NOBODY, Piece
 from fm9g.data.record import NoText
 from fm9g.data.tokens.tokenizer import Tokenizer, content_of, read_object
 from fm9g.errors import UserError
+from fm9g.files import read_text
 
 _PAD = "   "  # white space around marks, by which it is told whether the template strips texts
+A_DAY = datetime.date(2024, 7, 26)  # that which Llama 3's template has by default
+_TAIL = 16  # characters at the end of a text, by which it is found in what a template makes of it
 _KEPT = 1024  # skeletons, each of an order of turns
 
 
+DEFAULT, TOOL_USE = "default", "tool_use"  # names of templates, where there are several
 _JSON_MARK = re.compile(rf'"({_PAD}json[0-9a-f]{{32}}{_PAD})"')
 
 
@@ -59,11 +65,11 @@ class JinjaTemplate:
         """UserError where the folder has none, or one that is no template."""
         self._tokenizer = tokenizer
         folder = tokenizer.path.parent
-        self.source, where = _read_source(folder)
+        self.sources, where = _read_sources(folder)
         self._variables = _special_variables(folder)
         try:
-            self._jinja = environment().from_string(self.source)
-        except jinja2.TemplateSyntaxError as error:
+            self._jinja = {name: _environment_of(source) for name, source in self.sources.items()}
+        except (jinja2.TemplateSyntaxError, RecursionError) as error:
             raise UserError(f"{where}: the chat template is no Jinja template: {error}") from None
         self._spelled = {spelling: id for id, spelling in tokenizer.special.items()}
         names = sorted(map(re.escape, self._spelled), key=len, reverse=True)
@@ -95,10 +101,18 @@ class JinjaTemplate:
     def _render(self, messages: Sequence[dict[str, Any]], tools: list[Any] | None, opened: bool = False) -> str:
         variables = self._variables | {"messages": messages, "tools": tools, "add_generation_prompt": opened}
         try:
-            return self._jinja.render(variables)
+            return self._jinja[TOOL_USE if tools and TOOL_USE in self._jinja else DEFAULT].render(variables)
         except jinja2.TemplateError as error:
             raise NoText(f"the tokenizer's chat template refuses it: {error}") from None
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             # what a template does to values
             raise NoText(f"the tokenizer's chat template fails on it: {type(error).__name__}: {error}") from None
 
@@ -116,7 +130,10 @@ class JinjaTemplate:
     def _make_skeleton(self, given: _Given) -> Skeleton | None:
         marked = _Given(given.conversation, marked=True, texts=given.as_texts)
         whole = self._render(marked.messages, marked.tools)
-        found = _find(whole, marked.texts)
+        # a template may have no use for tools, but for all else
+        found = _find(
+            whole, marked.texts, {n for n, turn in enumerate(marked.turn_of) if turn == NOBODY} - marked.system
+        )
         if found is None:
             return None
         learned = dict(self._answers(marked, whole, found))
@@ -138,33 +155,57 @@ class JinjaTemplate:
             if not turn.answers:
                 continue
             places = [place for place in found if given.turn_of[place.number] == number]
-            before = max((place.stop for place in found if place.stop <= places[0].start), default=0)
             after = min((place.start for place in found if place.start >= places[-1].stop), default=len(whole))
-            start = self._start(given.messages[: ahead + number], given.tools, whole, before, places[0].start)
-            after = self._next_turn(given, number, whole, after)
-            yield number, (start, self._end(turn, whole, places[-1].stop, after) or places[-1].stop)
+            previous = max((p for p in found if p.stop <= places[0].start), key=lambda p: p.stop, default=None)
+            mark = "" if previous is None else given.texts[previous.number].strip()
+            start = self._start(given.messages[: ahead + number], given.tools, whole, mark, places[0].start)
+            after, known = self._bound(given, number, whole, after)
+            yield number, (start, self._end(turn, whole, places[-1].stop, after, known) or places[-1].stop)
 
-    def _next_turn(self, given: _Given, number: int, whole: str, after: int) -> int:
-        """Where the turn after a call begins, or `after`: markup of calls may have tokens of its own."""
-        if given.conversation.turns[number].role != CALL:
-            return after
+    def _bound(self, given: _Given, number: int, whole: str, after: int) -> tuple[int, bool]:
+        """Where the turn after an answer begins, and whether that is known; if not, `after`, which is in that turn."""
         closed = self._render(given.messages[: given.ahead + number + 1], given.tools)
-        return len(closed) if whole.startswith(closed) else after
+        return (len(closed), True) if whole.startswith(closed) else (after, False)
 
-    def _start(self, messages: Sequence[Any], tools: Any, whole: str, before: int, text: int) -> int:
-        """Where the answer after `messages` starts: after what opens it, between the text before and its own."""
+    def _openings(self, messages: Sequence[Any], tools: Any) -> tuple[str, list[str]]:
+        """The string of `messages`, and what may open the answer after them: what `add_generation_prompt` writes, and
+        what of it goes up to one of its tokens, since some write there what a model has thought already."""
         closed, opened = self._render(messages, tools), self._render(messages, tools, True)
         opening = opened[len(closed) :] if opened.startswith(closed) else ""
-        if opening and (at := whole.rfind(opening, before, text)) >= 0:
-            return at + len(opening)
-        if whole.startswith(closed) and before <= len(closed) <= text:
-            return len(closed) + len(os.path.commonprefix([opening, whole[len(closed) : text]]))
-        return text
+        ends = [token.end() for token in self._special.finditer(opening)]
+        return closed, [opening[:end] for end in sorted({len(opening), *ends}, reverse=True) if end]
 
-    def _end(self, turn: Turn, whole: str, start: int, stop: int) -> int | None:
-        """Where the token stops that ends a turn's answer, between `start` and `stop`; None where there is none."""
-        tokens = list(self._special.finditer(whole, start, stop))
-        return tokens[-1 if turn.role == CALL else 0].end() if tokens else None
+    def _start(self, messages: Sequence[Any], tools: Any, whole: str, mark: str, text: int) -> int:
+        """Where the answer after `messages` starts, whose own text does at `text`: after what opens it, or if nothing
+        does, after what ends the turn before, whose text is `mark`."""
+        closed, openings = self._openings(messages, tools)
+        before = whole.index(mark) + len(mark)
+        for opening in openings:
+            if (at := whole.rfind(opening, before, text)) >= 0:
+                return at + len(opening)
+        ending = closed[closed.rfind(mark) + len(mark) :]
+        if not whole.startswith(ending, before) or before + len(ending) > text:
+            return text
+        start = before + len(ending)
+        return start + len(os.path.commonprefix([openings[0] if openings else "", whole[start:text]]))
+
+    def _end(self, turn: Turn, whole: str, text: int, stop: int, known: bool) -> int | None:
+        """Where the tokens stop that end an answer whose text stops at `text`; None where there are none before `stop`.
+
+        `known`: `stop` is where the next turn begins. They are the first token and those that it is followed by without
+        anything between; of a call, all up to the last.
+        """
+        tokens = list(self._special.finditer(whole, text, stop))
+        if not tokens or not known:
+            return tokens[0].end() if tokens else None
+        if turn.role == CALL:
+            return tokens[-1].end()
+        end = tokens[0].end()
+        for token in tokens[1:]:
+            if token.start() != end:
+                break
+            end = token.end()
+        return end
 
     def _literal(self, text: str, at: int, learned: dict[int, tuple[int, int]]) -> Iterator[Piece]:
         """The pieces of markup that begins at `at` of the string."""
@@ -188,21 +229,25 @@ class JinjaTemplate:
 
     def _cut(self, given: _Given, whole: str) -> Iterator[Piece]:
         """The pieces of a conversation whose skeleton does not tell them: from the string alone, cut at its tokens."""
-        hidden = "the tokenizer's chat template changes its texts"
+        hidden = "the tokenizer's chat template changes its texts or leaves some out"
         if any(self._special.search(text) for text in given.texts):
             raise NoText(f"{hidden}, one of which spells a special token")
         numbers = [number for number, turn in enumerate(given.conversation.turns) if turn.answers]
-        messages = given.messages[: given.ahead + numbers[-1]]
-        closed, opened = self._render(messages, given.tools), self._render(messages, given.tools, True)
-        opening = opened[len(closed) :] if opened.startswith(closed) else ""
-        starts = [match.end() for match in re.finditer(re.escape(opening), whole)] if opening else []
-        if len(starts) != len(numbers) or not self._special.search(opening):
+        _, openings = self._openings(given.messages[: given.ahead + numbers[-1]], given.tools)
+        starts: list[int] = []
+        for opening in openings:
+            starts = [match.end() for match in re.finditer(re.escape(opening), whole)]
+            if self._special.search(opening) and len(starts) == len(numbers):
+                break
+        else:
             raise NoText(f"{hidden}, so that its answers cannot be told from the rest")
         learned = {}
-        for place, (number, start) in enumerate(zip(numbers, starts, strict=True)):
-            after = starts[place + 1] if place + 1 < len(starts) else len(whole)
-            after = self._next_turn(given, number, whole, after)
-            learned[number] = (start, self._end(given.conversation.turns[number], whole, start, after) or after)
+        for number, start, following in zip(numbers, starts, [*starts[1:], len(whole)], strict=True):
+            turn = given.conversation.turns[number]
+            stop, known = self._bound(given, number, whole, following)
+            tail = whole.rfind(turn.text.strip()[-_TAIL:], start, stop) if turn.role != CALL else -1
+            text = start if tail < 0 else tail + len(turn.text.strip()[-_TAIL:])
+            learned[number] = (start, self._end(turn, whole, text, stop, known) or stop)
         return self._literal(whole, 0, learned)
 
 
@@ -216,11 +261,13 @@ class _Place(NamedTuple):
     right: bool
 
 
-def _find(whole: str, marks: Sequence[str]) -> list[_Place] | None:
-    """Where the marks are, in order; None where one is missing, or there several times, or stripped in part."""
+def _find(whole: str, marks: Sequence[str], optional: set[int]) -> list[_Place] | None:
+    """Where the marks are, in order; None where one is there several times, or missing and not `optional`."""
     places = []
     for number, mark in enumerate(marks):
         inner = mark[len(_PAD) : -len(_PAD)]
+        if number in optional and inner not in whole:
+            continue
         if whole.count(inner) != 1:
             return None
         start = whole.index(inner)
@@ -250,6 +297,7 @@ class _Given:
         self._turn = NOBODY
         self.tools = self._tools(conversation.tools)
         self.messages: list[dict[str, Any]] = []
+        self.system = {len(self.texts)} if conversation.system else set[int]()  # which of the texts
         if conversation.system:
             self.messages.append({"role": "system", "content": self._text(conversation.system)})
         self.ahead = len(self.messages)  # of the turns
@@ -310,7 +358,7 @@ class _Given:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -332,6 +380,13 @@ def environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+def _environment_of(source: str) -> jinja2.Template:
+    made = environment()
+    if "strftime_now" in source and "strftime_now is defined" not in source:
+        made.globals["strftime_now"] = A_DAY.strftime
+    return made.from_string(source)
+
+
 def _refuse(message: str) -> None:
     raise jinja2.TemplateError(message)
 
@@ -347,19 +402,22 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _read_source(folder: Path) -> tuple[str, Path]:
-    """The template and the file it is in; UserError where there is none."""
+def _read_sources(folder: Path) -> tuple[dict[str, str], Path]:
+    """The templates by their names, DEFAULT and perhaps TOOL_USE, and the file they are in; UserError where there is
+    none."""
     path = folder / "chat_template.jinja"
     if path.exists():
-        return path.read_text("utf-8"), path
+        return {DEFAULT: read_text(path)}, path
     for name in ("tokenizer_config.json", "chat_template.json"):
         path = folder / name
         found = read_object(path).get("chat_template")
         if isinstance(found, list):  # several, by name
             named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-            found = named.get("default")
-        if isinstance(found, str):
-            return found, path
+            sources = {key: str(named[key]) for key in (DEFAULT, TOOL_USE) if isinstance(named.get(key), str)}
+        else:
+            sources = {DEFAULT: found} if isinstance(found, str) else {}
+        if DEFAULT in sources:
+            return sources, path
     raise UserError(
         f"template tokenizer: {folder} has no chat template (chat_template.jinja, or chat_template in "
         "tokenizer_config.json): name one of chat_templates/"

@@ -52,7 +52,7 @@ class Renderer:
         if name == TOKENIZER:
             jinja = JinjaTemplate(tokenizer)
             self._template: Pieces = jinja
-            self.digest = digest(jinja.source)
+            self.digest = digest(jinja.sources)
         else:
             path = template_path(name)
             self._template = Rows(read_template(path), tokenizer)

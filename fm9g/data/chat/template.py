@@ -10,8 +10,8 @@ one that stands in the question. A slot takes a text ("{content}", "{system}", "
 question); "{content|trim}" takes it without white space at its ends. A token is spelled as the tokenizer has it; "bos"
 and "eos" are those of any tokenizer.
 
-Of an answer's row, what goes up to the first token after the text is learned, that of a call up to the last: the end
-token.
+Of an answer's row, what goes up to the token after the text and those that follow it at once is learned, of a call up
+to the last one.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def template_path(name: str) -> Path:
     path = template_file(name)
     if path.is_file():
         return path
-    names = sorted(file.stem for file in path.parent.glob("*.json"))
+    names = sorted(file.stem for file in FOLDER.glob("*.json"))
     there = f"; there are {', '.join(names)}, and tokenizer, for the tokenizer folder's own" if names else ""
     raise UserError(f"template {shown(name)}: {path}: no such file{closest(name, names)}{there}")
 
@@ -233,6 +233,8 @@ class Rows:
         content = next(i for i, piece in enumerate(filled) if piece.turn == _CONTENT)
         tokens = [i for i, piece in enumerate(filled) if i > content and not isinstance(piece.content, str)]
         end = tokens[-1 if turn.role == CALL else 0] if tokens else len(filled) - 1
+        while end + 1 in tokens:  # tokens that follow it at once
+            end += 1
         for i, piece in enumerate(filled):
             yield Piece(piece.content, number if i <= end else NOBODY, i == end)
 
@@ -257,7 +259,7 @@ def _tool_lines(tools: str) -> str:
     """A JSON list of tools, each on a line of its own; any other text as it is."""
     try:
         listed = json.loads(tools)
-    except ValueError:
+    except (ValueError, RecursionError):
         return tools
     if not isinstance(listed, list):
         return tools

@@ -16,6 +16,7 @@ import contextlib
 import functools
 import math
 import random
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -141,15 +142,21 @@ class Corpus:
     def _check_some_texts(self) -> None:
         if self._transform or not self.entry.share:
             return
-        looked_at, without = 0, list[str]()
+        looked_at, endless, without = 0, 0, list[str]()
         for number in spread(self.records, _LOOKED_AT):
             with contextlib.suppress(DamagedRecord):  # max_damaged_share is for those
                 record = self.dataset.record(number)
                 looked_at += 1
                 try:
-                    self._format.example(number, record, self._reading)
+                    endless += _is_endless(self._format.example(number, record, self._reading))
                 except NoText as error:
                     without.append(f"{record_name(number)}: {error}")
+        if endless:
+            print(
+                f"warning: dataset {self.entry.task_name!r}: answers end in no token with the template "
+                f"{self.entry.template}: a model does not learn from them to stop",
+                file=sys.stderr,
+            )
         if not without or (self.entry.skip_unlearned and len(without) < looked_at):
             return
         where = f"dataset {self.entry.task_name!r} ({self.entry.path}): {without[0]}"
@@ -270,6 +277,12 @@ class Corpus:
         return [
             example if isinstance(example, Skip) else make_document(example, ids, rule, length) for example in examples
         ]
+
+
+def _is_endless(example: Example) -> bool:
+    """Whether a conversation has answers, and none that ends in a token."""
+    ends = [part.content for sequence in example.sequences for part in sequence if part.ends]
+    return bool(ends) and all(isinstance(content, str) for content in ends)
 
 
 def open_corpora(

@@ -86,6 +86,11 @@ def test_a_call_its_result_and_tools():
     assert (call.said, json.loads(call.text)) == ("wait", [{"name": "f", "arguments": {}}] * 2)
 
 
+def test_thoughts_stand_before_what_is_said():
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "reasoning_content": "hm"}]
+    assert read_conversation({"messages": messages}).turns[1].text == "<think>\nhm\n</think>\n\na"
+
+
 Q, A = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
 
 

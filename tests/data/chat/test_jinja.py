@@ -14,6 +14,7 @@ from tests.support.chats import (
     RECORDS,
     answers,
     conversation,
+    messages,
     their_ids,
     tokens_and_ranges,
     transformers_tokenizer,
@@ -87,7 +88,7 @@ def test_a_template_that_looks_into_texts_is_cut_by_its_tokens(opened):
     said = [tokenizer.decode(found[:-1]) for found in ranges]
     assert said == ["said 1", "<think>\nso so\n</think>\n\nsaid 3"]
     record["conversations"][0]["value"] = "what is <|im_end|>?"
-    with pytest.raises(NoText, match="changes its texts, one of which spells a special token"):
+    with pytest.raises(NoText, match="changes its texts or leaves some out, one of which spells a special token"):
         renderer.parts(record)
 
 
@@ -165,6 +166,60 @@ def test_calls_are_learned_to_their_last_token_where_texts_are_looked_into(opene
     _, ranges = tokens_and_ranges(renderer, record)
     assert [tokenizer.decode(found[:-1]) for found in ranges] == ['weather {"city": "北京", "days": [1, 2]}', "No."]
     assert [found[-1] for found in ranges] == [tokenizer.id_of("<|im_end|>")] * 2
+
+
+def test_tokens_that_follow_the_end_at_once_are_learned_too(opened):
+    """Of one that ends an answer twice, and of one that writes another token at the very end only (Phi-3)."""
+    twice = CHATML.replace("'<|im_end|>\\n'", "('<|eot_id|>' if message.role == 'assistant' else '') + '<|im_end|>\\n'")
+    renderer, tokenizer, _ = opened("chatml", twice)
+    eot, end = tokenizer.id_of("<|eot_id|>"), tokenizer.id_of("<|im_end|>")
+    assert [found[-2:] for found in tokens_and_ranges(renderer, conversation(3))[1]] == [[eot, end]] * 3
+    renderer, tokenizer, _ = opened("phi3", OTHERS["phi3"])
+    assert [found[-1] for found in tokens_and_ranges(renderer, conversation(3))[1]] == [tokenizer.id_of("<|end|>")] * 3
+
+
+DEEPSEEK_R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '<｜User｜>' + m.content }}{% else %}"
+    "{{ '<｜Assistant｜>' + m.content.split('</think>')[-1] + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("thought", ["", "<think>\nhm\n</think>\n\n"])
+def test_a_prompt_may_open_more_than_an_answer_has(opened, thought):
+    renderer, tokenizer, theirs = opened("deepseek3", DEEPSEEK_R1)
+    record = conversation(2)
+    for turn in record["conversations"][1::2]:
+        turn["value"] = f"{thought}said"
+    tokens, ranges = tokens_and_ranges(renderer, record)
+    assert tokens == their_ids(theirs, record)
+    assert [(tokenizer.decode(found[:-1]).strip(), found[-1]) for found in ranges] == [("said", tokenizer.eos_id)] * 2
+
+
+def test_tools_that_a_template_has_no_use_for_change_nothing(opened):
+    renderer, _, _ = opened("chatml", CHATML)
+    with_tools = conversation(2) | {"tools": TOOLS}
+    assert tokens_and_ranges(renderer, with_tools) == tokens_and_ranges(renderer, conversation(2))
+
+
+def test_of_several_templates_that_for_tools_is_used_with_tools(tokenizer_of):
+    from fm9g.data.tokens.tokenizer import load_tokenizer
+
+    path = tokenizer_of("qwen").path.parent / "tokenizer_config.json"
+    both = [{"name": "default", "template": CHATML}, {"name": "tool_use", "template": QWEN}]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": both}))
+    tokenizer = load_tokenizer(path.parent)
+    renderer, theirs = Renderer("tokenizer", tokenizer, Learned()), transformers_tokenizer(tokenizer)
+    given = messages(conversation(1))
+    for tools in (None, TOOLS):
+        found = theirs.apply_chat_template(given, tools=tools, tokenize=True)
+        wanted = found if isinstance(found, list) else found["input_ids"]
+        assert tokens_and_ranges(renderer, conversation(1) | {"tools": tools})[0] == wanted
+
+
+def test_a_day_is_always_the_same(opened):
+    renderer, tokenizer, _ = opened("chatml", "{{ strftime_now('%Y-%m-%d') }}" + CHATML)
+    assert tokenizer.decode(tokens_and_ranges(renderer, conversation(1))[0]).startswith("2024-07-26")
 
 
 @pytest.mark.parametrize("expression", ["1 // 0", "range(10 ** 9)", "messages[99].role.x", "[][0].x.y"])

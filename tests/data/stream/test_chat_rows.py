@@ -81,6 +81,14 @@ def test_a_wrong_template_is_refused_before_anything_is_read(mixture, place, key
         open_corpora(read_mixture(mixture(**keys)), tokenizer, 1, ROW)
 
 
+def test_answers_that_end_in_no_token_are_a_warning(mixture, place, tmp_path, capsys):
+    (tmp_path / "own.json").write_text('{"user": ["Q: ", "{content}"], "assistant": ["{content}", "\\n"]}')
+    for template in ("own.json", "belle"):
+        (corpus,) = open_corpora(read_mixture(mixture(template=template)), load_tokenizer(place.tokenizer), 1, ROW)
+        corpus.check_texts()
+        assert ("answers end in no token with the template" in capsys.readouterr().err) == (template == "own.json")
+
+
 def test_a_template_may_lie_beside_the_mixture(mixture, place, tmp_path):
     (tmp_path / "own.json").write_text('{"user": ["Q: ", "{content}"], "assistant": ["{content}", {"token": "eos"}]}')
     (corpus,) = open_corpora(read_mixture(mixture(template="own.json")), load_tokenizer(place.tokenizer), 1, ROW)
