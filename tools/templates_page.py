@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 
 from fm9g.commandline import parse_flags
 from fm9g.data.chat.as_jinja import as_jinja
-from fm9g.data.chat.jinja import environment
+from fm9g.data.chat.jinja_source import environment
 from fm9g.data.chat.template import FOLDER, Template, read_template
 from fm9g.errors import UserError, run_command
 from fm9g.files import write_text

@@ -14,35 +14,23 @@ fixed day.
 
 from __future__ import annotations
 
-import datetime
-import json
 import os.path
 import re
-import secrets
 from collections.abc import Iterator, Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from fm9g.data.chat.conversation import CALL, OBSERVATION, Conversation, Turn
+from fm9g.data.chat.conversation import CALL, Conversation, Turn
+from fm9g.data.chat.given import PAD, Given
+from fm9g.data.chat.jinja_source import DEFAULT, TOOL_USE, compiled, read_sources, special_variables
 from fm9g.data.chat.pieces import NOBODY, Piece
 from fm9g.data.record import NoText
-from fm9g.data.tokens.tokenizer import Tokenizer, content_of, read_object
+from fm9g.data.tokens.tokenizer import Tokenizer
 from fm9g.errors import UserError
-from fm9g.files import read_text
 
-_PAD = "   "  # white space around marks, by which it is told whether the template strips texts
-A_DAY = datetime.date(2024, 7, 26)  # that which Llama 3's template has by default
 _TAIL = 16  # characters at the end of a text, by which it is found in what a template makes of it
 _KEPT = 1024  # skeletons, each of an order of turns
-
-
-DEFAULT, TOOL_USE = "default", "tool_use"  # names of templates, where there are several
-_JSON_MARK = re.compile(rf'"({_PAD}json[0-9a-f]{{32}}{_PAD})"')
 
 
 class _Text(NamedTuple):
@@ -65,10 +53,10 @@ class JinjaTemplate:
         """UserError where the folder has none, or one that is no template."""
         self._tokenizer = tokenizer
         folder = tokenizer.path.parent
-        self.sources, where = _read_sources(folder)
-        self._variables = _special_variables(folder)
+        self.sources, where = read_sources(folder)
+        self._variables = special_variables(folder)
         try:
-            self._jinja = {name: _environment_of(source) for name, source in self.sources.items()}
+            self._jinja = {name: compiled(source) for name, source in self.sources.items()}
         except (jinja2.TemplateSyntaxError, RecursionError) as error:
             raise UserError(f"{where}: the chat template is no Jinja template: {error}") from None
         self._spelled = {spelling: id for id, spelling in tokenizer.special.items()}
@@ -79,13 +67,13 @@ class JinjaTemplate:
 
     def pieces(self, conversation: Conversation) -> Iterator[Piece]:
         """The pieces of a conversation; NoText where the template refuses it, or hides what is whose."""
-        given = _Given(conversation)
+        given = Given(conversation)
         try:
             whole = self._render(given.messages, given.tools)
         except NoText:
             if all(turn.role != CALL for turn in conversation.turns):
                 raise
-            given = _Given(conversation, texts=True)  # some templates take arguments for texts of JSON
+            given = Given(conversation, texts=True)  # some templates take arguments for texts of JSON
             whole = self._render(given.messages, given.tools)
         skeleton = self._skeleton(given)
         if skeleton is not None:
@@ -116,7 +104,7 @@ class JinjaTemplate:
             # what a template does to values
             raise NoText(f"the tokenizer's chat template fails on it: {type(error).__name__}: {error}") from None
 
-    def _skeleton(self, given: _Given) -> Skeleton | None:
+    def _skeleton(self, given: Given) -> Skeleton | None:
         """What the template makes of conversations of this shape; None where its parts cannot be told."""
         if given.shape not in self._skeletons:
             if len(self._skeletons) >= _KEPT:
@@ -127,8 +115,8 @@ class JinjaTemplate:
                 self._skeletons[given.shape] = None
         return self._skeletons[given.shape]
 
-    def _make_skeleton(self, given: _Given) -> Skeleton | None:
-        marked = _Given(given.conversation, marked=True, texts=given.as_texts)
+    def _make_skeleton(self, given: Given) -> Skeleton | None:
+        marked = Given(given.conversation, marked=True, texts=given.as_texts)
         whole = self._render(marked.messages, marked.tools)
         # a template may have no use for tools, but for all else
         found = _find(
@@ -148,7 +136,7 @@ class JinjaTemplate:
         skeleton += self._literal(whole[at:], at, learned)
         return skeleton
 
-    def _answers(self, given: _Given, whole: str, found: list[_Place]) -> Iterator[tuple[int, tuple[int, int]]]:
+    def _answers(self, given: Given, whole: str, found: list[_Place]) -> Iterator[tuple[int, tuple[int, int]]]:
         """(turn, where in the string its answer starts and stops) of each answer of a skeleton's string."""
         ahead = given.ahead
         for number, turn in enumerate(given.conversation.turns):
@@ -162,7 +150,7 @@ class JinjaTemplate:
             after, known = self._bound(given, number, whole, after)
             yield number, (start, self._end(turn, whole, places[-1].stop, after, known) or places[-1].stop)
 
-    def _bound(self, given: _Given, number: int, whole: str, after: int) -> tuple[int, bool]:
+    def _bound(self, given: Given, number: int, whole: str, after: int) -> tuple[int, bool]:
         """Where the turn after an answer begins, and whether that is known; if not, `after`, which is in that turn."""
         closed = self._render(given.messages[: given.ahead + number + 1], given.tools)
         return (len(closed), True) if whole.startswith(closed) else (after, False)
@@ -227,7 +215,7 @@ class JinjaTemplate:
                 return
         yield Piece(content)
 
-    def _cut(self, given: _Given, whole: str) -> Iterator[Piece]:
+    def _cut(self, given: Given, whole: str) -> Iterator[Piece]:
         """The pieces of a conversation whose skeleton does not tell them: from the string alone, cut at its tokens."""
         hidden = "the tokenizer's chat template changes its texts or leaves some out"
         if any(self._special.search(text) for text in given.texts):
@@ -265,16 +253,16 @@ def _find(whole: str, marks: Sequence[str], optional: set[int]) -> list[_Place] 
     """Where the marks are, in order; None where one is there several times, or missing and not `optional`."""
     places = []
     for number, mark in enumerate(marks):
-        inner = mark[len(_PAD) : -len(_PAD)]
+        inner = mark[len(PAD) : -len(PAD)]
         if number in optional and inner not in whole:
             continue
         if whole.count(inner) != 1:
             return None
         start = whole.index(inner)
         stop = start + len(inner)
-        left = not whole[:start].endswith(_PAD)
-        right = not whole.startswith(_PAD, stop)
-        places.append(_Place(number, start - (not left) * len(_PAD), stop + (not right) * len(_PAD), left, right))
+        left = not whole[:start].endswith(PAD)
+        right = not whole.startswith(PAD, stop)
+        places.append(_Place(number, start - (not left) * len(PAD), stop + (not right) * len(PAD), left, right))
     return sorted(places, key=lambda place: place.start)
 
 
@@ -284,151 +272,3 @@ def _filled(item: Piece | _Text, texts: Sequence[str]) -> Piece:
     text = texts[item.number]
     text = text.lstrip() if item.left else text
     return Piece(text.rstrip() if item.right else text, item.turn, item.ends)
-
-
-class _Given:
-    """A conversation as a template is given it, and its texts in the order in which they are met; `marked`: with marks
-    in their places; `texts`: arguments of calls as texts of JSON."""
-
-    def __init__(self, conversation: Conversation, marked: bool = False, texts: bool = False) -> None:
-        self.conversation, self._marked, self.as_texts = conversation, marked, texts
-        self.texts: list[str] = []
-        self.turn_of: list[int] = []  # of each text
-        self._turn = NOBODY
-        self.tools = self._tools(conversation.tools)
-        self.messages: list[dict[str, Any]] = []
-        self.system = {len(self.texts)} if conversation.system else set[int]()  # which of the texts
-        if conversation.system:
-            self.messages.append({"role": "system", "content": self._text(conversation.system)})
-        self.ahead = len(self.messages)  # of the turns
-        for self._turn, turn in enumerate(conversation.turns):
-            self.messages.append(self._message(turn))
-
-    @cached_property
-    def shape(self) -> tuple[Any, ...]:
-        """What a skeleton depends on."""
-        tools = -1 if self.tools is None else len(self.tools)
-        return (
-            tools,
-            self.as_texts,
-            *((m["role"], bool(m["content"]), len(m.get("tool_calls", ()))) for m in self.messages),
-        )
-
-    def _text(self, text: str, kind: str = "text") -> str:
-        if self._marked:
-            text = f"{_PAD}{kind}{secrets.token_hex(16)}{_PAD}"
-        self.texts.append(text)
-        self.turn_of.append(self._turn)
-        return text
-
-    def _json(self, value: Any) -> Any:
-        """A value that a template writes as JSON."""
-        text = self._text(_as_json(value), "json")
-        return text if self._marked else value
-
-    def _arguments(self, value: Any) -> Any:
-        return self._text(_as_json(value)) if self.as_texts else self._json(value)
-
-    def _tools(self, text: str) -> list[Any] | None:
-        if not text:
-            return None
-        tools = _parsed(text)
-        if not isinstance(tools, list):
-            raise NoText("'tools' are no JSON list, which the tokenizer's chat template needs")
-        return [self._json(tool) for tool in tools]
-
-    def _message(self, turn: Turn) -> dict[str, Any]:
-        if turn.role == OBSERVATION:
-            return {"role": "tool", "content": self._text(turn.text)}
-        if turn.role != CALL:
-            return {"role": turn.role, "content": self._text(turn.text)}
-        calls = _parsed(turn.text)
-        calls = calls if isinstance(calls, list) else [calls]
-        if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
-            raise NoText('a call is no JSON of {"name", "arguments"}, which the tokenizer\'s chat template needs')
-        said = self._text(turn.said) if turn.said else ""
-        functions = [
-            {"name": self._text(call["name"]), "arguments": self._arguments(call.get("arguments", {}))}
-            for call in calls
-        ]
-        called = [{"type": "function", "function": function} for function in functions]
-        return {"role": "assistant", "content": said, "tool_calls": called}
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _as_json(
-    value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """The filter tojson as transformers has it, not escaped for HTML. A mark that stands for JSON stays as it is."""
-    text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    return _JSON_MARK.sub(r"\1", text)
-
-
-def environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as chat templates of the field expect it."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _as_json
-    environment.globals["raise_exception"] = _refuse
-    return environment
-
-
-def _environment_of(source: str) -> jinja2.Template:
-    made = environment()
-    if "strftime_now" in source and "strftime_now is defined" not in source:
-        made.globals["strftime_now"] = A_DAY.strftime
-    return made.from_string(source)
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-class _Generation(jinja2.ext.Extension):
-    """{% generation %} … {% endgeneration %}, with which templates mark answers: what is inside, as it is."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Any) -> Any:
-        """The statements inside."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _read_sources(folder: Path) -> tuple[dict[str, str], Path]:
-    """The templates by their names, DEFAULT and perhaps TOOL_USE, and the file they are in; UserError where there is
-    none."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        return {DEFAULT: read_text(path)}, path
-    for name in ("tokenizer_config.json", "chat_template.json"):
-        path = folder / name
-        found = read_object(path).get("chat_template")
-        if isinstance(found, list):  # several, by name
-            named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-            sources = {key: str(named[key]) for key in (DEFAULT, TOOL_USE) if isinstance(named.get(key), str)}
-        else:
-            sources = {DEFAULT: found} if isinstance(found, str) else {}
-        if DEFAULT in sources:
-            return sources, path
-    raise UserError(
-        f"template tokenizer: {folder} has no chat template (chat_template.jinja, or chat_template in "
-        "tokenizer_config.json): name one of chat_templates/"
-    )
-
-
-def _special_variables(folder: Path) -> dict[str, str]:
-    """bos_token, eos_token, … as templates know them."""
-    found: dict[str, str] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        for key, value in read_object(folder / name).items():
-            if key.endswith("_token") and (spelling := content_of(value)) is not None:
-                found[key] = spelling
-    return found
