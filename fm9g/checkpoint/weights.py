@@ -65,9 +65,10 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
     missing = [f"missing {name} {list(expected[name])}" for name in expected if name not in weights]
     unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in expected]
     loaded = {name: weights[name] for name in expected if name in weights}
-    if not loaded:
-        what = "adapters" if any(ADAPTERS in name for name in expected) else "weights of this model"
-        missing, unexpected, strict = [f"it holds no {what}"], unexpected[:3], True
+    if not loaded:  # of such a file nobody wants the rest
+        strict = True
+        if any(ADAPTERS in name for name in expected):
+            missing, unexpected = ["it holds no adapters"], unexpected[:3]
     misfits = [
         f"{name}: the file has {list(weight.shape)}, the model {list(expected[name])}"
         for name, weight in loaded.items()

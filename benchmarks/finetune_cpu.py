@@ -1,0 +1,182 @@
+#!/usr/bin/env python
+"""Finetuning speed on the CPU against transformers, with PEFT for LoRA: answers learned per second of the processor.
+
+    python benchmarks/finetune_cpu.py [--documents 96] [--rounds 3]
+
+Conversations of one question and one answer, as long as instructions usually are (drawn, the same for all sides), are
+learned once: ours packed into rows without padding, the peer's in batches padded to their longest, which are taken at
+random, or of conversations of like length. Each round runs a process of each side, in turn; the table gives tokens of
+answers per second of the processor, medians over the rounds, and the most memory that a process had.
+"""
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.training_sides import ADAM, in_own_process
+
+SHAPE = {"vocab_size": 8192, "dim_model": 384, "num_heads": 6, "num_layers": 6, "dim_ff": 1024, "tie_lm_head": True}
+LORA = {"r": 16, "alpha": 32}
+THEIRS = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
+BATCH, ROW_LENGTH = 8, 1024
+SIDES = ("ours", "padded at random", "padded by length")
+
+Document = tuple[int, int]
+"""The tokens of a question, and of its answer."""
+
+
+def documents(count: int) -> list[Document]:
+    """Questions and answers with the spread of the usual instruction sets: a median of 25 and 60 tokens, long tails."""
+    r = random.Random(1)
+    return [
+        (min(400, round(r.lognormvariate(3.2, 0.7)) + 2), min(600, round(r.lognormvariate(4.1, 0.9)) + 1))
+        for _ in range(count)
+    ]
+
+
+def rows_of(found: list[Document]) -> list[list[Document]]:
+    """Documents in rows of ROW_LENGTH, each in the first that has room for it."""
+    rows: list[list[Document]] = []
+    for document in found:
+        size = sum(document)
+        row = next((row for row in rows if sum(map(sum, row)) + size <= ROW_LENGTH), None)
+        if row is None:
+            rows.append(row := [])
+        row.append(document)
+    return rows
+
+
+def ours(found: list[Document], lora: bool) -> Callable[[], None]:
+    """What learns all documents once with Decoder and BMTrain's optimizer."""
+    import torch
+
+    from fm9g import runtime
+    from fm9g.lora.adapters import Adapters
+    from fm9g.lora.settings import LoraSettings
+    from fm9g.model.config import ModelConfig
+    from fm9g.model.decoder import Decoder, as_it_is
+
+    runtime.initialize(seed=1)
+    config = ModelConfig(**SHAPE, dtype="float32", max_length=ROW_LENGTH)  # type: ignore[arg-type]
+    settings = LoraSettings(lora=lora, lora_r=LORA["r"], lora_alpha=LORA["alpha"])
+    model = Decoder(config, prepare=Adapters(settings, config).prepare if lora else as_it_is)
+    runtime.bmt.init_parameters(model)
+    optimizer = runtime.bmt.optim.AdamOptimizer([p for p in model.parameters() if p.requires_grad], **ADAM)
+    manager = runtime.bmt.optim.OptimManager(grad_scale=1)
+    manager.add_optimizer(optimizer)
+
+    def learn() -> None:
+        for row in rows_of(found):
+            tokens = torch.randint(0, config.vocab_size, (sum(map(sum, row)),))
+            targets = torch.cat([_targets(torch.randint(0, config.vocab_size, (sum(d),)), d) for d in row])
+            manager.zero_grad()
+            total, _ = model.loss(tokens, targets, model.context([sum(d) for d in row]))
+            manager.backward(total / sum(answer for _, answer in row))
+            manager.clip_grad_norm(optimizer.param_groups, 1.0)
+            manager.step()
+
+    return learn
+
+
+def _targets(tokens: Any, document: Document) -> Any:
+    tokens[: document[0]] = -100
+    return tokens
+
+
+def theirs(found: list[Document], lora: bool, by_length: bool) -> Callable[[], None]:
+    """The same with transformers (and PEFT), in batches that are padded."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    config = LlamaConfig(  # type: ignore[call-arg]
+        vocab_size=SHAPE["vocab_size"],
+        hidden_size=SHAPE["dim_model"],
+        num_attention_heads=SHAPE["num_heads"],
+        num_hidden_layers=SHAPE["num_layers"],
+        intermediate_size=SHAPE["dim_ff"],
+        tie_word_embeddings=True,
+        max_position_embeddings=ROW_LENGTH,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    model: Any = LlamaForCausalLM(config)
+    if lora:
+        import peft
+
+        adapters = peft.LoraConfig(r=LORA["r"], lora_alpha=LORA["alpha"], target_modules=THEIRS, task_type="CAUSAL_LM")
+        model = peft.get_peft_model(model, adapters)
+    model.train()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, **ADAM)
+    ordered = sorted(found, key=sum) if by_length else found
+    batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+
+    def learn() -> None:
+        for batch in batches:
+            longest = max(map(sum, batch))
+            tokens = torch.randint(0, config.vocab_size, (len(batch), longest))
+            mask, labels = torch.zeros_like(tokens), torch.full_like(tokens, -100)
+            for i, (asked, answer) in enumerate(batch):
+                mask[i, : asked + answer] = 1
+                labels[i, asked : asked + answer] = tokens[i, asked : asked + answer]
+            optimizer.zero_grad()
+            model(tokens, attention_mask=mask, labels=labels).loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+
+    return learn
+
+
+def measured(side: str, lora: bool, count: int) -> tuple[float, float]:
+    """(answers' tokens per second of the processor, gigabytes at most) of one side, in this process."""
+    found = documents(count)
+    learn = ours(found, lora) if side == "ours" else theirs(found, lora, side == "padded by length")
+    learn()  # memory is there then, and kernels are chosen
+    started = time.process_time()
+    learn()
+    seconds = time.process_time() - started
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return sum(answer for _, answer in found) / seconds, memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=96, help="conversations that are learned in each process")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each side, in turn")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--lora", type=int, choices=(0, 1), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(measured(arguments.side, bool(arguments.lora), arguments.documents)))
+        return
+    print(f"{arguments.documents} conversations, float32; tokens of answers per second of the processor, memory in GB")
+    print(f"{'':6} " + " ".join(f"{side:>24}" for side in SIDES) + f" {'ratios':>14}")
+    speeds = {}
+    for lora in (0, 1):
+        rounds = [
+            [in_own_process(__file__, arguments, side=side, lora=lora) for side in SIDES]
+            for _ in range(arguments.rounds)
+        ]
+        found = [
+            [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*rounds, strict=True)
+        ]
+        mine, *peers = speeds[lora] = [speed for speed, _ in found]
+        shown = " ".join(f"{speed:16,.0f} {memory:4.1f} GB" for speed, memory in found)
+        ratios = " ".join(f"{mine / peer:6.2f}" for peer in peers)
+        print(f"{'LoRA' if lora else 'full':6} {shown} {ratios:>14}", flush=True)
+    print(f"LoRA is {speeds[1][0] / speeds[0][0]:.2f} of the speed of full training")
+
+
+if __name__ == "__main__":
+    main()
