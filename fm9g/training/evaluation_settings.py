@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fm9g.errors import UserError
 from fm9g.settings import Group, setting
 
 
@@ -21,31 +22,53 @@ class EvaluationSettings(Group):
         "用于评估的数据混合，写法同 dataset_config；不设则不评估",
         learned_with=True,
     )
+    validation_split: float = setting(
+        0.0,
+        "instead of eval_dataset: the share of each dataset's records that is evaluated and never trained on, the same "
+        "records for ever",
+        "代替 eval_dataset：每个数据集中用于评估、绝不训练的记录所占比例，永远是同样的记录",
+        least=0,
+        most=0.999,
+        learned_with=True,
+    )
+    max_eval_samples: int | None = setting(
+        None,
+        "records of each dataset that are evaluated at most",
+        "每个数据集最多评估的记录数",
+        least=1,
+        needs=("eval_dataset", "validation_split"),
+        learned_with=True,
+    )
     eval_interval: int = setting(
         500,
         "iterations between evaluations; the first and the last are at the run's beginning and end",
         "两次评估之间的迭代数；运行开始和结束时总会评估",
         least=1,
-        needs=("eval_dataset",),
+        needs=("eval_dataset", "validation_split"),
     )
     save_best: bool = setting(
         False,
         "write a checkpoint whenever an evaluation is the best so far; the best is named in the file best",
         "每当评估结果为迄今最佳时写一个检查点；最佳者记在文件 best 中",
-        needs=("eval_dataset",),
+        needs=("eval_dataset", "validation_split"),
     )
     early_stop: int = setting(
         0,
         "evaluations in a row without a lower held-out loss after which a run ends; 0: it does not",
         "连续多少次评估未使留出损失降低后结束运行；0：不提前结束",
         least=0,
-        needs=("eval_dataset",),
+        needs=("eval_dataset", "validation_split"),
     )
     eval_iters: int = setting(
         0,
         "steps that an evaluation reads, of as many rows as in training, the same each time; 0: every dataset once",
         "一次评估读取的步数，每步的行数与训练相同，每次都是同样的行；0：每个数据集读一遍",
         least=0,
-        needs=("eval_dataset",),
+        needs=("eval_dataset", "validation_split"),
         learned_with=True,
     )
+
+    def check(self) -> None:
+        """What is held out is said once."""
+        if self.eval_dataset and self.validation_split:
+            raise UserError("eval_dataset and validation_split both say what is held out: set one of them")

@@ -14,6 +14,8 @@ from fm9g.data.chat.render import Learned
 from fm9g.data.stream.corpus import Corpus, open_corpora
 from fm9g.data.stream.forecast import places_of_a_pass, sample_corpus
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
+from fm9g.data.stream.view import View, trained
+from fm9g.data.stream.view import held_out as held_out_part
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.environment import REPOSITORY, whole_number
 from fm9g.errors import UserError, shown
@@ -90,9 +92,15 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     entries = _read_named(settings, app, "dataset_config")
     held_out = _read_held_out(settings, app)
     learned = Learned(settings.train_on_prompt, settings.mask_history)
-    corpora = open_corpora([*entries, *held_out], tokenizer, settings.seed, settings.max_length, learned)
+    opening = (tokenizer, settings.seed, settings.max_length, learned)
+    corpora = open_corpora(entries, *opening, trained(settings.validation_split, settings.max_train_samples))
+    corpora += open_corpora(held_out, *opening, View(limit=settings.max_eval_samples))
     for corpus in corpora:
         _check_dataset(corpus)
+    if settings.validation_split:
+        part = held_out_part(settings.validation_split, settings.max_eval_samples)
+        read = [corpus for corpus in corpora[: len(entries)] if corpus.entry.share > 0]
+        corpora += [corpus.viewed(part, dataclasses.replace(corpus.entry, allow_repeat=False)) for corpus in read]
     weights, adapters = (
         value and str(find(settings, app, value)) for value in (settings.pretrained_model, settings.pretrained_lora)
     )
@@ -170,9 +178,9 @@ def _check_dataset(corpus: Corpus) -> None:
     name = f"dataset {entry.task_name!r} ({entry.path})"
     corpus.check_texts()
     actual = {
-        "nlines": corpus.records,
+        "nlines": len(corpus.dataset),
         "ave_tokens_per_line": meta.get("avg_token_per_line"),
-        "total_tokens": (meta.get("avg_token_per_line") or 0) * corpus.records or None,
+        "total_tokens": (meta.get("avg_token_per_line") or 0) * len(corpus.dataset) or None,
     }
     for key in INFORMATIVE:
         declared, found = entry.declared.get(key), actual[key]

@@ -9,12 +9,12 @@ import pytest
 from fm9g.data.stream.settings import DataSettings
 from fm9g.errors import UserError
 from fm9g.training import run_stream
-from fm9g.training.inputs import mixture_path
-from fm9g.training.settings import Settings
+from fm9g.training.inputs import mixture_path, open_inputs
+from fm9g.training.settings import Settings, read_settings
 from tests.settings.helpers import defaults, refused, sees
 from tests.support.outputs import Output
 from tests.support.places import index
-from tests.support.runs_here import train_here
+from tests.support.runs_here import APP, train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {
@@ -26,6 +26,7 @@ DEFAULTS = {
     "dataloader_num_threads": 1,
     "dataloader_prefetch": 1,
     "dataloader_prefetch_factor": 1,
+    "max_train_samples": None,
     "stop_when_end": False,
     "max_damaged_share": 0.001,
     "only_run_dataloader": False,
@@ -35,6 +36,15 @@ DEFAULTS = {
 
 def test_defaults():
     assert defaults(DataSettings) == DEFAULTS
+
+
+@sees("max_train_samples")
+def test_the_first_records_are_trained_on_alone(place, tmp_path):
+    inputs = open_inputs(read_settings(place.words(tmp_path, max_train_samples=7)), APP)
+    for corpus in inputs.corpora:
+        assert {corpus.record(position) for position in range(100)} == set(range(7))
+    run = train_here(place, tmp_path, max_train_samples=7)
+    assert all(epochs > 1 for epochs in run.metrics()[-1]["task_epochs"].values())
 
 
 @sees("dataloader")

@@ -5,11 +5,22 @@ import re
 import pytest
 
 from fm9g.training.evaluation_settings import EvaluationSettings
+from fm9g.training.inputs import open_inputs
+from fm9g.training.settings import read_settings
 from tests.settings.helpers import FROZEN, defaults, iterations, refused, sees
 from tests.support.places import index, prose_records
+from tests.support.runs_here import APP, refused_here, train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
-DEFAULTS = {"eval_dataset": "", "eval_interval": 500, "eval_iters": 0, "save_best": False, "early_stop": 0}
+DEFAULTS = {
+    "eval_dataset": "",
+    "validation_split": 0.0,
+    "max_eval_samples": None,
+    "eval_interval": 500,
+    "eval_iters": 0,
+    "save_best": False,
+    "early_stop": 0,
+}
 
 
 def test_defaults():
@@ -57,3 +68,25 @@ def test_the_best_is_saved(run, held_out):
 def test_a_run_that_gets_no_better_ends(run, held_out):
     assert iterations(run(**held_out, **FROZEN, early_stop=2)) == [1, 2]
     assert iterations(run(**held_out, **FROZEN)) == [1, 2, 3, 4]
+
+
+@sees("validation_split", "max_eval_samples")
+def test_a_part_of_each_dataset_is_held_out_and_never_trained_on(place, tmp_path):
+    options = {"validation_split": 0.2, "eval_interval": 4, "train_iters": 40, "batch_size": 4, "save_iters": 20}
+    inputs = open_inputs(read_settings(place.words(tmp_path / "x", **options)), APP)
+    for corpus, out in zip(inputs.corpora, inputs.held_out, strict=True):
+        records = len(corpus.dataset)
+        read = {corpus.record(position) for position in range(3 * records)}
+        assert not read & {out.record(position) for position in range(out.records)}
+        assert corpus.records + out.records == records and 0.1 < out.records / records < 0.3
+    whole = train_here(place, tmp_path / "whole", **options)
+    assert "iter 40: held-out loss" in whole.log and "which is trained on" not in whole.log
+    learned = whole.learned()
+    assert train_here(place, tmp_path / "whole", **options, resume_ckpt=20).learned() == learned
+    message = refused_here(place, tmp_path / "whole", **options | {"validation_split": 0.3}, resume_ckpt=20)
+    assert "part was [800, none] when the checkpoint was made and is [700, none] now" in message
+    few = open_inputs(read_settings(place.words(tmp_path / "x", **options, max_eval_samples=3)), APP)
+    assert [corpus.records for corpus in few.held_out] == [3, 3]
+    assert "both say what is held out" in refused("--validation_split", "0.1", "--eval_dataset", "x")
+    nothing = refused_here(place, tmp_path / "none", **options | {"validation_split": 0.001})
+    assert "none is in the part that is asked for" in nothing

@@ -249,7 +249,7 @@ def test_a_dataset_that_is_trained_on_too_is_a_warning(place, tmp_path):
 
 def test_that_the_data_alone_is_not_evaluated_is_said(place, tmp_path):
     said = train_here(place, tmp_path / "data", eval_dataset=place.mixture, only_run_dataloader=1).log
-    assert "warning: eval_dataset is checked and not read" in said
+    assert "warning: what is held out is checked and not read" in said
 
 
 @pytest.mark.parametrize("wrong", ["nowhere", "mine.json"])

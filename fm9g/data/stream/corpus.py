@@ -32,6 +32,7 @@ from fm9g.data.stream.mixture import MixtureEntry
 from fm9g.data.stream.order import Generation, RecordOrder
 from fm9g.data.stream.record_formats import RECORD_FORMATS, TEXT, Reading, text_example
 from fm9g.data.stream.transform import Transform, all_strings, apply_transform, load_transform
+from fm9g.data.stream.view import WHOLE, View
 from fm9g.data.tokens.sample import spread
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import Tokenizer
@@ -78,16 +79,23 @@ class Corpus:
         generations: Sequence[Generation] = (),
         dataset: IndexedDataset | None = None,
         learned: Learned = ANSWERS_ALONE,
+        view: View = WHOLE,
     ) -> None:
-        """`dataset`: that of the entry, where it is open already; `learned`: what is, of conversations."""
+        """`dataset`: that of the entry, where it is open already; `learned`: what is, of conversations; `view`: the
+        part of the records that is read. UserError where that holds none."""
         self.entry = entry
         self.dataset = dataset or IndexedDataset(entry.path)
-        self.records = len(self.dataset)
+        self.records, self._view = view.count(len(self.dataset)), view
+        if not self.records:
+            raise UserError(
+                f"dataset {entry.task_name!r} ({entry.path}): of its {len(self.dataset):,} records none is in the part "
+                "that is asked for (validation_split, max_train_samples, max_eval_samples)"
+            )
         self.generations = tuple(generations) or (Generation(0, self.records),)
         self._order = RecordOrder(self.generations, seed, entry.task_name)
         self.end = math.inf if entry.epochs is None else self._order.end(entry.epochs)
-        start, stop = self.dataset.span(0)[0], self.dataset.span(self.records - 1)[1]
-        self.typical_places = max(1.0, (stop - start) / self.records / BYTES_PER_TOKEN)
+        start, stop = self.dataset.span(0)[0], self.dataset.span(len(self.dataset) - 1)[1]
+        self.typical_places = max(1.0, (stop - start) / len(self.dataset) / BYTES_PER_TOKEN)
         self._tokenizer, self._seed, self._row_length = tokenizer, seed, row_length
         self._format = RECORD_FORMATS[entry.format]
         self.renderer = Renderer(entry.template, tokenizer, learned) if self._format.template else None
@@ -105,14 +113,34 @@ class Corpus:
     def reading_rules(self) -> dict[str, Any]:
         """What, besides its records and the tokenizer, decides about its documents."""
         rules = {"format": self.entry.format, "special_tokens": self.entry.special_tokens}
+        if self._view != WHOLE:
+            rules["part"] = [len(self._view.places), self._view.limit]
         return rules | self.renderer.rules if self.renderer else rules
+
+    @property
+    def nbytes(self) -> float:
+        """The bytes of the records that are read, by their share of all."""
+        return self.dataset.nbytes * self.records / len(self.dataset)
+
+    def viewed(self, view: View, entry: MixtureEntry) -> Corpus:
+        """Another part of the same dataset, not opened again, as `entry` has it."""
+        return Corpus(
+            entry, self._tokenizer, self._seed, self._row_length, dataset=self.dataset, learned=self._learned, view=view
+        )
 
     def continued(self, generations: Sequence[Generation]) -> Corpus:
         """The same dataset, not opened again, in the order of a run that has seen these generations of it."""
         if tuple(generations) == self.generations:
             return self
         return Corpus(
-            self.entry, self._tokenizer, self._seed, self._row_length, generations, self.dataset, self._learned
+            self.entry,
+            self._tokenizer,
+            self._seed,
+            self._row_length,
+            generations,
+            self.dataset,
+            self._learned,
+            self._view,
         )
 
     def check_texts(self) -> None:
@@ -143,7 +171,7 @@ class Corpus:
         if self._transform or not self.entry.share:
             return
         looked_at, endless, without = 0, 0, list[str]()
-        for number in spread(self.records, _LOOKED_AT):
+        for number in map(self._view.record, spread(self.records, _LOOKED_AT)):
             with contextlib.suppress(DamagedRecord):  # max_damaged_share is for those
                 record = self.dataset.record(number)
                 looked_at += 1
@@ -171,7 +199,7 @@ class Corpus:
 
     def record(self, position: int) -> int:
         """The record at a position of the corpus."""
-        return self._order.record(position)
+        return self._view.record(self._order.record(position))
 
     def epochs(self, documents: int) -> float:
         """How many epochs so many documents are."""
@@ -207,7 +235,7 @@ class Corpus:
         return examples
 
     def _example(self, position: int) -> Example | Skip:
-        number = self._order.record(position)
+        number = self.record(position)
         try:
             if self._transform is None:
                 return self._read(number)
@@ -286,10 +314,16 @@ def _is_endless(example: Example) -> bool:
 
 
 def open_corpora(
-    entries: Iterable[MixtureEntry], tokenizer: Tokenizer, seed: int, row_length: int, learned: Learned = ANSWERS_ALONE
+    entries: Iterable[MixtureEntry],
+    tokenizer: Tokenizer,
+    seed: int,
+    row_length: int,
+    learned: Learned = ANSWERS_ALONE,
+    view: View = WHOLE,
 ) -> list[Corpus]:
-    """The corpora of a mixture; UserError for what is wrong with a dataset, a transform or a template."""
-    return [Corpus(entry, tokenizer, seed, row_length, learned=learned) for entry in entries]
+    """The corpora of a mixture, that part of each; UserError for what is wrong with a dataset, a transform or a
+    template."""
+    return [Corpus(entry, tokenizer, seed, row_length, learned=learned, view=view) for entry in entries]
 
 
 def pilots_of(documents: Iterable[Document | Skip]) -> tuple[Pilot, ...]:

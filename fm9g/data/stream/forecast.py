@@ -67,7 +67,7 @@ def sample_corpus(corpus: Corpus, count: int = SAMPLED_DOCUMENTS) -> CorpusSampl
     places = np.array([document.places if isinstance(document, Document) else 0 for document in documents])
     spans = [corpus.dataset.span(document.record) for document in documents]
     nbytes = np.array([end - start for start, end in spans])
-    found = CorpusSample(examples, ids, documents, *estimate(places, nbytes, corpus.records, corpus.dataset.nbytes))
+    found = CorpusSample(examples, ids, documents, *estimate(places, nbytes, corpus.records, round(corpus.nbytes)))
     if found.lost or found.cut:  # then places do not go with bytes
         mean = estimate(places, np.ones_like(nbytes), corpus.records, corpus.records)
         found = dataclasses.replace(found, mean=mean[0], standard_error=mean[1])

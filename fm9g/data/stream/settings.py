@@ -58,6 +58,13 @@ class DataSettings(Group):
     dataloader_prefetch_factor: int = setting(
         1, "batches that each loader process makes ahead", "每个加载子进程提前准备的批次数", least=1
     )
+    max_train_samples: int | None = setting(
+        None,
+        "records of each dataset that are trained on at most, its first ones",
+        "每个数据集最多训练的记录数，取最前面的",
+        least=1,
+        learned_with=True,
+    )
     stop_when_end: bool = setting(
         False,
         "when a non-repeating mixture is exhausted: 1 stops early, 0 fails",

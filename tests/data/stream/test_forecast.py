@@ -26,7 +26,8 @@ def corpus(name, share, records, epochs, size=10):
         entry=SimpleNamespace(task_name=name, share=share, epochs=epochs),
         records=records,
         end=np.inf if epochs is None else epochs * records,
-        dataset=SimpleNamespace(span=lambda record: (0, 50), nbytes=50 * records),
+        dataset=SimpleNamespace(span=lambda record: (0, 50)),
+        nbytes=50 * records,
         examples=list,
         encoded=lambda examples: {},
         documents=lambda examples, ids: [
