@@ -74,6 +74,24 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += a @ b
 
 
+@torch.no_grad()
+def linear_scores(hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each valid target: the loss [T], as linear_cross_entropy's, and whether it is the likeliest token, bool [T].
+
+    At -100 they are 0 and False. For evaluation: without gradients.
+    """
+    losses_T = torch.zeros(targets_T.shape, dtype=torch.float32, device=targets_T.device)
+    likeliest_T = torch.zeros(targets_T.shape, dtype=torch.bool, device=targets_T.device)
+    valid = (targets_T != IGNORED).nonzero().squeeze(1)
+    hidden_ND = hidden_TD[valid]
+    for rows in chunks(hidden_ND, weight_VD):
+        where_c = valid[rows]
+        logits_cV, log_total_c1 = chunk_logits(hidden_ND[rows], weight_VD)
+        losses_T[where_c] = (log_total_c1 - logits_cV.gather(1, targets_T[where_c, None])).squeeze(1)
+        likeliest_T[where_c] = logits_cV.argmax(1) == targets_T[where_c]
+    return losses_T, likeliest_T
+
+
 def linear_cross_entropy(hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over valid targets of the cross-entropy of `hidden @ weight.T`, and each token's loss.
 

@@ -12,7 +12,7 @@ from fm9g import runtime
 from fm9g.model.block import TransformerBlock
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
-from fm9g.model.cross_entropy import linear_cross_entropy
+from fm9g.model.cross_entropy import linear_cross_entropy, linear_scores
 from fm9g.model.embedding import Embedding, noise
 from fm9g.model.kernels import choose_kernel
 from fm9g.model.linear import Linear
@@ -106,6 +106,10 @@ class Decoder(bmt.DistributedModule):
     def loss(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The summed loss over valid targets (not -100), and the loss [T] of each token without gradient."""
         return linear_cross_entropy(self.hidden(tokens_T, context), self._head_weight(), targets_T)
+
+    def scores(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Without gradients: the loss [T] of each token, and whether its target is the likeliest one, bool [T]."""
+        return linear_scores(self.hidden(tokens_T, context), self._head_weight(), targets_T)
 
     def log_probs(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> Tensor:
         """The log-probability [T], float32, of each target, differentiable; 0, with no gradient, at -100."""

@@ -133,7 +133,8 @@ def describe(evaluated: Evaluated, iteration: int) -> str:
     losses = [f"{task} {loss:.4f}" for task, loss in evaluated.task_loss.items()]
     perplexity = "" if evaluated.perplexity is None else f", perplexity {evaluated.perplexity:.4g}"
     left_out = f", {evaluated.skipped:,} record(s) left out" if evaluated.skipped else ""
-    before = f"iter {iteration}: held-out loss {evaluated.loss:.4f}{perplexity}"
+    seen = "".join(f", {name} {value:.4g}" for name, value in evaluated.seen.items())
+    before = f"iter {iteration}: held-out loss {evaluated.loss:.4f}{perplexity}{seen}"
     after = f"; {evaluated.tokens:,} tokens in {evaluated.seconds:.1f} s{left_out}"
     tasks = "".join(as_many_as_fit(losses, LINE_WIDTH - len(before) - len(after) - len(" ()")))
     return before + (f" ({tasks})" if tasks else "") + after

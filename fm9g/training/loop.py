@@ -15,6 +15,7 @@ from fm9g.training.best import Best
 from fm9g.training.evaluation import Evaluation, describe
 from fm9g.training.learner import Diverged, Learned, Learner
 from fm9g.training.metrics import Evaluated, Metrics, MetricsWriter, readable_line
+from fm9g.training.results import write_results
 from fm9g.training.run_state import run_state
 from fm9g.training.run_stream import RunStream, Step
 from fm9g.training.step import means
@@ -36,6 +37,7 @@ class Loop:
         self.stream, self.learner, self.checkpoints = stream, learner, checkpoints
         self.evaluation, self.writer, self.best = evaluation, writer, best
         self._settings, self._progress = stream.inputs.settings, stream.progress
+        self._last_evaluated: Evaluated | None = None
         self._peak = peak_flops(stream.inputs.model_config.dtype)
 
     def run(self) -> None:
@@ -65,6 +67,7 @@ class Loop:
             self._name_best()
         except Diverged as diverged:
             raise UserError(f"{diverged.what}; {self._way_back()}{diverged.hint}") from None
+        self._write_results()
         self.stream.check_end()
 
     def _iteration(self, step: Step) -> Metrics:
@@ -105,6 +108,7 @@ class Loop:
         """Evaluate what has been learned so far, and say what is found."""
         evaluated = evaluation.run()
         log(describe(evaluated, self._progress.step))
+        self._last_evaluated = evaluated
         return evaluated
 
     def _evaluate_start(self) -> None:
@@ -166,6 +170,17 @@ class Loop:
             log(readable_line(metrics, train_iters, seconds_left, metrics.iteration // every))
         if self.writer:
             self.writer.write(metrics)
+
+    def _write_results(self) -> None:
+        if not self.writer:
+            return
+        step = self.best.saved_step
+        best = {
+            "best_metric": self.best.loss,
+            "best_model_checkpoint": None if step is None else str(self.checkpoints.path(step)),
+        }
+        settings, logs = self._settings, self.checkpoints.folder.logs
+        write_results(logs, self._last_evaluated, settings.log_iters, settings.train_iters, best)
 
     def contents(self) -> Contents:
         """A whole checkpoint; Diverged instead where the weights are no longer finite."""

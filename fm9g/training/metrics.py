@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,16 @@ def _iteration(line: str, number: int, path: Path) -> int:
         return int(json.loads(line)["iteration"])
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{path}, line {number}: holds no iteration's metrics: move the file away") from None
+
+
+def metrics_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The iterations of a metrics.jsonl, one at a time; none where there is no file."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n"):  # a kill may have left it half written
+                yield json.loads(line)
 
 
 def _line(metrics: Metrics) -> str:

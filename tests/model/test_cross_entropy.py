@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fm9g.model import cross_entropy
-from fm9g.model.cross_entropy import IGNORED, linear_cross_entropy
+from fm9g.model.cross_entropy import IGNORED, linear_cross_entropy, linear_scores
 
 TOKENS, DIM, VOCABULARY = 23, 16, 37
 
@@ -46,6 +46,18 @@ def test_it_is_cross_entropy_for_any_size_of_chunk(chunk: int, monkeypatch: pyte
     torch.testing.assert_close(hidden.grad.double(), expected["hidden"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(weight.grad.double(), expected["weight"], rtol=1e-5, atol=1e-5)
     assert losses[::4].abs().sum() == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 17, 1000])
+def test_scores_are_the_losses_and_whether_the_target_is_the_likeliest(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    set_chunk(monkeypatch, chunk)
+    hidden, weight, targets = inputs()
+    expected = (hidden @ weight.T).argmax(1)
+    targets[1:9:2] = expected[1:9:2]
+    losses, likeliest = linear_scores(hidden, weight, targets)
+    assert torch.equal(losses, linear_cross_entropy(hidden, weight, targets)[1])
+    assert torch.equal(likeliest, expected == targets) and 4 <= likeliest.sum() < 17
+    assert not losses.requires_grad
 
 
 def test_a_vocabulary_larger_than_a_chunk_works_token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,9 @@ def test_a_run_killed_after_an_evaluation_goes_on(place, tmp_path, held_out):
 
 
 def by_hand(loop, place, records):
-    """The loss of texts, one by one, in float64: (sum, number of targets)."""
+    """The loss of texts, one by one, in float64: (sum, number of targets, how many are the likeliest token)."""
     tokenizer = load_tokenizer(place.tokenizer)
-    total, count = 0.0, 0
+    total, count, hits = 0.0, 0, 0
     for record in records:
         prompt, answer = (tokenizer.encode(record[key]) if record[key] else [] for key in ("input", "output"))
         tokens = torch.tensor([tokenizer.bos_id, *prompt, *answer, tokenizer.eos_id])
@@ -84,17 +84,20 @@ def by_hand(loop, place, records):
             logits = model(tokens[:-1], model.context([len(tokens) - 1])).double()
         losses = F.cross_entropy(logits, tokens[1:], reduction="none")[len(prompt) :]
         total, count = total + losses.sum().item(), count + len(losses)
-    return total, count
+        hits += (logits.argmax(1) == tokens[1:])[len(prompt) :].sum().item()
+    return total, count, hits
 
 
 def test_it_is_the_mean_over_all_targets_of_every_record(place, tmp_path, held_out):
     with training_here(place, tmp_path, eval_dataset=held_out, max_length=128) as loop:
         found = loop.evaluation.run()
         sums = [by_hand(loop, place, records) for records in (prose_records(150)[120:], question_records(70)[50:])]
-    expected = sum(total for total, _ in sums) / sum(count for _, count in sums)
+    totals, counts, hits = (sum(column) for column in zip(*sums, strict=True))
+    expected = totals / counts
+    assert found.seen == {"accuracy": hits / counts}
     assert found.loss == pytest.approx(expected, rel=1e-5)
     assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
-    for name, (total, count) in zip(("texts", "asked"), sums, strict=True):
+    for name, (total, count, _) in zip(("texts", "asked"), sums, strict=True):
         assert found.task_loss[name] == pytest.approx(total / count, rel=1e-5)
 
 
