@@ -31,6 +31,7 @@ def setting(default: Any, meaning: str, chinese: str, **metadata: Any) -> Any:
     told: whether a run says its value even where that is the default, since it decides what is learned and how fast;
     learned_with: whether a resumed run says so where it has another value than before;
     needs: settings without any of which it means nothing, which a run says where its value is not the default;
+    replaces: settings that say the same in another way: a source that names this one takes them back from earlier ones;
     later: what it belongs to that this version does not have.
     """
     return field(default=default, metadata={"meaning": meaning, "chinese": chinese, **metadata})
@@ -225,7 +226,11 @@ def merge(composition: type[Composed], given: Iterable[tuple[str, Mapping[str, A
     """The settings of (source, parsed values), later over earlier, checked; a UserError names the setting."""
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    items = fields(composition)
     for source, found in given:
+        for other in {other for name in found for other in items[name].metadata.get("replaces", ())} - set(found):
+            values.pop(other, None)
+            sources.pop(other, None)
         values.update(found)
         sources.update(dict.fromkeys(found, source))
     settings = composition(**values, sources=sources)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from fm9g.errors import UserError
+from fm9g.errors import UserError, closest, shown
+from fm9g.files import read_json, user_path
 from fm9g.lora.kind import Kind
 from fm9g.lora.layers import layers_of, saved_modules
-from fm9g.settings import Group, setting
+from fm9g.settings import Composition, Group, fields, parse_mapping, setting
 
 DEFAULT_LAYERS = ("project_q", "project_k", "project_v", "w_0", "w_1", "w_out")
+
+
+def read_lora_config(composition: Composition, path: str) -> dict[str, Any]:
+    """What a lora_config says, as BELLE's and CALM's guides have it; a UserError for what is no setting of LoRA's."""
+    content = read_json(user_path(path))
+    if not isinstance(content, dict):
+        raise UserError(f"lora_config: {path}: expected an object of settings")
+    known = fields(LoraSettings).keys() - {"lora", "lora_config"}
+    for name in content:
+        if name not in known:
+            raise UserError(f"lora_config: {path}: unknown setting {shown(name)}{closest(name, known)}")
+    return parse_mapping(composition, content, path)
 
 
 @dataclass(frozen=True)
@@ -26,6 +39,12 @@ class LoraSettings(Group):
         "训练适配器，pretrained_model 的各层保持不变",
         told=True,
     )
+    lora_config: str = setting(
+        "",
+        "a JSON file of these settings, read after the train config: lora_r, lora_alpha, lora_target_modules, …",
+        "写有这些设置的 JSON 文件，在训练配置之后读取：lora_r、lora_alpha、lora_target_modules 等",
+        needs=("lora",),
+    )
     lora_layer: list[str] | None = setting(
         None,
         'layers that get adapters, by the ends of their names, or "all"; default: project_q, project_k, project_v, '
@@ -33,6 +52,7 @@ class LoraSettings(Group):
         '加适配器的层，按名称的结尾，或 "all"；默认：project_q、project_k、project_v、w_0、w_1、w_out',
         needs=("lora",),
         learned_with=True,
+        replaces=("lora_target_modules",),
     )
     lora_target_modules: list[str] | None = setting(
         None,
@@ -40,6 +60,7 @@ class LoraSettings(Group):
         "同上，用 Hugging Face 的名称：q_proj、gate_proj 等",
         needs=("lora",),
         learned_with=True,
+        replaces=("lora_layer",),
     )
     lora_r: int = setting(16, "rank of the adapters", "适配器的秩", least=1, needs=("lora",), learned_with=True)
     lora_alpha: float = setting(

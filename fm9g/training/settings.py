@@ -1,6 +1,7 @@
 """The settings of a run: its groups, and the places that values come from.
 
-Later over earlier: the defaults; the args[...] table of run_bmtrain.sh; train_configs/<config>.json; the command line.
+Later over earlier: the defaults; the args[...] table of run_bmtrain.sh; train_configs/<config>.json; the file of
+lora_config; the command line.
 Docs and --help are made from the groups, so they cannot differ from the code.
 """
 
@@ -16,7 +17,7 @@ from fm9g.data.stream.settings import DataSettings
 from fm9g.environment import REPOSITORY
 from fm9g.errors import UserError
 from fm9g.files import read_json, user_path
-from fm9g.lora.settings import LoraSettings
+from fm9g.lora.settings import LoraSettings, read_lora_config
 from fm9g.model.settings import ModelSettings
 from fm9g.settings import Group, Merged, fields, merge, parse_lines, parse_mapping, parse_words, setting
 from fm9g.training.evaluation_settings import EvaluationSettings
@@ -154,7 +155,10 @@ def read_settings(words: list[str], table: str = "") -> Settings:
     train_config = config_paths(config)[1]
     from_file = read_train_config(train_config) if train_config.exists() else {}
     from_file.pop("config", None)
-    return merge(Settings, [(TABLE, from_table), (_shown(train_config), from_file), (COMMAND_LINE, from_line)])
+    given = [(TABLE, from_table), (_shown(train_config), from_file)]
+    if lora_config := {**from_table, **from_file, **from_line}.get("lora_config", ""):
+        given.append((lora_config, read_lora_config(Settings, lora_config)))
+    return merge(Settings, [*given, (COMMAND_LINE, from_line)])
 
 
 def _shown(path: Path) -> str:

@@ -1,16 +1,20 @@
 """LoRA: defaults, what is refused, and what each setting does."""
 
+import json
+
 import pytest
 
 from fm9g.lora.layers import adapter_parameters
 from fm9g.lora.settings import DEFAULT_LAYERS, LoraSettings
 from fm9g.model.config import ModelConfig
+from fm9g.training.settings import read_settings
 from tests.settings.helpers import defaults, refused, sees
 from tests.support.runs_here import train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {
     "lora": False,
+    "lora_config": "",
     "lora_layer": None,
     "lora_target_modules": None,
     "lora_r": 16,
@@ -64,6 +68,31 @@ def test_layers_are_named_by_our_names_or_theirs(adapted, name):
     assert layers_of(adapted(**{name: given})) == {"project_q", "w_out"}
     both = ("--lora_layer", "['project_q']", "--lora_target_modules", "['q_proj']")
     assert "lora_layer and lora_target_modules name the same" in refused(*both)
+
+
+@sees("lora_config")
+def test_a_file_of_its_own_as_other_guides_have_it(place, adapted, tmp_path):
+    file = tmp_path / "lora_config.json"
+    given = {"lora_r": 2, "lora_alpha": 16, "lora_dropout": 0.05, "lora_target_modules": ["q_proj", "v_proj"]}
+    file.write_text(json.dumps(given))
+    run = adapted(lora_config=file, lora_r=3)
+    assert layers_of(run) == {"project_q", "project_v"}
+    assert {value.shape[0] for name, value in run.weights(3).items() if name.endswith("lora_A")} == {3}
+    settings = read_settings(["--config", "7b_lora", "--lora_config", str(file), "--pretrained_model", "x"])
+    assert (settings.layers, settings.lora_alpha) == (("project_q", "project_v"), 16)
+    assert settings.source("lora_target_modules") == str(file)
+    file.write_text('{"lora_rank": 2}')
+    words = ("--lora_config", str(file), "--lora", "1", "--pretrained_model", "x")
+    assert f"lora_config: {file}: unknown setting 'lora_rank' (did you mean 'lora_r'?)" in refused(*words)
+    file.write_text("[]")
+    assert f"{file}: expected an object" in refused(*words)
+    file.unlink()
+    assert str(file) in refused(*words)
+
+
+def test_a_later_source_names_layers_in_its_own_way():
+    words = ["--config", "7b_lora", "--pretrained_model", "x", "--lora_target_modules", "['o_proj']"]
+    assert read_settings(words).layers == ("attention_out",)
 
 
 @sees("lora_r")
