@@ -14,7 +14,7 @@ from tests.support.sources import ROOT, Source, sources
 FLOORS = (
     {"errors", "progress_bar"},
     {"files", "environment", "display"},
-    {"settings", "commandline"},
+    {"settings", "commandline", "figures"},
     {"tensors", "runtime"},
     {"model", "data"},
     {"objectives", "lora", "checkpoint"},

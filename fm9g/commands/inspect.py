@@ -17,11 +17,12 @@ import sys
 from fm9g.commandline import parse_flags, path_text
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.inspect.dataset import hit_line, length_lines, record_lines, resolve, summary, token_lines
-from fm9g.data.inspect.lengths import measure_lengths, plot_lengths, require_matplotlib
+from fm9g.data.inspect.lengths import measure_lengths, plot_lengths
 from fm9g.data.inspect.search import search
 from fm9g.data.tokens.sample import sample_tokens
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
+from fm9g.figures import require_matplotlib
 from fm9g.progress_bar import ProgressBar
 
 

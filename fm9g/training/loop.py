@@ -14,6 +14,7 @@ from fm9g.runtime.log import log
 from fm9g.training.best import Best
 from fm9g.training.evaluation import Evaluation, describe
 from fm9g.training.learner import Diverged, Learned, Learner
+from fm9g.training.loss_plot import plot_loss
 from fm9g.training.metrics import Evaluated, Metrics, MetricsWriter, readable_line
 from fm9g.training.results import write_results
 from fm9g.training.run_state import run_state
@@ -180,7 +181,9 @@ class Loop:
             "best_model_checkpoint": None if step is None else str(self.checkpoints.path(step)),
         }
         settings, logs = self._settings, self.checkpoints.folder.logs
-        write_results(logs, self._last_evaluated, settings.log_iters, settings.train_iters, best)
+        history = write_results(logs, self._last_evaluated, settings.log_iters, settings.train_iters, best)
+        if settings.plot_loss:
+            plot_loss(logs / "loss.png", history)
 
     def contents(self) -> Contents:
         """A whole checkpoint; Diverged instead where the weights are no longer finite."""

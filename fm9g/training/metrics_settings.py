@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fm9g.figures import require_matplotlib
 from fm9g.settings import Group, setting
 
 
@@ -30,3 +31,13 @@ class MetricsSettings(Group):
     tensorboard_all_tasks: bool = setting(
         False, "write every task's loss and tokens to TensorBoard", "把每个任务的损失与 token 数写入 TensorBoard"
     )
+    plot_loss: bool = setting(
+        False,
+        "draw the losses at the run's end, as loss.png beside metrics.jsonl (needs matplotlib)",
+        "运行结束时把损失画成 loss.png，放在 metrics.jsonl 旁（需要 matplotlib）",
+    )
+
+    def check(self) -> None:
+        """What draws is looked for before a run, not after it."""
+        if self.plot_loss:
+            require_matplotlib()

@@ -17,8 +17,9 @@ from fm9g.training.metrics import Evaluated, finite, metrics_of
 
 def write_results(
     logs: Path, evaluated: Evaluated | None, log_iters: int, max_steps: int, best: Mapping[str, Any]
-) -> None:
+) -> list[dict[str, Any]]:
     """Write the files beside metrics.jsonl; `evaluated`: the last evaluation, `best`: what the state says of the best.
+    Returns the log_history.
 
     Nothing is written of training where metrics.jsonl tells of no iteration.
     """
@@ -35,6 +36,7 @@ def write_results(
         _write(logs / "trainer_state.json", {**best, **state, "logging_steps": log_iters, "log_history": history})
     if evaluated is not None:
         _write(logs / "eval_results.json", _evaluated(evaluated) | ({"epoch": _epoch(last)} if last else {}))
+    return history
 
 
 def _epoch(line: Mapping[str, Any]) -> float | None:

@@ -1,14 +1,15 @@
 """What a run reports: defaults, what is refused, and what each setting does."""
 
 import re
+import sys
 
 import pytest
 
 from fm9g.training.metrics_settings import MetricsSettings
-from tests.settings.helpers import defaults, iterations, sees
+from tests.settings.helpers import defaults, iterations, refused, sees
 
 pytestmark = pytest.mark.usefixtures("single_rank")
-DEFAULTS = {"log_iters": 1, "inspect_iters": 100, "tensorboard_all_tasks": False}
+DEFAULTS = {"log_iters": 1, "inspect_iters": 100, "tensorboard_all_tasks": False, "plot_loss": False}
 
 
 def test_defaults():
@@ -54,3 +55,12 @@ def test_tensorboard_all_tasks_and_exp_group(plain, run):
             assert dict(events[f"Loss/task/{task}"])[line["iteration"]] == pytest.approx(loss)
             assert dict(events[f"Data/task_tokens/{task}"])[line["iteration"]] == line["task_tokens"][task]
     assert not any("task" in tag for tag in plain.events())
+
+
+@sees("plot_loss")
+def test_plot_loss_draws_a_picture(run, plain, monkeypatch):
+    folder = "checkpoints/logs/u/loss.png"
+    assert (run(plot_loss=1).root / folder).read_bytes().startswith(b"\x89PNG\r\n")
+    assert not (plain.root / folder).exists()
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "needs matplotlib" in refused("--plot_loss", "1")

@@ -12,14 +12,13 @@ import numpy as np
 
 from fm9g.data.index.dataset import IndexedDataset, load_ends
 from fm9g.errors import UserError
-from fm9g.files import atomic_file
+from fm9g.figures import new_figure, write_png
 
 _WINDOW = 1 << 20  # bounds read at once
 # powers of two, below 1 KB with three steps between them: short texts differ by less than a factor of two
 _QUARTERS = [quarter << k for k in range(8) for quarter in range(4, 8)]
 EDGES = np.array([1, 2, 3, *_QUARTERS, *(1 << k for k in range(10, 63))], dtype=np.int64)
 _UNITS = ("", "K", "M", "G", "T", "P", "E")
-_MATPLOTLIB = 'pip install matplotlib (or, in the repository, pip install -e ".[plots]")'
 
 
 @dataclass(frozen=True)
@@ -92,14 +91,9 @@ def token_bins(meta: dict[str, Any]) -> list[tuple[str, int]]:
 
 def plot_lengths(path: str | os.PathLike[str], lengths: Lengths, meta: dict[str, Any]) -> None:
     """Write both histograms as a PNG, which is complete or not there; UserError where matplotlib is missing."""
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = [("bytes of a record", lengths.bins()), ("estimated tokens of a record (meta.json)", token_bins(meta))]
     panels = [panel for panel in panels if panel[1]]
-    figure = Figure(figsize=(10, 4 * len(panels)), layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a display
+    figure = new_figure(10, 4 * len(panels))
     figure.suptitle(f"{lengths.records:,} records, {lengths.nbytes:,} bytes")
     for axes, (title, bins) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
         drawn = axes.bar([label for label, _ in bins], [count for _, count in bins])
@@ -107,13 +101,4 @@ def plot_lengths(path: str | os.PathLike[str], lengths: Lengths, meta: dict[str,
         axes.set_xlabel(title)
         axes.set_ylabel("records")
         axes.tick_params(axis="x", rotation=30)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-def require_matplotlib() -> None:
-    """UserError with the command that installs it where matplotlib is missing: it draws and does nothing else."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"a PNG needs matplotlib, which cannot be imported ({error}): {_MATPLOTLIB}") from None
+    write_png(path, figure)

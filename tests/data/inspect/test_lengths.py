@@ -10,7 +10,7 @@ import pytest
 from fm9g.data.index.build import build
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.inspect import lengths as module
-from fm9g.data.inspect.lengths import measure_lengths, plot_lengths, require_matplotlib, token_bins
+from fm9g.data.inspect.lengths import measure_lengths, plot_lengths, token_bins
 from fm9g.errors import UserError
 
 SIZES = [64, 63, 128, 127, 1024, 40, 40, 5000, 1023, 5000]
@@ -67,7 +67,6 @@ def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch, dataset, t
 
 
 def test_a_png(dataset, tmp_path):
-    require_matplotlib()
     for meta in (dataset.meta, {}):
         plot_lengths(tmp_path / "a.png", measure_lengths(dataset), meta)
         assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n")
