@@ -16,8 +16,9 @@ def test_a_smoothed_course_keeps_a_constant_and_follows_a_step():
 def test_what_is_drawn_is_the_history(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(loss_plot, "write_png", lambda path, figure: figures.append(figure))
-    trained = [{"step": 1, "loss": 5.0}, {"step": 2, "loss": None}, {"step": 3, "loss": 4.0}]
-    plot_loss(tmp_path / "a.png", [*trained, {"step": 2, "eval_loss": 4.5}])
+    losses = {1: 5.0, 2: None, 3: 4.0}
+    history = [{"step": step, "loss": loss} for step, loss in losses.items()]
+    plot_loss(tmp_path / "a.png", [*history, {"step": 2, "eval_loss": 4.5}])
     lines = {line.get_label(): line.get_xydata().tolist() for line in figures[0].axes[0].lines}
     assert lines["each step"] == [[1, 5], [3, 4]]
     assert lines["held out"] == [[2, 4.5]]
