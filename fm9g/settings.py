@@ -58,6 +58,11 @@ class Merged(Group):
         """Where a setting's value comes from, in words."""
         return self.sources.get(name, DEFAULT)
 
+    @staticmethod
+    def advice(name: str) -> str:
+        """What to write instead of a setting that there is none of, where people are known to look for it."""
+        return ""
+
 
 Composition = type[Merged]
 Composed = TypeVar("Composed", bound=Merged)
@@ -175,6 +180,8 @@ _KINDS = {
 def _known(composition: Composition, name: str, where: str) -> dataclasses.Field[Any]:
     known, normal = fields(composition), name.replace("-", "_")
     if normal not in known:
+        if here := composition.advice(normal):
+            raise UserError(f"{where}: {name!r} is another trainer's; here: {here}")
         raise UserError(f"{where}: unknown setting {name!r}{closest(normal, known)}")
     if later := known[normal].metadata.get("later"):
         raise UserError(f"{where}: {normal} belongs to {later}, which this version does not have yet")

@@ -23,6 +23,7 @@ from fm9g.settings import Group, Merged, fields, merge, parse_lines, parse_mappi
 from fm9g.training.evaluation_settings import EvaluationSettings
 from fm9g.training.metrics_settings import MetricsSettings
 from fm9g.training.optimizer_settings import OptimizerSettings
+from fm9g.training.other_trainers import advice
 
 ADAPTED = "_lora"  # at the end of a train config's name
 COMMAND_LINE, TABLE = "command line", "the args table of run_bmtrain.sh"
@@ -77,6 +78,11 @@ class Settings(
     Merged,
 ):
     """All settings of a run, after merging."""
+
+    @staticmethod
+    def advice(name: str) -> str:
+        """What a flag of another trainer's guide is here."""
+        return advice(name)
 
     def check(self) -> None:
         """What one group's settings mean for another's."""
