@@ -143,7 +143,9 @@ def start(program: list[str], words: list[str], app: Path) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
     # with NCCL, a lost peer must end the process instead of hanging it
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    launch([*meeting, f"--nproc_per_node={count}", *program, *words])
+    *flags, target = program
+    # after "--" torchrun takes no setting for a shortened flag of its own, as it would --local
+    launch([*meeting, f"--nproc_per_node={count}", *flags, "--", target, *words])
 
 
 def _check_config(settings: Settings) -> None:

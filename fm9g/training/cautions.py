@@ -36,7 +36,7 @@ def sample(inputs: Inputs, documents: int) -> Samples:
         return {corpus.entry.task_name: sample_corpus(corpus, documents) for corpus in read}
 
     trained = of(inputs.corpora)
-    with about("eval_dataset"):
+    with about(inputs.held_out_by):
         return Samples(trained, {} if inputs.settings.only_run_dataloader else of(inputs.held_out))
 
 
@@ -110,7 +110,10 @@ def _about_held_out(inputs: Inputs, samples: Mapping[str, CorpusSample]) -> list
     trained = {corpus.dataset.fingerprint: corpus.entry.path for corpus in inputs.corpora if corpus.entry.share > 0}
     said = []
     for corpus in inputs.held_out:
-        name, same = f"dataset {corpus.entry.task_name!r} of eval_dataset", trained.get(corpus.dataset.fingerprint)
+        name, same = (
+            f"dataset {corpus.entry.task_name!r} of {inputs.held_out_by}",
+            trained.get(corpus.dataset.fingerprint),
+        )
         if same is not None and not inputs.settings.validation_split:
             said.append(
                 f"{name} holds the records of {same}, which is trained on: its loss will not tell how well the model "

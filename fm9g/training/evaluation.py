@@ -83,7 +83,7 @@ class Evaluation:
         """Read the held-out data and measure; every rank must call it."""
         started, tasks = time.perf_counter(), len(self._names)
         sums = _Sums([0] * tasks, [0.0] * tasks, {})
-        with _undisturbed(self._learner.model), about("eval_dataset"):
+        with _undisturbed(self._learner.model), about(self._inputs.held_out_by):
             share, counted = self._settings.max_damaged_share, None if self._has_run else ""
             left_out, self._has_run = LeftOut(self._inputs.held_out, share, [0] * tasks, [0] * tasks, counted), True
             for batch, counts in self._steps():
@@ -132,9 +132,9 @@ def describe(evaluated: Evaluated, iteration: int) -> str:
     """The line a person reads."""
     losses = [f"{task} {loss:.4f}" for task, loss in evaluated.task_loss.items()]
     perplexity = "" if evaluated.perplexity is None else f", perplexity {evaluated.perplexity:.4g}"
-    left_out = f", {evaluated.skipped:,} record(s) left out" if evaluated.skipped else ""
-    seen = "".join(f", {name} {value:.4g}" for name, value in evaluated.seen.items())
+    left_out = f", {evaluated.skipped:,} left out" if evaluated.skipped else ""
+    seen = "".join(f", {name} {value:.3g}" for name, value in evaluated.seen.items())
     before = f"iter {iteration}: held-out loss {evaluated.loss:.4f}{perplexity}{seen}"
-    after = f"; {evaluated.tokens:,} tokens in {evaluated.seconds:.1f} s{left_out}"
+    after = f"; {evaluated.tokens:,} tokens, {evaluated.seconds:.1f} s{left_out}"
     tasks = "".join(as_many_as_fit(losses, LINE_WIDTH - len(before) - len(after) - len(" ()")))
     return before + (f" ({tasks})" if tasks else "") + after

@@ -45,6 +45,11 @@ class Inputs:
     app: Path
 
     @property
+    def held_out_by(self) -> str:
+        """The setting that says what is held out."""
+        return "eval_dataset" if self.settings.eval_dataset else "validation_split"
+
+    @property
     def output_dir(self) -> Path:
         """Where the run writes."""
         given = self.settings.output_dir

@@ -27,8 +27,8 @@ def plot_loss(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     axes = figure.subplots()
     if trained:
         steps, losses = zip(*trained, strict=True)
-        axes.plot(steps, losses, color="tab:blue", alpha=0.3, label="each step")
-        axes.plot(steps, smoothed(losses), color="tab:blue", label="training")
+        axes.plot(steps, losses, color="tab:blue", alpha=0.3, label="training")
+        axes.plot(steps, smoothed(losses), color="tab:blue", label="training, smoothed")
     if held_out:
         axes.plot(*zip(*held_out, strict=True), color="tab:orange", marker="o", label="held out")
     if trained or held_out:

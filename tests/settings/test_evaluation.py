@@ -46,7 +46,7 @@ def test_what_is_evaluated_and_when(place, run, tmp_path):
     assert [line["iteration"] for line in found.metrics() if line["eval_loss"] is not None] == [3, 4]
     assert [step for step, _ in found.events()["Loss/eval"]] == [0, 3, 4]
     assert "iter 3: held-out loss" in found.log
-    tokens = re.search(r"(\d+) tokens in", found.log)
+    tokens = re.search(r"(\d+) tokens, ", found.log)
     assert tokens and 2 * 64 < int(tokens[1]) <= 4 * 64  # two steps of two rows of 64, not all full
     assert run(eval_dataset=held_out, eval_interval=4).metrics()[3]["eval_loss"] != found.metrics()[3]["eval_loss"]
 
@@ -90,3 +90,8 @@ def test_a_part_of_each_dataset_is_held_out_and_never_trained_on(place, tmp_path
     assert "both say what is held out" in refused("--validation_split", "0.1", "--eval_dataset", "x")
     nothing = refused_here(place, tmp_path / "none", **options | {"validation_split": 0.001})
     assert "none is in the part that is asked for" in nothing
+
+
+def test_what_is_wrong_with_it_is_told_by_the_setting_that_holds_it_out(place, tmp_path):
+    options = {"validation_split": 0.2, "max_length": 16, "train_iters": 2}
+    assert "of validation_split: " in train_here(place, tmp_path, **options).log

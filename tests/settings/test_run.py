@@ -110,3 +110,14 @@ def test_dry_run_reports_and_starts_nothing(place, tmp_path):
 @pytest.mark.parametrize("wrong", [{"tokenizer_path": "nowhere"}, {"resume_ckpt": "7"}, {"max_length": 4096}])
 def test_dry_run_checks_everything(place, tmp_path, wrong):
     assert command_here(place.words(tmp_path, dry_run=1, **wrong)).returncode == 1
+
+
+@pytest.mark.parametrize("word", ["--local", "--log", "--rdzv", "--role", "--node"])
+def test_torchrun_takes_no_setting_for_a_flag_of_its_own(monkeypatch, place, tmp_path, word):
+    """Of which these are shortened forms."""
+    from torch.distributed.run import parse_args
+
+    command = launched(monkeypatch, place, tmp_path, n_gpus=3)
+    read = parse_args([*command, word, "1"])
+    assert (read.training_script, read.training_script_args) == ("program.py", [*sys.argv[2:], word, "1"])
+    assert read.nproc_per_node == "3"

@@ -20,7 +20,7 @@ def test_what_is_drawn_is_the_history(tmp_path, monkeypatch):
     history = [{"step": step, "loss": loss} for step, loss in losses.items()]
     plot_loss(tmp_path / "a.png", [*history, {"step": 2, "eval_loss": 4.5}])
     lines = {line.get_label(): line.get_xydata().tolist() for line in figures[0].axes[0].lines}
-    assert lines["each step"] == [[1, 5], [3, 4]]
+    assert lines["training"] == [[1, 5], [3, 4]]
     assert lines["held out"] == [[2, 4.5]]
 
 
