@@ -17,7 +17,7 @@ FLOORS = (
     {"settings", "commandline", "figures"},
     {"tensors", "runtime"},
     {"model", "data"},
-    {"objectives", "lora", "checkpoint"},
+    {"objectives", "lora", "checkpoint", "generation"},
     {"convert"},
     {"training"},
     {"commands"},

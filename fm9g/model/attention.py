@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
+from fm9g.model.kernels.cached import cached_attention
 from fm9g.model.kernels.kernel import Attend
 from fm9g.model.linear import Linear
 from fm9g.model.rotary import rotate
@@ -31,5 +32,14 @@ class Attention(bmt.DistributedModule):
             for project in (self.project_q, self.project_k, self.project_v)
         )
         query, key = (rotate(x, context.cos, context.sin) for x in (query, key))
-        output = self._attend(query, key, value, context)
+        output = self._attended(query, key, value, context)
         return self.attention_out(output.flatten(1))
+
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
+        """[T, heads, dim_head]; what is in a cache before these tokens is attended to as well."""
+        if context.cache is None:
+            return self._attend(query, key, value, context)
+        held = context.cache.add(self, key, value)
+        if context.cache.begins:
+            return self._attend(query, key, value, context)
+        return cached_attention(query, *held, context.cache.visible)

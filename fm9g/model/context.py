@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fm9g.model.cache import Cache
 from fm9g.model.rotary import RotaryTable
 
 
@@ -51,12 +52,26 @@ class Context:
     position_ids: Tensor  # [T] int64, from 0 in each document
     cos: Tensor  # [T, 1, dim_head / 2], of the rotary angles at position_ids
     sin: Tensor
+    cache: Cache | None = None  # of what the documents have before these tokens, which are taken into it
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device, rotary: RotaryTable, dtype: torch.dtype) -> Context:
-        """Whole documents of these lengths, one after another; `dtype` is that of the hidden states."""
+    def of(
+        cls,
+        lengths: Sequence[int],
+        device: torch.device,
+        rotary: RotaryTable,
+        dtype: torch.dtype,
+        cache: Cache | None = None,
+    ) -> Context:
+        """Documents of these lengths, one after another, each after what it has in `cache`; `dtype` is that of the
+        hidden states."""
         counts = torch.tensor(lengths, dtype=torch.int32)
         starts = torch.cumsum(counts, 0, dtype=torch.int32) - counts
         positions = torch.arange(int(counts.sum())) - torch.repeat_interleave(starts, counts)
-        documents, position_ids = Documents.of(lengths, device), positions.to(device, non_blocking=True)
-        return cls(documents, documents, position_ids, *rotary(position_ids, documents.longest, dtype))
+        queries = keys = Documents.of(lengths, device)
+        if cache is not None:
+            positions += torch.tensor(cache.lengths).repeat_interleave(counts)
+            cache.begin(lengths, device)
+            keys = Documents.of(cache.lengths, device)
+        position_ids = positions.to(device, non_blocking=True)
+        return cls(queries, keys, position_ids, *rotary(position_ids, keys.longest, dtype), cache)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fm9g import runtime
 from fm9g.model.block import TransformerBlock
+from fm9g.model.cache import Cache
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
 from fm9g.model.cross_entropy import linear_cross_entropy, linear_scores
@@ -80,9 +81,9 @@ class Decoder(bmt.DistributedModule):
             prepare("lm_head", self.lm_head)
         self._rotary = RotaryTable(config)
 
-    def context(self, lengths: Sequence[int]) -> Context:
-        """For documents of these lengths, one after another: make it once for a strip."""
-        return Context.of(lengths, runtime.device(), self._rotary, TORCH_DTYPES[self.config.dtype])
+    def context(self, lengths: Sequence[int], cache: Cache | None = None) -> Context:
+        """For documents of these lengths, one after another: make it once for a strip, or a step of generation."""
+        return Context.of(lengths, runtime.device(), self._rotary, TORCH_DTYPES[self.config.dtype], cache)
 
     def _head_weight(self) -> Tensor:
         return (self.input_embedding if self.config.tie_lm_head else self.lm_head).weight
@@ -102,6 +103,11 @@ class Decoder(bmt.DistributedModule):
     def forward(self, tokens_T: Tensor, context: Context) -> Tensor:
         """[T] token ids -> [T, vocab_size] logits, all of them in memory: for inference and tests."""
         return F.linear(self.hidden(tokens_T, context), self._head_weight())
+
+    def next_logits(self, tokens_T: Tensor, context: Context) -> Tensor:
+        """The float32 logits [documents, vocab_size] of what follows each document."""
+        last_TD = self.hidden(tokens_T, context)[context.queries.cu_seqlens[1:] - 1]
+        return F.linear(last_TD, self._head_weight()).float()
 
     def loss(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The summed loss over valid targets (not -100), and the loss [T] of each token without gradient."""

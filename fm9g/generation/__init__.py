@@ -1,0 +1,1 @@
+"""Continuing rows of token ids. Nothing here knows of text."""
