@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from fm9g.errors import UserError, shown
+from fm9g.errors import UserError, closest, shown
 from fm9g.files import load_json
 
 MAX_DEPTH = 200  # Python's own readers and writers of JSON take a few hundred more, depending on who calls them
@@ -143,3 +143,20 @@ def checked_texts(prompt: Any, answer: Any) -> tuple[str, str]:
         if not isinstance(value, str):
             raise NoText(f"{key} must be a string, not {shown(value)}")
     return prompt, answer
+
+
+def text_of(record: dict[str, Any], field: str) -> str:
+    """The text in a field that must be there; null is an empty one."""
+    if field not in record:
+        raise NoText(f"no field {field!r}{closest(field, record)}")
+    value = record[field]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise NoText(f"{field!r} is not a string but {shown(value)}")
+    return value
+
+
+def optional_text(record: dict[str, Any], field: str) -> str:
+    """The text in a field, "" where there is none."""
+    return text_of(record, field) if field in record else ""

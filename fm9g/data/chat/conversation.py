@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fm9g.data.record import NoText, field_names
+from fm9g.data.record import NoText, field_names, optional_text, text_of
 from fm9g.errors import closest, shown
 
 Role = Literal["system", "user", "assistant", "call", "observation"]
@@ -220,20 +220,3 @@ def _tools(tools: Any) -> str:
     if not isinstance(tools, list):
         raise NoText(f"'tools' is neither a list nor a text but {shown(tools)}")
     return json.dumps(tools, ensure_ascii=False) if tools else ""
-
-
-def text_of(record: dict[str, Any], field: str) -> str:
-    """The text in a field that must be there; null is an empty one."""
-    if field not in record:
-        raise NoText(f"no field {field!r}{closest(field, record)}")
-    value = record[field]
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise NoText(f"{field!r} is not a string but {shown(value)}")
-    return value
-
-
-def optional_text(record: dict[str, Any], field: str) -> str:
-    """The text in a field, "" where there is none."""
-    return text_of(record, field) if field in record else ""

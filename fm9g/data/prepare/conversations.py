@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from fm9g.data.prepare.formats import optional_string, string
 from fm9g.data.prepare.writer import Report, rewrite
+from fm9g.data.record import optional_text, text_of
 
 Conversation = dict[str, Any]
 QUESTIONS = {"alpaca": ("instruction", "output"), "qa": ("input", "output")}  # a question's field and its answer's
@@ -20,8 +20,8 @@ def with_ids(source: str | os.PathLike[str], output: str | os.PathLike[str], nam
 
     def make(record: dict[str, Any], report: Report) -> list[Conversation]:
         id = record.get("id")
-        asked = string(record, "instruction") + optional_string(record, "input")
-        turns = _turns(asked, string(record, "output"), "assistant")
+        asked = text_of(record, "instruction") + optional_text(record, "input")
+        turns = _turns(asked, text_of(record, "output"), "assistant")
         return [{"id": f"{name}-{report.read}" if id in (None, "") else id, "conversations": turns}]
 
     return rewrite(source, output, ("instruction", "output"), ("id", "input"), make)
@@ -32,9 +32,9 @@ def without_ids(source: str | os.PathLike[str], output: str | os.PathLike[str], 
     question, answer = QUESTIONS[kind]
 
     def make(record: dict[str, Any], report: Report) -> list[Conversation]:
-        texts = [string(record, question), *([optional_string(record, "input")] if kind == "alpaca" else [])]
+        texts = [text_of(record, question), *([optional_text(record, "input")] if kind == "alpaca" else [])]
         asked = "\n\n".join(text for number, text in enumerate(texts) if number == 0 or text.strip())
-        return [{"conversations": _turns(asked, string(record, answer), "gpt")}]
+        return [{"conversations": _turns(asked, text_of(record, answer), "gpt")}]
 
     return rewrite(source, output, (question, answer), ("input",) if kind == "alpaca" else (), make)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
+from fm9g.data.record import optional_text, text_of
 from fm9g.errors import UserError, closest, shown
 
 Role = Literal["system", "user", "assistant"]
@@ -59,7 +60,7 @@ class Text:
 
     def pairs(self, record: dict[str, Any], left_out: Counter[str]) -> Iterator[Pair]:
         """Yield ("", text)."""
-        text = string(record, self.text_field)
+        text = text_of(record, self.text_field)
         if text.strip():
             yield "", text
         else:
@@ -93,7 +94,7 @@ class Alpaca:
 
     def pairs(self, record: dict[str, Any], left_out: Counter[str]) -> Iterator[Pair]:
         """Yield one pair, and one before it for each round of the history."""
-        system = optional_string(record, "system")
+        system = optional_text(record, "system")
         turns = _history(record.get("history") or [])
         if system.strip():
             turns.insert(0, ("system", system))
@@ -102,9 +103,9 @@ class Alpaca:
                 "has a system text or a history, whose turns nothing would tell apart; "
                 "give --user-tag and --assistant-tag, for example '<用户>' and '<AI>'"
             )
-        question, context = string(record, self.question_field), optional_string(record, self.context_field)
+        question, context = text_of(record, self.question_field), optional_text(record, self.context_field)
         asked = "\n".join(text for text in (question, context) if text.strip())
-        turns += [("user", asked), ("assistant", string(record, self.answer_field))]
+        turns += [("user", asked), ("assistant", text_of(record, self.answer_field))]
         tags: dict[Role, str] = {"system": self.system_tag, "user": self.user_tag, "assistant": self.assistant_tag}
         yield from answer_pairs(turns, tags, left_out)
 
@@ -131,7 +132,7 @@ class ShareGPT:
     def pairs(self, record: dict[str, Any], left_out: Counter[str]) -> Iterator[Pair]:
         """Yield one pair for each answer: the whole conversation before it, and the answer."""
         turns = _turns(record[self.conversations_field], self.conversations_field)
-        system = optional_string(record, "system")
+        system = optional_text(record, "system")
         if system.strip():
             if turns and turns[0][0] == "system":
                 raise UserError("has both a 'system' field and a system turn; keep one")
@@ -176,21 +177,6 @@ def answer_pairs(turns: list[Turn], tags: dict[Role, str], left_out: Counter[str
     left_out["empty conversations"] += previous in (None, "system")
 
 
-def string(record: dict[str, Any], field: str) -> str:
-    if field not in record:
-        raise UserError(f"no field {field!r}{closest(field, record)}")
-    value = record[field]
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise UserError(f"{field!r} is not a string but {shown(value)}")
-    return value
-
-
-def optional_string(record: dict[str, Any], field: str) -> str:
-    return string(record, field) if field in record else ""
-
-
 def _history(rounds: Any) -> list[Turn]:
     if not isinstance(rounds, list):
         raise UserError(f"'history' is not a list but {shown(rounds)}")
@@ -223,7 +209,7 @@ def _turn(turn: Any) -> Turn:
         raise UserError(f"not an object with 'from' and 'value' but {shown(turn)}")
     # a table of both spellings has null for those that a turn does not use
     speaker, text = ("from", "value") if turn.get("role") is None or turn.get("from") else ("role", "content")
-    name = string(turn, speaker)
+    name = text_of(turn, speaker)
     if name not in ROLES:
         raise UserError(f"unknown role {name!r}{closest(name, ROLES)}; known: {', '.join(ROLES)}")
-    return ROLES[name], string(turn, text)
+    return ROLES[name], text_of(turn, text)
