@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fm9g import runtime
 from fm9g.runtime import bmt
@@ -30,5 +31,8 @@ class Linear(bmt.DistributedModule):
             self.bias = bmt.DistributedParameter(zeros, init_method=torch.nn.init.zeros_)
 
     def forward(self, x: Tensor) -> Tensor:
-        # not F.linear, whose transposed view would keep the gathered weight alive until backward
-        return bmt.nn.OpLinear.apply(x, self.weight, self.bias if self._has_bias else None)
+        bias = self.bias if self._has_bias else None
+        if torch.is_grad_enabled():
+            # not F.linear, whose transposed view would keep the gathered weight alive until backward
+            return bmt.nn.OpLinear.apply(x, self.weight, bias)
+        return F.linear(x, self.weight, bias)

@@ -56,4 +56,6 @@ def _rotated(x_THd: Tensor, cos_T1h: Tensor, sin_T1h: Tensor, direction: int) ->
 
 def rotate(x_THd: Tensor, cos_T1h: Tensor, sin_T1h: Tensor) -> Tensor:
     """Rotate the pairs (x[i], x[i + dim_head / 2]) of each head by its position's angle."""
-    return Rotate.apply(x_THd, cos_T1h, sin_T1h)
+    if torch.is_grad_enabled():
+        return Rotate.apply(x_THd, cos_T1h, sin_T1h)
+    return _rotated(x_THd, cos_T1h, sin_T1h, 1)

@@ -1,0 +1,44 @@
+"""A model whose weights stay gathered, so that token after token needs no collective and no hook of BMTrain."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fm9g import runtime
+from fm9g.runtime import bmt
+from fm9g.runtime.shards import gathered_weights
+
+
+@contextlib.contextmanager
+def held(model: Any) -> Iterator[None]:
+    """Keep the whole of every parameter on every rank until the end. Without gradients; all ranks must come.
+
+    A single rank has all of them already; of several, each needs room for the whole model beside its part.
+    """
+    parts = [(param, param.data, param._in_block) for param in model.parameters()]
+    blocks = [module for module in model.modules() if isinstance(module, bmt.Block)]
+    for (param, _, _), whole in zip(parts, _wholes(model), strict=True):
+        param.data, param._in_block = whole, True
+    for block in blocks:
+        block.forward = block._module.forward
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for block in blocks:
+            del block.forward
+        for param, part, in_block in parts:
+            param.data, param._in_block = part, in_block
+
+
+def _wholes(model: Any) -> Iterator[Tensor]:
+    """The whole of each parameter, in order."""
+    if runtime.world_size() == 1:
+        return (param.data.view(param._original_shape) for param in model.parameters())
+    wholes = dict(gathered_weights(model))
+    return (wholes[name] for name, _ in model.named_parameters())
