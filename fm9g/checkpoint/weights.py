@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,17 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
         )
     model.load_state_dict(loaded, strict=False)
     return missing + unexpected
+
+
+def fill(model: Any, tensors: Mapping[str, LazyTensor]) -> None:
+    """Give the model the values of tensors of its names and shapes: each rank what it holds, a piece at a time."""
+    for name, param, start, end in shards(model):
+        at = 0
+        for piece in tensors[name].pieces():
+            first, last = max(at, start), min(at + len(piece), end)
+            if first < last:
+                param.data[first - start : last - start] = piece[first - at : last - at]
+            at += len(piece)
 
 
 def _fault_in_share(weights: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> str:

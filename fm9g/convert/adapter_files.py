@@ -8,7 +8,7 @@ from pathlib import Path
 from fm9g.convert.adapters import SavedAdapters
 from fm9g.convert.hf_config import family_for, family_of
 from fm9g.convert.outputs import check_output_file, check_output_folder, new_folder
-from fm9g.convert.peft import read_peft, to_ours, write_peft
+from fm9g.convert.peft import in_our_names, read_peft, write_peft
 from fm9g.errors import UserError
 from fm9g.files import atomic_file, read_json, write_json
 from fm9g.lora.layers import LORA_A, adapter_parameters, matching
@@ -52,7 +52,7 @@ def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwri
     family = family_of(values, where)
     config = family.read_config(values, where)
     peft = read_peft(peft_dir)
-    tensors = to_ours(peft, config, family.layouts)
+    tensors = dict(sorted(in_our_names(peft, config, family.layouts).tensors().items()))
     layers = _layers(list(tensors), config, peft_dir)
     _check_shapes(tensors, config, peft_dir)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -115,19 +115,18 @@ def our_names(config: ModelConfig, layouts: Layouts) -> dict[str, str]:
     }
 
 
-def to_ours(peft: SavedAdapters, config: ModelConfig, layouts: Layouts) -> dict[str, LazyTensor]:
-    """The tensors of a folder in our names; a UserError for one that is not for such a model, or not for all blocks."""
+def in_our_names(peft: SavedAdapters, config: ModelConfig, layouts: Layouts) -> SavedAdapters:
+    """The adapters of a folder by our names; a UserError for one that is not for such a model, or not for all blocks."""
     if config.tie_lm_head and peft.whole:
         name = next(iter(peft.whole))
         raise UserError(f"{peft.path}: {name} was trained untied, but embedding and head are one here")
-    names, made = our_names(config, layouts), dict[str, LazyTensor]()
-    for layer, adapter in peft.adapters.items():
-        ours = _known(f"{layer}.weight", names, peft.path).removesuffix(".weight")
-        for part, tensor in zip(_PARTS, adapter, strict=True):
-            if tensor is not None:
-                made[f"{ours}.{part}"] = tensor
-    made |= {_known(name, names, peft.path): tensor for name, tensor in peft.whole.items()}
-    return dict(sorted(made.items()))
+    names = our_names(config, layouts)
+    adapters = {
+        _known(f"{layer}.weight", names, peft.path).removesuffix(".weight"): adapter
+        for layer, adapter in peft.adapters.items()
+    }
+    whole = {_known(name, names, peft.path): tensor for name, tensor in peft.whole.items()}
+    return peft._replace(adapters=adapters, whole=whole)
 
 
 def _known(theirs: str, names: Mapping[str, str], folder: Path) -> str:

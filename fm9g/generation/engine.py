@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,19 +16,29 @@ from fm9g.model.decoder import Decoder
 
 
 class Token(NamedTuple):
-    """What a row goes on with. `log_prob` is of the model itself, whatever the sampling."""
+    """What a row goes on with. `log_prob` is of the model itself, whatever the sampling, and `likeliest` are the tokens
+    that it has for the likeliest, with theirs."""
 
     row: int
     token: int
     log_prob: float
     ended: bool
+    likeliest: tuple[tuple[int, float], ...] = ()
+
+
+def never(row: int, token: int) -> bool:
+    """A row ends with a token or its length alone."""
+    return False
 
 
 class Engine:
-    """Continues rows with a model, which it puts in evaluation mode."""
+    """Continues rows with a model, which it puts in evaluation mode.
 
-    def __init__(self, model: Decoder) -> None:
-        self._model = model.eval()
+    `lockstep`: of several ranks, all take the tokens that the first one chooses.
+    """
+
+    def __init__(self, model: Decoder, lockstep: bool = False) -> None:
+        self._model, self._lockstep = model.eval(), lockstep
 
     def generate(
         self,
@@ -37,30 +47,35 @@ class Engine:
         max_new_tokens: int,
         sampling: Sampling,
         seed: int = 0,
+        over: Callable[[int, int], bool] = never,
+        likeliest: int = 0,
     ) -> Iterator[list[Token]]:
-        """The next token of each row that goes on, step by step.
+        """The next token of each row that goes on, step by step, with so many of the likeliest.
 
-        A row ends with a token of `ends`, which is given too, or with its max_new_tokens.
+        A row ends with a token of `ends`, which is given too, with one of which `over(row, token)` says so, or with its
+        max_new_tokens.
         """
-        for number, prompt in enumerate(prompts):
-            if not prompt:
-                raise UserError(f"prompt {number} has no token: there is nothing to continue")
+        check_prompts(prompts)
         device = runtime.device()
         generator = torch.Generator(device).manual_seed(seed)
         rows, cache = list(range(len(prompts))), Cache(len(prompts))
-        seen = self._seen(prompts) if sampling.repetition_penalty != 1 else None
+        seen = have(prompts, self._model.config.vocab_size) if sampling.repetition_penalty != 1 else None
         tokens, lengths = torch.tensor([token for prompt in prompts for token in prompt]), [len(p) for p in prompts]
         for step in range(max_new_tokens):
             with torch.no_grad():
                 logits = self._model.next_logits(tokens.to(device), self._model.context(lengths, cache))
                 chosen = sampling.choose(logits, seen, generator)
-                log_probs = logits.log_softmax(-1).gather(1, chosen.unsqueeze(1)).squeeze(1)
+                if self._lockstep:
+                    chosen = runtime.broadcast(chosen)
+                log_probs = logits.log_softmax(-1)
+                told = log_probs.gather(1, chosen.unsqueeze(1)).squeeze(1)
+                best = _likeliest(log_probs, likeliest)
             if seen is not None:
                 seen.scatter_(1, chosen.unsqueeze(1), True)
             last = step + 1 == max_new_tokens
             made = [
-                Token(row, token, log_prob, last or token in ends)
-                for row, token, log_prob in zip(rows, chosen.tolist(), log_probs.tolist(), strict=True)
+                Token(row, token, log_prob, over(row, token) or last or token in ends, others)
+                for row, token, log_prob, others in zip(rows, chosen.tolist(), told.tolist(), best, strict=True)
             ]
             yield made
             going = [i for i, token in enumerate(made) if not token.ended]
@@ -72,12 +87,27 @@ class Engine:
                 chosen, seen = chosen[going], None if seen is None else seen[going]
             tokens, lengths = chosen, [1] * len(going)
 
-    def _seen(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """[rows, vocab_size]: whether a row has a token."""
-        seen = torch.zeros(len(prompts), self._model.config.vocab_size, dtype=torch.bool)
-        for row, prompt in zip(seen, prompts, strict=True):
-            row[list(prompt)] = True
-        return seen.to(runtime.device())
+
+def _likeliest(log_probs_RV: Tensor, count: int) -> list[tuple[tuple[int, float], ...]]:
+    """Of each row, its `count` likeliest tokens with their log-probabilities."""
+    best = log_probs_RV.topk(min(count, log_probs_RV.size(1)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [tuple(zip(tokens, values, strict=True)) for tokens, values in pairs]
+
+
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse a prompt that has nothing to go on from."""
+    for number, prompt in enumerate(prompts):
+        if not prompt:
+            raise UserError(f"prompt {number} has no token: there is nothing to continue")
+
+
+def have(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:
+    """[rows, vocab_size] bool: whether a row has a token."""
+    found = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
+    for row, prompt in zip(found, prompts, strict=True):
+        row[list(prompt)] = True
+    return found.to(runtime.device())
 
 
 def continued(steps: Iterator[list[Token]], rows: int) -> list[list[int]]:

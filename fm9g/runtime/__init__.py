@@ -129,6 +129,15 @@ def memory_bytes() -> int:
     return CpuDevice.max_memory_allocated()
 
 
+def free_bytes() -> int:
+    """Memory that nobody has taken: of the GPU, or of the machine, shared among its ranks."""
+    if backend.on_cuda:
+        return int(torch.cuda.mem_get_info()[0])
+    from fm9g.runtime.cpu import CpuDevice
+
+    return CpuDevice.mem_get_info()[0] // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def _as_tensor(value: int | float | Tensor) -> Tensor:
     """The value on this rank's device, owning its storage; Python numbers keep their 64 bits."""
     if isinstance(value, Tensor):

@@ -11,7 +11,18 @@ from torch import Tensor
 
 from fm9g import runtime
 from fm9g.runtime import bmt
-from fm9g.runtime.shards import gathered_weights
+from fm9g.runtime.shards import gathered_weights, whole_shapes
+
+_SPARE = 0.8  # of the free memory, what weights may take: caches and activations want some
+
+
+def fits(model: Any) -> bool:
+    """Whether every rank has room for the whole model beside its part of it; all ranks must ask."""
+    if runtime.world_size() == 1:
+        return True
+    sizes = {name: torch.Size(shape).numel() for name, shape in whole_shapes(model).items()}
+    needed = sum(sizes[name] * param.element_size() for name, param in model.named_parameters())
+    return bool(runtime.all_reduce(int(needed < _SPARE * runtime.free_bytes()), "min"))
 
 
 @contextlib.contextmanager

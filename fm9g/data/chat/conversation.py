@@ -85,18 +85,35 @@ class Conversation:
 
 def read_conversation(record: dict[str, Any]) -> Conversation:
     """The conversation of a record of any of the forms; turns at its end that nobody answers are left out."""
-    turns = _turns_of(record)
-    system = optional_text(record, "system")
-    if turns and turns[0].role == SYSTEM:
-        if system.strip():
-            raise NoText("has both a 'system' field and a system turn; keep one")
-        system, turns = turns[0].text, turns[1:]
+    turns, system = _with_system(record)
     while turns and not turns[-1].answers:
         turns.pop()
     if not turns:
         raise NoText("is a conversation without an answer")
+    return _conversation(turns, system, record)
+
+
+def read_question(record: dict[str, Any]) -> Conversation:
+    """Likewise, of a conversation that waits for its next answer."""
+    turns, system = _with_system(record)
+    if not turns or turns[-1].answers:
+        raise NoText("has nothing to answer: its last turn is no question")
+    return _conversation(turns, system, record)
+
+
+def _conversation(turns: list[Turn], system: str, record: dict[str, Any]) -> Conversation:
     _check_order(turns)
     return Conversation(tuple(turns), system if system.strip() else "", _tools(record.get("tools")))
+
+
+def _with_system(record: dict[str, Any]) -> tuple[list[Turn], str]:
+    """A record's turns, and its system text."""
+    turns, system = _turns_of(record), optional_text(record, "system")
+    if turns and turns[0].role == SYSTEM:
+        if system.strip():
+            raise NoText("has both a 'system' field and a system turn; keep one")
+        return turns[1:], turns[0].text
+    return turns, system
 
 
 def _turns_of(record: dict[str, Any]) -> list[Turn]:

@@ -67,20 +67,34 @@ class JinjaTemplate:
 
     def pieces(self, conversation: Conversation) -> Iterator[Piece]:
         """The pieces of a conversation; NoText where the template refuses it, or hides what is whose."""
+        return self._pieces(conversation, False)
+
+    def prompt(self, conversation: Conversation) -> Iterator[Piece]:
+        """The pieces of a conversation that waits for an answer, up to where that begins."""
+        return self._pieces(conversation, True)
+
+    @property
+    def ends(self) -> set[int]:
+        """The tokens that end an answer."""
+        shortest = Conversation((Turn("user", "?"), Turn("assistant", "!")))
+        return {piece.content for piece in self.pieces(shortest) if piece.ends and isinstance(piece.content, int)}
+
+    def _pieces(self, conversation: Conversation, opened: bool) -> Iterator[Piece]:
+        """`opened`: with what opens the next answer, and without a look for those that are there."""
         given = Given(conversation)
         try:
-            whole = self._render(given.messages, given.tools)
+            whole = self._render(given.messages, given.tools, opened)
         except NoText:
             if all(turn.role != CALL for turn in conversation.turns):
                 raise
             given = Given(conversation, texts=True)  # some templates take arguments for texts of JSON
-            whole = self._render(given.messages, given.tools)
-        skeleton = self._skeleton(given)
+            whole = self._render(given.messages, given.tools, opened)
+        skeleton = self._skeleton(given, opened)
         if skeleton is not None:
             pieces = [_filled(item, given.texts) for item in skeleton]
             if "".join(self._spelling(piece) for piece in pieces) == whole:
                 return iter(pieces)
-        return self._cut(given, whole)
+        return self._cut(given, whole, opened)
 
     def _spelling(self, piece: Piece) -> str:
         content = piece.content
@@ -104,27 +118,28 @@ class JinjaTemplate:
             # what a template does to values
             raise NoText(f"the tokenizer's chat template fails on it: {type(error).__name__}: {error}") from None
 
-    def _skeleton(self, given: Given) -> Skeleton | None:
+    def _skeleton(self, given: Given, opened: bool) -> Skeleton | None:
         """What the template makes of conversations of this shape; None where its parts cannot be told."""
-        if given.shape not in self._skeletons:
+        shape = (opened, *given.shape)
+        if shape not in self._skeletons:
             if len(self._skeletons) >= _KEPT:
                 self._skeletons.clear()
             try:
-                self._skeletons[given.shape] = self._make_skeleton(given)
+                self._skeletons[shape] = self._make_skeleton(given, opened)
             except NoText:
-                self._skeletons[given.shape] = None
-        return self._skeletons[given.shape]
+                self._skeletons[shape] = None
+        return self._skeletons[shape]
 
-    def _make_skeleton(self, given: Given) -> Skeleton | None:
+    def _make_skeleton(self, given: Given, opened: bool) -> Skeleton | None:
         marked = Given(given.conversation, marked=True, texts=given.as_texts)
-        whole = self._render(marked.messages, marked.tools)
+        whole = self._render(marked.messages, marked.tools, opened)
         # a template may have no use for tools, but for all else
         found = _find(
             whole, marked.texts, {n for n, turn in enumerate(marked.turn_of) if turn == NOBODY} - marked.system
         )
         if found is None:
             return None
-        learned = dict(self._answers(marked, whole, found))
+        learned = {} if opened else dict(self._answers(marked, whole, found))
         skeleton: Skeleton = []
         at = 0
         for place in found:
@@ -215,11 +230,13 @@ class JinjaTemplate:
                 return
         yield Piece(content)
 
-    def _cut(self, given: Given, whole: str) -> Iterator[Piece]:
+    def _cut(self, given: Given, whole: str, opened: bool) -> Iterator[Piece]:
         """The pieces of a conversation whose skeleton does not tell them: from the string alone, cut at its tokens."""
         hidden = "the tokenizer's chat template changes its texts or leaves some out"
         if any(self._special.search(text) for text in given.texts):
             raise NoText(f"{hidden}, one of which spells a special token")
+        if opened:
+            return self._literal(whole, 0, {})
         numbers = [number for number, turn in enumerate(given.conversation.turns) if turn.answers]
         _, openings = self._openings(given.messages[: given.ahead + numbers[-1]], given.tools)
         starts: list[int] = []

@@ -6,7 +6,7 @@ record -> Conversation -> pieces of its template -> Parts, of which answers are 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from fm9g.data.chat.conversation import Conversation, read_conversation
@@ -40,6 +40,13 @@ class Pieces(Protocol):
 
     def pieces(self, conversation: Conversation) -> Iterator[Piece]:
         """The pieces of a conversation; NoText where the template has no place for something in it."""
+
+    def prompt(self, conversation: Conversation) -> Iterator[Piece]:
+        """Those of one that waits for an answer, up to where that begins."""
+
+    @property
+    def ends(self) -> set[int]:
+        """The tokens that end an answer."""
 
 
 class Renderer:
@@ -81,10 +88,24 @@ class Renderer:
             raise NoText("has no answer to learn")
         if self._learned.train_on_prompt:
             mine = {NOBODY, *range(len(turns))}
-        pieces = self._template.pieces(conversation)
+        return self._parts(self._template.pieces(conversation), mine.__contains__)
+
+    def _parts(self, pieces: Iterator[Piece], learned: Callable[[int], bool]) -> tuple[Part, ...]:
         if self._tokenizer.marks_first:
             pieces = _with_mark(pieces)
-        return make_parts(pieces, mine.__contains__, self._tokenizer.strips)
+        return make_parts(pieces, learned, self._tokenizer.strips)
+
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """The token ids of a conversation that waits for an answer, up to where that begins: what a document of
+        training has before it."""
+        parts = self._parts(self._template.prompt(conversation), lambda turn: False)
+        texts = iter(self.encode_all([part.content for part in parts if isinstance(part.content, str)], Written.NONE))
+        return [id for part in parts for id in (next(texts) if isinstance(part.content, str) else [part.content])]
+
+    @property
+    def ends(self) -> set[int]:
+        """The tokens that end an answer, the end of a document among them."""
+        return self._template.ends | {self._tokenizer.eos_id}
 
     def encode_all(self, texts: Sequence[str], written: Written) -> list[list[int]]:
         """The token ids of texts of parts. None of them is a token that the template writes: where that is no special

@@ -193,6 +193,11 @@ class Rows:
             yield from self._fill("prompt", {})
             yield from self._answer(number, turn)
 
+    def prompt(self, conversation: Conversation) -> Iterator[Piece]:
+        """The pieces of a conversation that waits for an answer, up to where that begins."""
+        yield from self.pieces(conversation)
+        yield from self._fill("prompt", {})
+
     def _begin(self, conversation: Conversation) -> Iterator[Piece]:
         yield from self._fill("begin", {})
         system, rows = self._system(conversation), self.template.rows

@@ -1,0 +1,135 @@
+"""What a person names as a model: its weights in our names, and which tokenizer and chat template go with them.
+
+A .pt with its .json beside it, the folder of a checkpoint or of a run (its latest one), or a Hugging Face folder. A
+checkpoint that holds adapters alone is taken with the weights that it was trained from; adapters may also be named
+beside a model, as a .pt, a checkpoint or a PEFT folder. They are merged into the weights as these are read.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fm9g.checkpoint.folder import is_step, weights_name
+from fm9g.convert.adapters import SavedAdapters, read_adapters, with_adapters
+from fm9g.convert.chat_template import trained_template
+from fm9g.convert.hf_config import family_for, family_of
+from fm9g.convert.layouts import converted
+from fm9g.convert.matching import match
+from fm9g.convert.peft import CONFIG as PEFT_CONFIG
+from fm9g.convert.peft import in_our_names, read_peft
+from fm9g.convert.saved_run import json_object
+from fm9g.errors import UserError
+from fm9g.files import read_json, read_text
+from fm9g.lora.told import check_base
+from fm9g.model.config import ModelConfig
+from fm9g.tensors.fingerprint import fingerprint
+from fm9g.tensors.lazy import LazyTensor
+from fm9g.tensors.readers import read_huggingface_folder, read_pt
+
+
+@dataclass(frozen=True)
+class Source:
+    """`tokenizer` and `template` are None where nothing tells them; `where` is what messages call the model."""
+
+    config: ModelConfig
+    tensors: Mapping[str, LazyTensor]
+    tokenizer: Path | None
+    template: str | None
+    where: Path
+
+
+def find_source(model: Path, adapter: Path | None) -> Source:
+    """What `model` holds, with `adapter` merged into it. UserError where it is no model, or the adapter none for it."""
+    if (model / "config.json").is_file():
+        source, weights = _hugging_face(model), None
+    else:
+        weights = _weights_in(model)
+        if json_object(weights.with_name("state.json")).get("adapters"):
+            return _of_adapters(weights, model, adapter)
+        source = _ours(weights)
+    return source if adapter is None else _with_adapter(source, weights, adapter)
+
+
+def _hugging_face(folder: Path) -> Source:
+    where = folder / "config.json"
+    values = read_json(where)
+    family = family_of(values, str(where))
+    config = family.read_config(values, str(where))
+    groups, found = match(config, family.layouts, read_huggingface_folder(folder), "huggingface", str(folder))
+    return Source(config, dict(converted(groups, found, "huggingface")), folder, None, folder)
+
+
+def _ours(weights: Path) -> Source:
+    beside = weights.with_suffix(".json")
+    if not beside.is_file():
+        raise UserError(f"{beside} is missing: it is to say what model {weights.name} is (a file of model_configs/)")
+    config = ModelConfig.from_json(beside)
+    tensors = read_pt(weights)
+    if any(".lora." in name for name in tensors):
+        raise UserError(f"{weights}: holds adapters: name the model that they are for, and this as --adapter")
+    _, found = match(config, family_for(config, str(beside)).layouts, tensors, "ours", str(weights))
+    return Source(config, found, _tokenizer_of(weights), trained_template(weights), weights)
+
+
+def _weights_in(path: Path) -> Path:
+    """The .pt that `path` is, or that is in it."""
+    if not path.exists():
+        raise UserError(f"{path}: no such model (a .pt, a checkpoint's folder, or a Hugging Face folder)")
+    if path.is_file():
+        return path
+    if (latest := path / "latest").is_file():
+        step = read_text(latest).strip()
+        if not is_step(step):
+            raise UserError(f"{latest}: names no step; name a checkpoint's folder")
+        print(f"note: {path}: its latest checkpoint, of step {step}, is taken", file=sys.stderr)
+        path = path / step
+    if not (path / "state.json").is_file():
+        raise UserError(f"{path}: no model: neither config.json (Hugging Face), nor state.json (a checkpoint) is there")
+    weights = path / weights_name(int(read_json(path / "state.json")["progress"]["step"]))
+    if not weights.is_file():
+        raise UserError(f"{weights} is missing: the checkpoint is not whole")
+    return weights
+
+
+def _of_adapters(adapters: Path, model: Path, adapter: Path | None) -> Source:
+    """A checkpoint with adapters alone, with the weights that its run began with."""
+    if adapter is not None:
+        raise UserError(f"{model}: holds adapters, and --adapter names others: name the model that they are for")
+    base = _settings_of(adapters).get("pretrained_model")
+    if not base or not Path(base).is_file():
+        wanted = f"{base} (pretrained_model of its run)" if base else "the weights of its run"
+        raise UserError(f"{model}: holds adapters, and {wanted} is not there: name the model, and this as --adapter")
+    print(f"note: {model} holds adapters for {base}, which they are merged into", file=sys.stderr)
+    return _with_adapter(_ours(Path(base)), Path(base), adapters)
+
+
+def _with_adapter(source: Source, weights: Path | None, adapter: Path) -> Source:
+    """A model with adapters; `weights`: its .pt, if it is one, by which it is known whether they are for it."""
+    peft = (adapter / PEFT_CONFIG).is_file()
+    path = adapter if peft else _weights_in(adapter)
+    saved = _peft(path, source.config) if peft else read_adapters(path, None)
+    if weights is not None and not peft:
+        check_base(path, fingerprint(weights), weights)
+    tensors = with_adapters(source.tensors, saved, source.where, None)
+    tokenizer, template = (None, None) if peft else (_tokenizer_of(path), trained_template(path))
+    return Source(source.config, tensors, tokenizer or source.tokenizer, template or source.template, source.where)
+
+
+def _peft(folder: Path, config: ModelConfig) -> SavedAdapters:
+    return in_our_names(read_peft(folder), config, family_for(config, str(folder)).layouts)
+
+
+def _tokenizer_of(weights: Path) -> Path | None:
+    """The tokenizer of the run that saved weights, or of the folder that they were converted from."""
+    note = json_object(weights.with_suffix(".tokenizer.json")).get("path")
+    named = _settings_of(weights).get("tokenizer_path") or note
+    return Path(named) if isinstance(named, str) and Path(named).exists() else None
+
+
+def _settings_of(weights: Path) -> dict[str, Any]:
+    found = json_object(weights.with_name("state.json")).get("settings")
+    return found if isinstance(found, dict) else {}
