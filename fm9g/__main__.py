@@ -24,6 +24,7 @@ VERBS = {
     "preview": ("fm9g.commands.preview", "show rows of a mixture as the model will see them"),
     "train": ("fm9g.commands.train", "train on this node (--dry_run checks everything and starts nothing)"),
     "convert": ("fm9g.commands.convert", "convert weights from and to Hugging Face"),
+    "generate": ("fm9g.commands.generate", "continue texts, answer questions, or talk, with a model"),
     "env": ("fm9g.commands.env", "print versions and hardware, for a bug report"),
 }
 

@@ -23,6 +23,7 @@ _SCRIPTS = {
     "tokenizer": "train_tokenizer",
     "preview": "preview_mixture",
     "inspect": "inspect_index",
+    "generate": "generate",
     "convert from-huggingface": "hgface_2_bmtrain",
     "convert to-huggingface": "bmtrain_2_hgface",
     "convert merge-peft": "merge_peft_adapter",

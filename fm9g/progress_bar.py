@@ -28,7 +28,10 @@ class ProgressBar:
         total: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        unit: str = "",
     ):
+        """`unit`: what is counted, in the plural; bytes if it is empty."""
+        self._unit = unit
         self._what, self._total, self._added = what, total, 0
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
@@ -38,7 +41,7 @@ class ProgressBar:
         self._line_open = False
 
     def add(self, count: int) -> None:
-        """Count so many bytes more towards `total`."""
+        """Count so many more towards `total`."""
         self._added += count
         self(self._added, self._total)
 
@@ -49,6 +52,8 @@ class ProgressBar:
         self._printed = now
         rate = done / (now - self._started)
         text = f"{self._what}: {done / 1e9:.2f} GB, {rate / 1e6:.0f} MB/s"
+        if self._unit:
+            text = f"{self._what}: {done} {self._unit}, {rate:.3g}/s"
         if total and rate:
             text += f", {done / total:.0%}, {_duration((total - done) / rate)} left"
         self._stream.write(f"\r{text}\x1b[K" if self._terminal else text + "\n")

@@ -19,6 +19,7 @@ FLOORS = (
     {"model", "data"},
     {"objectives", "lora", "checkpoint", "generation"},
     {"convert"},
+    {"serve"},
     {"training"},
     {"commands"},
     {"__main__"},

@@ -95,7 +95,7 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
     return missing + unexpected
 
 
-def fill(model: Any, tensors: Mapping[str, LazyTensor]) -> None:
+def fill(model: Any, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:
     """Give the model the values of tensors of its names and shapes: each rank what it holds, a piece at a time."""
     for name, param, start, end in shards(model):
         at = 0
@@ -104,6 +104,7 @@ def fill(model: Any, tensors: Mapping[str, LazyTensor]) -> None:
             if first < last:
                 param.data[first - start : last - start] = piece[first - at : last - at]
             at += len(piece)
+            progress.add(piece.nbytes)
 
 
 def _fault_in_share(weights: dict[str, Tensor], dtypes: dict[str, torch.dtype]) -> str:

@@ -116,7 +116,7 @@ def our_names(config: ModelConfig, layouts: Layouts) -> dict[str, str]:
 
 
 def in_our_names(peft: SavedAdapters, config: ModelConfig, layouts: Layouts) -> SavedAdapters:
-    """The adapters of a folder by our names; a UserError for one that is not for such a model, or not for all blocks."""
+    """The adapters of a folder by our names; a UserError for one that is not for such a model."""
     if config.tie_lm_head and peft.whole:
         name = next(iter(peft.whole))
         raise UserError(f"{peft.path}: {name} was trained untied, but embedding and head are one here")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fm9g.data.tokens.tokenizer import Tokenizer
 
 _KEPT, _MOST = 8, 32  # tokens that the next is decoded with; how many there may be before the older ones are let go
+_BYTES = 4  # of a character at most, each a token if need be
 _PARTIAL = "\ufffd"  # what a decoder makes of the bytes of a character that is not whole
 
 
@@ -28,7 +29,7 @@ class Decoding:
             return ""
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
-        if text.endswith(_PARTIAL) and len(self._ids) < _MOST:
+        if text.endswith(_PARTIAL) and len(self._ids) < _MOST + _BYTES:
             return ""
         self._held += text[len(self._decoded) :]
         self._decoded = text

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fm9g import runtime
 from fm9g.checkpoint.weights import fill
-from fm9g.data.chat.conversation import read_question
+from fm9g.data.chat.conversation import Conversation, read_question
 from fm9g.data.chat.render import ANSWERS_ALONE, Renderer
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError, about
@@ -19,6 +18,7 @@ from fm9g.generation.beams import beam_search
 from fm9g.generation.engine import Engine, Token
 from fm9g.generation.sampling import Sampling
 from fm9g.model.decoder import Decoder
+from fm9g.progress_bar import ProgressBar
 from fm9g.runtime.held import fits, held
 from fm9g.runtime.log import log
 from fm9g.serve.decoding import Decoding
@@ -49,8 +49,7 @@ class Request:
 
 
 class Piece(NamedTuple):
-    """Some text of a row; `finish` says why it ended (STOP, LENGTH), "" if it has not. `token` is None of what was found
-    by beams, and of what is told at the end."""
+    """Some text of a row; `finish` says why it ended (STOP, LENGTH), "" if it has not. `token`: None of beams."""
 
     row: int
     text: str
@@ -72,19 +71,19 @@ class TextModel:
         self.renderer = None if template is None else Renderer(template, tokenizer, ANSWERS_ALONE)
         self._model, self._stack = model, ExitStack()
         self._engine = Engine(model)
-        self._lockstep = False
+        self.by_itself = True  # each rank has all weights, and needs no other to generate
         named = read_object(tokenizer.path.parent / "generation_config.json").get("eos_token_id")
         others = named if isinstance(named, list) else [named]
         self._ends = {tokenizer.eos_id} | {id for id in others if isinstance(id, int)}
 
     def __enter__(self) -> TextModel:
         """Hold the weights, if they fit; else all ranks go on in step, and gather them for every token."""
-        if fits(self._model):
+        self.by_itself = fits(self._model)
+        if self.by_itself:
             self._stack.enter_context(held(self._model))
         else:
             log("the model does not fit on one rank: its weights are gathered for every token")
-        self._lockstep = runtime.world_size() > 1
-        self._engine = Engine(self._model, self._lockstep)
+        self._engine = Engine(self._model, not self.by_itself)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -97,8 +96,19 @@ class TextModel:
 
     def chat_prompt(self, record: dict[str, Any]) -> list[int]:
         """The ids of a conversation that waits for an answer (NoText: it does not), up to where that begins."""
+        return self.prompt_of(read_question(record))
+
+    def prompt_of(self, conversation: Conversation) -> list[int]:
+        """The same of a conversation that was read already."""
         assert self.renderer is not None, "needs a template"
-        return self.renderer.prompt(read_question(record))
+        return self.renderer.prompt(conversation)
+
+    def check_room(self, prompt: Sequence[int]) -> int:
+        """How many tokens may follow a prompt; UserError where there is no room for any."""
+        most = self._model.config.max_length
+        if len(prompt) >= most:
+            raise UserError(f"a prompt of {len(prompt)} tokens, and the model takes {most} with what follows")
+        return most - len(prompt)
 
     def generate(self, prompts: Sequence[Sequence[int]], request: Request, chat: bool) -> Iterator[list[Piece]]:
         """The text of each prompt's continuation, as it comes; `chat`: they are answers.
@@ -106,7 +116,7 @@ class TextModel:
         A row ends with the end of a document (or of an answer), before one of the request's stops, or where it has
         max_new_tokens or the model's max_length. UserError for a prompt that leaves no room.
         """
-        rooms = [self._room(number, prompt, request) for number, prompt in enumerate(prompts)]
+        rooms = [min(request.max_new_tokens, self.check_room(prompt)) for prompt in prompts]
         ends = self._ends | (self.renderer.ends if chat and self.renderer else set())
         decodings = [Decoding(self.tokenizer, prompt, request.stops, chat) for prompt in prompts]
         if request.beams > 1:
@@ -130,13 +140,6 @@ class TextModel:
                 pieces.append(Piece(token.row, text, token, finish))
             yield pieces
 
-    def _room(self, number: int, prompt: Sequence[int], request: Request) -> int:
-        """How many tokens a prompt may get."""
-        most = self._model.config.max_length
-        if len(prompt) >= most:
-            raise UserError(f"prompt {number} has {len(prompt)} tokens, and the model takes {most} with what follows")
-        return min(request.max_new_tokens, most - len(prompt))
-
     def _by_beams(
         self,
         prompts: Sequence[Sequence[int]],
@@ -147,7 +150,7 @@ class TextModel:
     ) -> Iterator[list[Piece]]:
         for row, (prompt, decoding) in enumerate(zip(prompts, decodings, strict=True)):
             penalty = request.sampling.repetition_penalty
-            found = beam_search(self._model, [prompt], ends, rooms[row], request.beams, penalty, self._lockstep)[0]
+            found = beam_search(self._model, [prompt], ends, rooms[row], request.beams, penalty, not self.by_itself)[0]
             text = "".join([decoding.add(token) for token in found if token not in ends] + [decoding.end()])
             yield [Piece(row, text, None, STOP if decoding.stopped or found[-1] in ends else LENGTH)]
 
@@ -173,7 +176,8 @@ def load(source: Source, tokenizer: Path | None, template: str | None, dtype: st
     found = dict[str, str]()
     tensors = noting({name: as_dtype(name, tensor, kind) for name, tensor in source.tensors.items()}, found)
     model = Decoder(config)
-    with about(str(source.where)):
-        fill(model, tensors)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    with about(str(source.where)), ProgressBar(str(source.where), total) as progress:
+        fill(model, tensors, progress)
     warn_of(found, source.where)
     return TextModel(model, load_tokenizer(path), template)

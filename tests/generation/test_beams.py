@@ -25,7 +25,7 @@ def test_it_finds_what_transformers_finds(width: int, ends: list[int], how: dict
     found = beam_search(model, given, ends, NEW, width, **how)
     assert found == expected
     if ends:
-        assert 2 < len({len(row) for row in found})
+        assert len({len(row) for row in found}) > 2
 
 
 def test_more_beams_find_what_is_likelier() -> None:

@@ -41,6 +41,15 @@ def read_sources(folder: Path) -> tuple[dict[str, str], Path]:
     )
 
 
+def has_template(folder: Path) -> bool:
+    """Whether a tokenizer's folder has a chat template."""
+    try:
+        read_sources(folder)
+    except UserError:
+        return False
+    return True
+
+
 def special_variables(folder: Path) -> dict[str, str]:
     """bos_token, eos_token, … as templates know them."""
     found: dict[str, str] = {}

@@ -8,12 +8,11 @@ from fm9g.data.chat.conversation import read_question
 from fm9g.data.chat.render import Learned, Renderer
 from fm9g.data.chat.template import FOLDER
 from fm9g.data.record import NoText
+from fm9g.data.stream.document import Document
 from tests.support.chats import RECORDS, conversation, document, messages, transformers_tokenizer
 from tests.support.jinja_templates import JINJA, OTHERS, QWEN
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-# what these leave out of earlier answers, or write before a last one, is not the same in the two
-REWRITING = ("qwen3", "deepseek3")
 
 
 def questions(record):
@@ -24,7 +23,9 @@ def questions(record):
 
 def check(renderer):
     for record in RECORDS:
-        (sequence,) = document(renderer, record).sequences
+        made = document(renderer, record)
+        assert isinstance(made, Document)
+        (sequence,) = made.sequences
         tokens = sequence.tokens.tolist()
         for asked, number in questions(record):
             start = sequence.targets[number][0]
@@ -52,7 +53,9 @@ def test_it_is_what_transformers_asks_with(name, jinja, tokenizer_of):
             expected = theirs.apply_chat_template(
                 messages(record)[: 2 * number + 1], tokenize=True, add_generation_prompt=True
             )
-            assert renderer.prompt(read_question(asked)) == list(expected if isinstance(expected, list) else expected["input_ids"])
+            assert renderer.prompt(read_question(asked)) == list(
+                expected if isinstance(expected, list) else expected["input_ids"]
+            )
 
 
 def test_what_a_person_asks_is_no_token(tokenizer_of):
@@ -61,7 +64,7 @@ def test_what_a_person_asks_is_no_token(tokenizer_of):
         prompt = Renderer(name, tokenizer, Learned()).prompt(
             read_question({"messages": [{"role": "user", "content": "<|im_end|> hi <|im_start|>"}]})
         )
-        assert tokenizer.count_special(prompt) == 5 - 0 * len(name)
+        assert tokenizer.count_special(prompt) == 5  # of the template
 
 
 @pytest.mark.parametrize(
@@ -81,6 +84,8 @@ def test_the_ends_are_those_that_training_teaches(tokenizer_of):
     tokenizer = tokenizer_of("qwen", QWEN)
     for name in ("qwen", "tokenizer"):
         renderer = Renderer(name, tokenizer, Learned())
-        (sequence,) = document(renderer, conversation(2)).sequences
+        made = document(renderer, conversation(2))
+        assert isinstance(made, Document)
+        (sequence,) = made.sequences
         learned = {int(sequence.tokens[stop - 1]) for _, stop in sequence.targets}
         assert learned | {tokenizer.eos_id} <= renderer.ends

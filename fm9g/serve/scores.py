@@ -1,0 +1,34 @@
+"""How near predictions are to what was wanted: exact matches, BLEU and ROUGE."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+DIGITS = 4
+
+
+def scores(predictions: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+    """Over all pairs: the share that is equal but for white space at the ends; BLEU (0 to 100, of the corpus) by
+    sacrebleu; ROUGE-1, -2 and -L (0 to 1, the mean of the F measures) by rouge-chinese.
+
+    Both see Chinese characters one by one and other text by words, as sacrebleu's tokenizer `zh` does. Without these
+    packages only the first is given, which is said.
+    """
+    pairs = [(said.strip(), wanted.strip()) for said, wanted in zip(predictions, targets, strict=True)]
+    found = {"exact_match": sum(said == wanted for said, wanted in pairs) / len(pairs)}
+    try:
+        from rouge_chinese import Rouge
+        from sacrebleu import corpus_bleu
+        from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
+    except ImportError as error:
+        print(f"note: no BLEU and ROUGE ({error}): pip install sacrebleu rouge-chinese", file=sys.stderr)
+        return found
+    found["bleu"] = corpus_bleu([said for said, _ in pairs], [[wanted for _, wanted in pairs]], tokenize="zh").score
+    words = TokenizerZh()
+    said, wanted = ([words(text) for text in texts] for texts in zip(*pairs, strict=True))
+    both = [number for number in range(len(pairs)) if said[number] and wanted[number]]  # of nothing, ROUGE is 0
+    measures = Rouge().get_scores([said[n] for n in both], [wanted[n] for n in both]) if both else []
+    for name in ("rouge-1", "rouge-2", "rouge-l"):
+        found[name] = sum(measure[name]["f"] for measure in measures) / len(pairs)
+    return {name: round(value, DIGITS) for name, value in found.items()}

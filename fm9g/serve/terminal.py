@@ -1,0 +1,92 @@
+"""A conversation in the terminal: answers appear as they are made."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from fm9g import runtime
+from fm9g.data.record import NoText
+from fm9g.errors import UserError
+from fm9g.serve.text_model import Request, TextModel
+
+HELP = "/clear begins anew, /system TEXT sets the system text and begins anew, /exit or Ctrl-D ends"
+
+
+def stream(model: TextModel, prompt: list[int], request: Request, chat: bool) -> str:
+    """Print what follows a prompt as it comes, on the first rank; return it. Ctrl-C ends it, of a single rank."""
+    said = ""
+    stopping = (
+        contextlib.suppress(KeyboardInterrupt) if chat and runtime.world_size() == 1 else contextlib.nullcontext()
+    )
+    with stopping:
+        for step in model.generate([prompt], request, chat):
+            said += step[0].text
+            if runtime.rank() == 0:
+                print(step[0].text, end="", flush=True)
+    if runtime.rank() == 0:
+        print(flush=True)
+    return said
+
+
+def chat(model: TextModel, request: Request, system: str) -> None:
+    """Ask the person and answer, until they end it."""
+    if runtime.rank() == 0:
+        print(HELP, file=sys.stderr)
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  lines can be edited, and earlier ones come back
+    turns: list[dict[str, str]] = []
+    while (line := _line()) is not None:
+        word, _, rest = line.partition(" ")
+        if word == "/exit":
+            return
+        if word in ("/clear", "/system"):
+            turns, system = [], rest.strip() if word == "/system" else system
+        elif line.strip():
+            turns.append({"role": "user", "content": line})
+            _answer(model, turns, system, request)
+
+
+def _answer(model: TextModel, turns: list[dict[str, str]], system: str, request: Request) -> None:
+    """Answer the last turn; it is forgotten if it cannot be answered."""
+    try:
+        prompt = _prompt(model, turns, system)
+    except (NoText, UserError) as error:
+        turns.pop()
+        if runtime.rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return
+    said = stream(model, prompt, request, True)
+    if said.strip():
+        turns.append({"role": "assistant", "content": said})
+    else:
+        turns.pop()
+
+
+def _prompt(model: TextModel, turns: list[dict[str, str]], system: str) -> list[int]:
+    """The prompt of a conversation, without its earliest rounds where it is too long."""
+    while True:
+        record: dict[str, Any] = {"messages": turns, **({"system": system} if system else {})}
+        prompt = model.chat_prompt(record)
+        try:
+            model.check_room(prompt)
+            return prompt
+        except UserError:
+            if len(turns) < 3:
+                raise
+            del turns[:2]
+            if runtime.rank() == 0:
+                print("note: the conversation is too long: its first round is forgotten", file=sys.stderr)
+
+
+def _line() -> str | None:
+    """The next line that the person writes, on every rank; None at the end."""
+    line: bytes | None = None
+    if runtime.rank() == 0:
+        with contextlib.suppress(EOFError):
+            line = input("> ").encode("utf-8", "surrogateescape")
+    if runtime.world_size() > 1:
+        line = runtime.gather_bytes(b"\0" if line is None else line)[0]
+        line = None if line == b"\0" else line
+    return None if line is None else line.decode("utf-8", "replace")

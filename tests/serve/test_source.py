@@ -1,0 +1,119 @@
+"""One model in every form that a person may have it in gives the same text."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from fm9g.data.chat.conversation import read_question
+from fm9g.errors import UserError
+from fm9g.serve.source import find_source
+from fm9g.serve.text_model import Request, load
+from tests.convert.helpers import IN_FLOAT32
+from tests.serve.conftest import TEMPLATE, Forms
+from tests.support.chats import RECORDS
+from tests.support.tiny_tokenizers import with_tokens
+
+ASKED = [{"conversations": record["conversations"][:1]} for record in RECORDS[:8]]
+NEW = 24
+WHOLE = {"a .pt": "weights", "a run": "run", "a Hugging Face folder": "folder"}
+ADAPTED = {
+    "a run of adapters": ("adapters", None),
+    "a .pt and a run of adapters": ("weights", "adapters"),
+    "a run and PEFT": ("run", "peft"),
+    "Hugging Face and PEFT": ("folder", "peft"),
+    "Hugging Face and a run of adapters": ("folder", "adapters"),
+    "merged": ("merged", None),
+}
+
+
+def answers(model: Path, adapter: Path | None = None) -> list[str]:
+    with load(find_source(model, adapter), None, TEMPLATE, None) as loaded:
+        return loaded.answers([loaded.chat_prompt(record) for record in ASKED], Request(NEW), True)
+
+
+def by_transformers(folder: Path) -> list[str]:
+    """What transformers says, asked with the template that the folder was given."""
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **IN_FLOAT32)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, tokenizer_class="PreTrainedTokenizerFast")
+    said = []
+    for record in ASKED:
+        messages = [{"role": "user", "content": record["conversations"][0]["value"]}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False)
+        said.append(tokenizer.decode(found[0, ids.shape[1] :], skip_special_tokens=True).strip())
+    return said
+
+
+@pytest.fixture(scope="module")
+def expected(forms: Forms) -> dict[str, list[str]]:
+    return {name: by_transformers(getattr(forms, name)) for name in ("folder", "merged")}
+
+
+def test_the_two_differ_and_say_something(expected: dict[str, list[str]]) -> None:
+    assert expected["folder"] != expected["merged"]
+    assert len({*expected["folder"]}) > 1
+
+
+@pytest.mark.parametrize("form", WHOLE)
+def test_a_whole_model(form: str, forms: Forms, expected: dict[str, Any]) -> None:
+    assert answers(getattr(forms, WHOLE[form])) == expected["folder"]
+
+
+@pytest.mark.parametrize("form", ADAPTED)
+def test_a_model_with_adapters(form: str, forms: Forms, expected: dict[str, Any]) -> None:
+    model, adapter = ADAPTED[form]
+    added = getattr(forms, adapter) if adapter else None
+    assert answers(getattr(forms, model), added) == expected["merged"]
+
+
+def test_what_a_run_knows_needs_no_flag(forms: Forms) -> None:
+    for model, adapter in ((forms.run, None), (forms.adapters, None), (forms.folder, forms.adapters)):
+        source = find_source(model, adapter)
+        assert (source.template, source.tokenizer) == (TEMPLATE, forms.place.tokenizer)
+
+
+def test_a_file_that_says_nothing_wants_a_tokenizer(alone: Path, forms: Forms) -> None:
+    with pytest.raises(UserError, match=r"nothing says which tokenizer .*: name it \(--tokenizer\)"):
+        load(find_source(alone, None), None, None, None)
+    with load(find_source(alone, None), forms.place.tokenizer, TEMPLATE, "BF16") as loaded:
+        assert loaded.answers([loaded.renderer.prompt(read_question(ASKED[0]))], Request(4), True)  # type: ignore
+
+
+def test_what_is_no_model_is_refused_with_what_is_missing(forms: Forms, tmp_path: Path, alone: Path) -> None:
+    copied = Path(shutil.copytree(forms.run / "40", tmp_path / "40"))
+    (copied / forms.weights.name).unlink()
+    (tmp_path / "empty").mkdir()
+    adapter = forms.adapters / "40/fm9g_live_checkpoint-40.pt"
+    for model, added, says in (
+        (tmp_path / "none", None, "no such model"),
+        (tmp_path / "empty", None, "neither config.json .* nor state.json"),
+        (copied, None, "fm9g_live_checkpoint-40.pt is missing"),
+        (forms.weights, forms.weights, "holds no adapters"),
+        (forms.adapters, adapter, "holds adapters, and --adapter names others"),
+    ):
+        with pytest.raises(UserError, match=says):
+            find_source(model, added)
+    alone.with_suffix(".json").unlink()
+    with pytest.raises(UserError, match=r"\.json is missing: it is to say what model"):
+        find_source(alone, None)
+
+
+def test_adapters_for_other_weights_are_refused(forms: Forms, alone: Path) -> None:
+    tensors = torch.load(alone, weights_only=True)
+    tensors["encoder.output_layernorm.weight"] *= 1.5
+    torch.save(tensors, alone)
+    with pytest.raises(UserError, match="adapters for other weights than"):
+        find_source(alone, forms.adapters)
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_knows_is_refused(forms: Forms, tmp_path: Path) -> None:
+    larger = with_tokens(tmp_path / "larger", [f"<{number}>" for number in range(700)], ["a text"])
+    with pytest.raises(UserError, match=r"tokens, the model knows 700: it is not its tokenizer"):
+        load(find_source(forms.weights, None), larger, None, None)
