@@ -83,7 +83,7 @@ class Evaluation:
         """Read the held-out data and measure; every rank must call it."""
         started, tasks = time.perf_counter(), len(self._names)
         sums = _Sums([0] * tasks, [0.0] * tasks, {})
-        with _undisturbed(self._learner.model), about(self._inputs.held_out_by):
+        with undisturbed(self._learner.model), about(self._inputs.held_out_by):
             share, counted = self._settings.max_damaged_share, None if self._has_run else ""
             left_out, self._has_run = LeftOut(self._inputs.held_out, share, [0] * tasks, [0] * tasks, counted), True
             for batch, counts in self._steps():
@@ -118,7 +118,7 @@ class Evaluation:
 
 
 @contextmanager
-def _undisturbed(model: Decoder) -> Iterator[None]:
+def undisturbed(model: Decoder) -> Iterator[None]:
     """Without gradients and dropout; random generators are put back, from which a person's transform may draw."""
     model.eval()
     try:

@@ -68,6 +68,15 @@ class EvaluationSettings(Group):
         learned_with=True,
     )
 
+    sample_prompts: str = setting(
+        "",
+        "texts to go on with at each evaluation, told in the log and in TensorBoard: a file with one a line, or a list "
+        "in JSON; questions, where all data are conversations of one template",
+        "每次评估时让模型续写的文本，写入日志和 TensorBoard：一行一条的文件，或 JSON 列表；"
+        "数据全为同一模板的对话时作为提问",
+        needs=("eval_dataset", "validation_split"),
+    )
+
     def check(self) -> None:
         """What is held out is said once."""
         if self.eval_dataset and self.validation_split:

@@ -24,6 +24,7 @@ from fm9g.lora.layers import matching, whole_modules
 from fm9g.lora.opendelta import find_opendelta
 from fm9g.model.config import ModelConfig
 from fm9g.settings import DEFAULT, check
+from fm9g.training.sample_prompts import read_prompts
 from fm9g.training.settings import COMMAND_LINE, TABLE, Settings, config_paths
 
 EPOCH_SAMPLE = 2000  # records of each dataset, from which it is told how many tokens an epoch has
@@ -42,6 +43,7 @@ class Inputs:
     tokenizer_path: Path
     corpora: list[Corpus]
     held_out: list[Corpus]  # of the evaluation, each read once
+    sample_prompts: list[str]
     app: Path
 
     @property
@@ -110,9 +112,10 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
         value and str(find(settings, app, value)) for value in (settings.pretrained_model, settings.pretrained_lora)
     )
     settings = dataclasses.replace(settings, pretrained_model=weights, pretrained_lora=adapters)
+    prompts = read_prompts(settings.sample_prompts, lambda value: find(settings, app, value))
     count = len(entries)
     settings = fit_epochs(settings, corpora[:count])
-    return Inputs(settings, config, tokenizer, tokenizer_path, corpora[:count], corpora[count:], app)
+    return Inputs(settings, config, tokenizer, tokenizer_path, corpora[:count], corpora[count:], prompts, app)
 
 
 def _read_named(settings: Settings, app: Path, setting: str) -> list[MixtureEntry]:

@@ -19,6 +19,7 @@ from fm9g.training.metrics import Evaluated, Metrics, MetricsWriter, readable_li
 from fm9g.training.results import write_results
 from fm9g.training.run_state import run_state
 from fm9g.training.run_stream import RunStream, Step
+from fm9g.training.samples import Samples
 from fm9g.training.step import means
 from fm9g.training.throughput import peak_flops
 
@@ -32,11 +33,12 @@ class Loop:
         learner: Learner,
         checkpoints: Checkpoints,
         evaluation: Evaluation | None,
+        samples: Samples | None,
         writer: MetricsWriter | None,
         best: Best,
     ) -> None:
         self.stream, self.learner, self.checkpoints = stream, learner, checkpoints
-        self.evaluation, self.writer, self.best = evaluation, writer, best
+        self.evaluation, self.samples, self.writer, self.best = evaluation, samples, writer, best
         self._settings, self._progress = stream.inputs.settings, stream.progress
         self._last_evaluated: Evaluated | None = None
         self._peak = peak_flops(stream.inputs.model_config.dtype)
@@ -110,6 +112,10 @@ class Loop:
         evaluated = evaluation.run()
         log(describe(evaluated, self._progress.step))
         self._last_evaluated = evaluated
+        if self.samples is not None:
+            taken = self.samples.take(self._progress.step)
+            if self.writer:
+                self.writer.write_samples(taken, self._progress.step)
         return evaluated
 
     def _evaluate_start(self) -> None:

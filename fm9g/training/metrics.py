@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,12 @@ class MetricsWriter:
             scalars |= {f"Data/task_documents/{task}": count for task, count in metrics.task_documents.items()}
             scalars |= {f"Data/task_epochs/{task}": count for task, count in metrics.task_epochs.items()}
         return scalars
+
+    def write_samples(self, samples: Sequence[tuple[str, str]], iteration: int) -> None:
+        """Record what followed prompts, in TensorBoard: as code, in which Markdown means nothing."""
+        for number, (prompt, said) in enumerate(samples):
+            text = "\n".join(f"    {line}" for line in f"{prompt}\n=> {said}".splitlines())
+            self._board.add_text(f"Samples/{number}", text, iteration)
 
     def write_summary(self, summary: list[dict[str, Any]], iteration: int) -> None:
         """Record the parameter and gradient summary of bmt.inspect.inspect_model."""

@@ -28,6 +28,7 @@ from fm9g.training.loop import Loop
 from fm9g.training.metrics import MetricsWriter
 from fm9g.training.progress import Progress
 from fm9g.training.run_stream import RunStream
+from fm9g.training.samples import Samples
 from fm9g.training.start import Start, deal_rows, start_from
 
 _SAMPLED_AT_START = 64  # documents of each dataset, by rank 0: a fraction of a second
@@ -150,6 +151,7 @@ def open_loop(inputs: Inputs) -> Loop:
     learner = Learner(settings, config)
     learner.load(opened.start, opened.saved)
     evaluation = Evaluation(inputs, learner) if inputs.held_out else None
+    samples = Samples(inputs, learner) if inputs.sample_prompts else None
     folder, writer = opened.checkpoints.folder, None
     if runtime.rank() == 0:
         first = stream.progress.step + 1
@@ -160,4 +162,4 @@ def open_loop(inputs: Inputs) -> Loop:
         f"{stream.plan.rows_per_step} rows of {stream.plan.row_length} tokens per step"
     )
     best = Best() if opened.saved is None else Best(**opened.saved.state.get("best", {}))
-    return Loop(stream, learner, opened.checkpoints, evaluation, writer, best)
+    return Loop(stream, learner, opened.checkpoints, evaluation, samples, writer, best)

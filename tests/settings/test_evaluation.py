@@ -20,6 +20,7 @@ DEFAULTS = {
     "eval_iters": 0,
     "save_best": False,
     "early_stop": 0,
+    "sample_prompts": "",
 }
 
 
@@ -68,6 +69,31 @@ def test_the_best_is_saved(run, held_out):
 def test_a_run_that_gets_no_better_ends(run, held_out):
     assert iterations(run(**held_out, **FROZEN, early_stop=2)) == [1, 2]
     assert iterations(run(**held_out, **FROZEN)) == [1, 2, 3, 4]
+
+
+@sees("sample_prompts")
+def test_prompts_are_gone_on_with_at_each_evaluation(run, held_out, tmp_path):
+    (tmp_path / "prompts.txt").write_text("the tiny\n\na model\n")
+    plain = run(**held_out)
+    found = run(**held_out, sample_prompts=tmp_path / "prompts.txt")
+    assert [found.log.count(f"iter {step}: the tiny => ") for step in range(6)] == [1, 1, 1, 1, 1, 0]
+    assert found.learned() == plain.learned()
+    assert [step for step, _ in found.events()["Samples/1/text_summary"]] == [0, 1, 2, 3, 4]
+    assert run(**held_out, sample_prompts='["of them"]').log.count(": of them => ") == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("none.txt", "sample_prompts: none.txt"),
+        ("[1]", "sample_prompts: must be a list of texts"),
+        ('["a"', "sample_prompts: no list in JSON"),
+        ("[]", "sample_prompts: 0 prompts; give 1 to 32"),
+        (f'["{"a b " * 200}"]', "sample_prompts: a prompt of .* tokens, and the model takes 128"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(place, held_out, tmp_path, value, says):
+    assert re.search(says, refused_here(place, tmp_path / "out", **held_out, sample_prompts=value))
 
 
 @sees("validation_split", "max_eval_samples")
