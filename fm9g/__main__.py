@@ -25,6 +25,7 @@ VERBS = {
     "train": ("fm9g.commands.train", "train on this node (--dry_run checks everything and starts nothing)"),
     "convert": ("fm9g.commands.convert", "convert weights from and to Hugging Face"),
     "generate": ("fm9g.commands.generate", "continue texts, answer questions, or talk, with a model"),
+    "serve": ("fm9g.commands.serve", "serve a model over HTTP: OpenAI's API, and a page to talk"),
     "env": ("fm9g.commands.env", "print versions and hardware, for a bug report"),
 }
 

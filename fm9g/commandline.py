@@ -24,6 +24,7 @@ _SCRIPTS = {
     "preview": "preview_mixture",
     "inspect": "inspect_index",
     "generate": "generate",
+    "serve": "serve",
     "convert from-huggingface": "hgface_2_bmtrain",
     "convert to-huggingface": "bmtrain_2_hgface",
     "convert merge-peft": "merge_peft_adapter",

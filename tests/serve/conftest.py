@@ -11,12 +11,14 @@ import pytest
 from fm9g.convert.adapter_files import adapters_to_peft
 from fm9g.convert.adapters import read_adapters
 from fm9g.convert.bmtrain_to_huggingface import from_scratch
+from tests.support.browser import CHROMIUM, DRIVER
 from tests.support.chats import RECORDS
 from tests.support.places import Place, index, write_jsonl
 from tests.support.runs_here import train_here
 from tests.support.tiny_tokenizers import with_tokens
 
 TEMPLATE = "chatml"
+collect_ignore = [] if DRIVER and CHROMIUM else ["test_page.py"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,224 @@
+"""The server, asked by OpenAI's own client."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+import pytest
+import uvicorn
+
+from fm9g.serve.api import Server
+from fm9g.serve.source import find_source
+from fm9g.serve.text_model import Request, TextModel, load
+from fm9g.serve.worker import Busy, Job, Worker
+from tests.serve.conftest import TEMPLATE, Forms
+from tests.support.chats import RECORDS
+from tests.support.processes import wait_until
+from tests.support.ranks import free_port
+
+KEY = "a key"
+QUESTION = RECORDS[0]["conversations"][0]["value"]
+ASKED: Any = [{"role": "user", "content": QUESTION}]
+GREEDY: Any = {"model": "tiny", "temperature": 0, "max_tokens": 30}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A server that is up."""
+
+    address: str
+    model: TextModel
+
+    @property
+    def client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.address}/v1", api_key=KEY, max_retries=0, timeout=60)
+
+    def post(self, body: bytes, kind: str = "application/json", key: str = KEY) -> tuple[int, Any]:
+        """What a request by hand is answered with."""
+        headers = {"content-type": kind, "authorization": f"Bearer {key}"}
+        request = urllib.request.Request(f"{self.address}/v1/chat/completions", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+def serving(model: TextModel, page: bool = False, key: str = KEY) -> Iterator[Serving]:
+    """A server of a model, in threads of this process."""
+    with model:
+        port, worker = free_port(), Worker(model)
+        app = Server(model, worker, "tiny", key, Request(64), page).app()
+        http = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
+        threads = [threading.Thread(target=target, daemon=True) for target in (http.run, worker.run)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: http.started, "the server")
+        yield Serving(f"http://127.0.0.1:{port}", model)
+        http.should_exit = True
+        worker.close()
+        for thread in threads:
+            thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def server(forms: Forms) -> Iterator[Serving]:
+    yield from serving(load(find_source(forms.folder, None), None, TEMPLATE, None))
+
+
+@pytest.fixture(scope="module")
+def expected(server: Serving) -> str:
+    prompt = server.model.chat_prompt({"messages": ASKED})
+    return server.model.answers([prompt], Request(30), True)[0]
+
+
+def test_an_answer(server: Serving, expected: str) -> None:
+    found = server.client.chat.completions.create(messages=ASKED, logprobs=True, top_logprobs=3, **GREEDY)
+    (choice,) = found.choices
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", expected, "stop")
+    tokens = choice.logprobs.content
+    assert found.usage.completion_tokens == len(tokens)
+    assert found.usage.prompt_tokens == len(server.model.chat_prompt({"messages": ASKED}))
+    assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+    assert bytes(byte for token in tokens[:-1] for byte in token.bytes).decode().strip() == expected
+    for token in tokens:
+        assert len(token.top_logprobs) == 3
+        assert (token.token, token.logprob) == (token.top_logprobs[0].token, token.top_logprobs[0].logprob)
+
+
+def test_a_stream_is_the_same_answer(server: Serving, expected: str) -> None:
+    options: Any = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(server.client.chat.completions.create(messages=ASKED, **options, **GREEDY))
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert len(chunks) > 4
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == expected
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+    whole = server.client.chat.completions.create(messages=ASKED, **GREEDY)
+    assert chunks[-1].usage == whole.usage
+
+
+def test_texts_are_continued(server: Serving) -> None:
+    prompts = ["A source", "What is"]
+    found = server.client.completions.create(prompt=prompts, n=2, logprobs=2, **GREEDY | {"max_tokens": 5})
+    ids = [server.model.text_prompt(text) for text in prompts]
+    said = server.model.answers(ids, Request(5), False)
+    assert [choice.text for choice in found.choices] == [said[0], said[0], said[1], said[1]]
+    given = [len(choice.logprobs.token_logprobs) for choice in found.choices]
+    assert all(0 < count <= 5 for count in given)
+    assert found.usage.prompt_tokens == sum(map(len, ids))
+    assert found.usage.completion_tokens == sum(given)
+    by_id = server.client.completions.create(prompt=ids[0], **GREEDY | {"max_tokens": 5})
+    assert by_id.choices[0].text == said[0]
+    chunks = list(server.client.completions.create(prompt=prompts[0], stream=True, **GREEDY | {"max_tokens": 5}))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == said[0]
+
+
+def test_a_stop_ends_an_answer(server: Serving, expected: str) -> None:
+    word = expected.split()[1]
+    found = server.client.chat.completions.create(messages=ASKED, stop=[word], **GREEDY)
+    assert found.choices[0].message.content == expected[: expected.index(word)].rstrip()
+    assert found.choices[0].finish_reason == "stop"
+    short = server.client.chat.completions.create(messages=ASKED, **GREEDY | {"max_tokens": 1})
+    assert short.choices[0].finish_reason == "length"
+
+
+def test_a_seed_says_what_is_drawn(server: Serving) -> None:
+    warm: Any = {"model": "tiny", "temperature": 5, "max_tokens": 12}
+    first, again, other = (
+        server.client.chat.completions.create(messages=ASKED, seed=seed, n=2, **warm).choices for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert first[0].message.content != first[1].message.content
+
+
+def test_many_at_once_are_all_answered(server: Serving, expected: str) -> None:
+    found: list[str] = []
+
+    def ask() -> None:
+        answer = server.client.chat.completions.create(messages=ASKED, **GREEDY)
+        found.append(answer.choices[0].message.content)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [expected] * 12
+
+
+def test_who_hangs_up_is_not_generated_for(server: Serving, expected: str) -> None:
+    stream = server.client.chat.completions.create(
+        messages=ASKED, model="tiny", temperature=100, max_tokens=200, stream=True, stop=["never there"]
+    )
+    next(iter(stream))
+    stream.close()
+    answer = server.client.chat.completions.create(messages=ASKED, **GREEDY)
+    assert answer.choices[0].message.content == expected
+
+
+def test_so_many_wait_and_no_more(server: Serving) -> None:
+    worker = Worker(server.model)  # which nobody runs
+    job = Job([[5]], Request(1), False, lambda step: None)
+    for _ in range(64):
+        worker.submit(job)
+    with pytest.raises(Busy, match="64 requests wait already"):
+        worker.submit(job)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "messages is missing"),
+        ({"messages": []}, "has nothing to answer"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "its last turn is no question"),
+        ({"messages": [{"role": "usr", "content": "a"}]}, r"unknown role 'usr' \(did you mean 'user'\?\)"),
+        ({"messages": "a"}, "messages cannot be 'a'"),
+        ({"temprature": 1}, r"unknown field 'temprature' \(did you mean 'temperature'\?\)"),
+        ({"temperature": True}, "temperature cannot be True"),
+        ({"temperature": -1}, "temperature must be at least 0"),
+        ({"n": 0}, "n must be from 1 to 16"),
+        ({"max_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs must be from 0 to 20"),
+        ({"stop": [""]}, "stop must be a text"),
+        ({"presence_penalty": 1}, "presence_penalty=1 is not supported"),
+        ({"response_format": {"type": "json_object"}}, "response_format=.* is not supported"),
+        ({"messages": [{"role": "user", "content": "a " * 500}]}, "a prompt of .* tokens, and the model takes 256"),
+        ({"tools": [{"type": "function"}]}, "has tools, for which the template chatml has no place"),
+        ([], "the body must be a JSON object"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(server: Serving, body: Any, says: str) -> None:
+    if isinstance(body, dict) and body and "messages" not in body:
+        body = {"messages": ASKED, **body}
+    status, told = server.post(json.dumps(body).encode())
+    assert status == 400
+    assert told["error"]["type"] == "invalid_request_error"
+    assert pytest.raises(ValueError, match=says).matches(ValueError(told["error"]["message"])), told
+
+
+def test_a_body_that_is_none_and_a_wrong_key_are_refused(server: Serving) -> None:
+    assert server.post(b"{")[0] == 400
+    assert "say so: content-type" in server.post(b"{}", "text/plain")[1]["error"]["message"]
+    assert server.post(b"{}", key="another")[0] == 401
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{server.address}/v1", api_key="x").models.list()
+
+
+def test_the_model_is_named_with_its_template(server: Serving) -> None:
+    (model,) = server.client.models.list().data
+    assert (model.id, model.model_extra["template"]) == ("tiny", TEMPLATE)
+
+
+def test_without_a_template_texts_alone_are_continued(forms: Forms) -> None:
+    for bare in serving(load(find_source(forms.folder, None), None, None, None)):
+        with pytest.raises(openai.BadRequestError, match="has no chat template"):
+            bare.client.chat.completions.create(messages=ASKED, **GREEDY)
+        assert bare.client.completions.create(prompt="a", **GREEDY).choices[0].text
