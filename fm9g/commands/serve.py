@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -57,25 +58,34 @@ def main() -> None:
         from fm9g.serve.api import Server
     except ImportError as error:
         raise UserError(f"serving needs two packages more ({error}): pip install starlette uvicorn") from None
-    from fm9g import runtime
     from fm9g.generation.sampling import Sampling
     from fm9g.serve.text_model import Request
     from fm9g.serve.worker import Worker
 
+    listening = _listen(flags) if int(os.environ.get("RANK", "0")) == 0 else None
     defaults = Request(flags.max_new_tokens, Sampling(flags.temperature, top_p=flags.top_p))
     with open_model(flags, True) as model:
         worker = Worker(model)
-        if runtime.rank() > 0:
+        if listening is None:
             if not model.by_itself:
                 worker.follow()
             return
         name = flags.name or flags.model.resolve().stem
         server = Server(model, worker, name, flags.api_key, defaults, flags.page)
-        config = uvicorn.Config(server.app(), host=flags.host, port=flags.port, log_level="warning")
-        _serve(uvicorn.Server(config), server, flags)
+        http = uvicorn.Server(uvicorn.Config(server.app(), log_level="warning"))
+        _serve(http, server, flags, listening)
 
 
-def _serve(http: object, server: Server, flags: argparse.Namespace) -> None:
+def _listen(flags: argparse.Namespace) -> socket.socket:
+    """The socket to serve at, before the model is loaded: who asks by then waits."""
+    family = socket.AF_INET6 if ":" in flags.host else socket.AF_INET
+    try:
+        return socket.create_server((flags.host, flags.port), family=family)
+    except OSError as error:
+        raise UserError(f"cannot listen at {flags.host}, port {flags.port}: {error.strerror or error}") from None
+
+
+def _serve(http: object, server: Server, flags: argparse.Namespace, listening: socket.socket) -> None:
     """Answer requests until the program is told to end, or the worker fails."""
     failed: list[BaseException] = []
     thread = threading.Thread(target=_work, args=(server.worker, http, failed), daemon=True)
@@ -85,7 +95,7 @@ def _serve(http: object, server: Server, flags: argparse.Namespace) -> None:
     if flags.host not in ("127.0.0.1", "localhost", "::1") and not flags.api_key:
         print(f"warning: {flags.host} is open to others, and no --api_key is asked for", file=sys.stderr)
     print(f"serving {server.name}: {pages}", file=sys.stderr, flush=True)
-    http.run()  # type: ignore[attr-defined]
+    http.run([listening])  # type: ignore[attr-defined]
     server.worker.close()
     thread.join()
     if failed:

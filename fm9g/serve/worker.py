@@ -7,6 +7,7 @@ import json
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from fm9g.serve.text_model import Piece, Request, TextModel
 
 MOST_WAITING = 64
 _HEARTBEAT = 60.0  # seconds; ranks that wait for each other longer than some minutes are taken for dead
+_LOOK = 0.2  # seconds after which it is looked whether to end
 
 
 class Failed(NamedTuple):
@@ -64,16 +66,20 @@ class Worker:
 
     def run(self) -> None:
         """Do jobs until it is closed."""
+        told = time.monotonic()
         while not self._closed.is_set():
             try:
-                job = self._jobs.get(timeout=_HEARTBEAT if self._in_step else 0.2)
+                job = self._jobs.get(timeout=_LOOK)
             except queue.Empty:
-                self._tell({})
+                if time.monotonic() - told > _HEARTBEAT:
+                    self._tell({})
+                    told = time.monotonic()
                 continue
             if job.cancelled.is_set():
                 continue
             self._tell(_as_json(job))
             job.emit(self._do(job))
+            told = time.monotonic()
         self._tell({"closed": True})
 
     def follow(self) -> None:
