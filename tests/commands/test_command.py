@@ -30,6 +30,7 @@ SCRIPTS = {
     "sharegpt": "convert_dataset",
     "mixture": "convert_dataset_info",
     "tokenizer": "train_tokenizer",
+    "merge-tokenizers": "merge_tokenizers",
     "convert to-huggingface": "bmtrain_2_hgface",
     "convert merge-peft": "merge_peft_adapter",
     "convert from-huggingface": "hgface_2_bmtrain",
