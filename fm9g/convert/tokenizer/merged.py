@@ -11,7 +11,7 @@ from fm9g.convert.tokenizer.check import make_same
 from fm9g.convert.tokenizer.files import complete_tokenizer, copy_files, name_ends
 from fm9g.data.jsonl_records import read_records, record_texts
 from fm9g.data.tokens.merging import Merged, merge
-from fm9g.data.tokens.pieces import domain_file
+from fm9g.data.tokens.pieces import pieces_file
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer, read_object
 from fm9g.errors import UserError, shown
 from fm9g.files import write_json
@@ -66,7 +66,7 @@ def merge_tokenizers(
     texts = list(record_texts(read_records(sample))) if sample else []
     if sample and not any(texts):
         raise UserError(f'{sample[0]}: no record has text in "input" nor "output"')
-    merged = merge(old.path, domain_file(domain))
+    merged = merge(pieces_file(old.path), pieces_file(domain))
     with new_folder(target, overwrite) as folder:
         new = _write(old, merged, base, folder)
         make_same(new, folder)
@@ -78,7 +78,7 @@ def merge_tokenizers(
 
 def _write(old: Tokenizer, merged: Merged, base: Path, folder: Path) -> Tokenizer:
     """Put the merged tokenizer into `folder`; returns it as training reads the file that was merged."""
-    if base.is_dir() or isinstance(merged.content, dict):
+    if base.is_dir() or old.path.suffix == ".json":
         copy_files(old.path.parent, folder, _BESIDE)
     if isinstance(merged.content, dict):
         write_json(folder / "tokenizer.json", merged.content)

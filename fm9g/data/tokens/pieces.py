@@ -33,10 +33,24 @@ class Pieces(NamedTuple):
     normalizer: object
 
 
-def domain_file(path: Path) -> Path:
-    """The file of a tokenizer that gives pieces alone, for which it needs no token that ends a text."""
-    names = ("tokenizer.json", "tokenizer.model")
-    return next((path / name for name in names if os.path.lexists(path / name)), path) if path.is_dir() else path
+def pieces_file(path: Path) -> Path:
+    """The file whose pieces are merged of a tokenizer, which may be a folder: what training reads, but of a Unigram in
+    tokenizer.json, whose scores are made for another library, the tokenizer.model beside it."""
+    if path.is_dir():
+        path /= next((name for name in ("tokenizer.json", "tokenizer.model") if os.path.lexists(path / name)), "")
+    model = path.with_name("tokenizer.model")
+    if path.suffix != ".json" or not model.exists():
+        return path
+    read_library(require_file(path))
+    content = json.loads(path.read_bytes())
+    if content["model"].get("type") != "Unigram":
+        return path
+    texts = [piece.text for piece in sentencepieces(model).pieces]
+    if Vocabulary.of(content).spellings != dict(enumerate(texts)):
+        raise UserError(
+            f"{path}: a Unigram with other tokens than {model.name} beside it: give that, or make them agree"
+        )
+    return model
 
 
 def pieces_of(path: Path) -> Pieces:
