@@ -25,7 +25,7 @@ def main() -> None:
     add("--domain", type=path, required=True, help="the tokenizer whose pieces are added")
     add("--output", type=path, required=True, metavar="DIR", help="the folder to write")
     add("--sample", type=path, nargs="+", help="jsonl files of the domain: their tokens before and after are counted")
-    add("--overwrite", action="store_true", help="replace the folder if it holds a tokenizer")
+    add("--overwrite", action="store_true", help="replace the tokenizer in a folder that is not empty")
     flags = parse_flags(parser)
     report = merge_tokenizers(flags.base, flags.domain, flags.output, flags.sample, flags.overwrite)
     print(f"{flags.output}: {report.line()}")

@@ -73,7 +73,7 @@ def with_reference(
             copy_files(reference, folder, REFERENCE_FILES)
             complete_tokenizer(folder)
         else:
-            copy_files(reference, folder, ("generation_config.json",))
+            copy_files(reference, folder, ("generation_config.json", "*.py"))
             install_tokenizer(tokenizer, folder, config.vocab_size)
         return with_checkpoint_facts(values, config, kind)
 

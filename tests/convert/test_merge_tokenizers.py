@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import unicodedata
 from itertools import accumulate
@@ -66,7 +67,9 @@ def test_old_tokens_keep_their_ids_and_new_ones_follow_in_the_domains_order(made
     assert set(new) == set(old) | set(range(first, first + len(added)))
     theirs = load_tokenizer(made.domain)
     order = [theirs.spellings[id] for id in sorted(theirs.spellings) if theirs.spellings[id] in added]
+    added, steps = added[: len(order)], added[len(order) :]
     assert added == order == made.report.merged.new
+    assert steps == made.report.merged.steps and not set(steps) & set(theirs.spellings.values())
     assert len(added) > 20
 
 
@@ -132,13 +135,16 @@ def test_the_command_says_what_it_took(tmp_path: Path) -> None:
     done = run_tool_here("merge_tokenizers.py", words, tmp_path)
     old, new = load_tokenizer(tmp_path / "b"), load_tokenizer(tmp_path / "o")
     assert done.returncode == 0
-    assert f"o: base {old.vocab_size} tokens, {new.vocab_size - old.vocab_size} taken, left out: " in done.output
+    taken, steps = map(
+        int, re.search(r"base 400 tokens, (\d+) taken and (\d+) steps to them, left", done.output).groups()
+    )
+    assert taken + steps == new.vocab_size - old.vocab_size
     assert f"now {new.vocab_size}; tokens per character " in done.output
     length = sum(map(len, DOMAIN_TEXTS))
     counts = [sum(map(len, one.encode_all(DOMAIN_TEXTS))) / length for one in (new, old)]
     assert done.output.strip().endswith("{:.3f}, were {:.3f}".format(*counts))
     again = run_tool_here("merge_tokenizers.py", words, tmp_path)
-    assert again.returncode == 1 and "o: is not empty" in again.output
+    assert again.returncode == 1 and "o: the output folder is not empty" in again.output
     assert run_tool_here("merge_tokenizers.py", [*words, "--overwrite"], tmp_path).returncode == 0
 
 

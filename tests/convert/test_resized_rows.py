@@ -89,7 +89,7 @@ def test_parts_are_those_of_a_text_around_them(merged: tuple[Path, Path]) -> Non
             seen += id not in old.spellings
         if old.unknown_id not in expected:
             assert expected == old.encode(text)
-    assert seen >= 20
+    assert seen > 10
 
 
 def test_logits_of_old_tokens_are_the_same_bits(tmp_path: Path) -> None:

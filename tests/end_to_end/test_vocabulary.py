@@ -104,7 +104,7 @@ def test_a_peft_folder_holds_them_and_comes_back(way: Way, run: Output) -> None:
     back, trained = torch.load(way.root / "back.pt", weights_only=True), run.weights(4)
     assert back.keys() == trained.keys() and all(torch.equal(back[name], trained[name]) for name in trained)
     model = loaded(way.root / "base")
-    model.resize_token_embeddings(way.new, mean_resizing=False)
+    model.resize_token_embeddings(way.new)
     theirs = peft.PeftModel.from_pretrained(model, way.root / "peft")
     way.tool(
         "merge_peft_adapter.py",

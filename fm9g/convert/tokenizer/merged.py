@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from fm9g.convert.outputs import check_output_folder, new_folder
 from fm9g.convert.tokenizer.check import make_same
 from fm9g.convert.tokenizer.files import complete_tokenizer, copy_files, name_ends
+from fm9g.data.index.output_folder import output_folder
 from fm9g.data.jsonl_records import read_records, record_texts
 from fm9g.data.tokens.merging import Merged, merge
 from fm9g.data.tokens.pieces import pieces_file
@@ -18,6 +18,10 @@ from fm9g.files import write_json
 
 # those beside a vocabulary that stay true of it with more tokens; vocab.json and merges.txt would not
 _BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template*")
+_WRITTEN = {
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "chat_template.json"),
+}
 _NAMED = 5  # pieces that were left out
 
 
@@ -36,10 +40,11 @@ class Report(NamedTuple):
             f"{made.had} in the base" if made.had else "",
             f"{made.others} special or single bytes" if made.others else "",
             _named("never in its text", made.never),
-            _named("reached by no merge of two tokens", made.unreached),
+            _named("reached by no merges", made.unreached),
         ]
         told = ", ".join(filter(None, left)) or "none"
-        text = f"base {self.base} tokens, {len(made.new)} taken, left out: {told}; now {self.size}"
+        steps = f" and {len(made.steps)} steps to them" if made.steps else ""
+        text = f"base {self.base} tokens, {len(made.new)} taken{steps}, left out: {told}; now {self.size}"
         if self.lengths is None:
             return text
         return text + "; tokens per character {:.3f}, were {:.3f}".format(*reversed(self.lengths))
@@ -60,19 +65,22 @@ def merge_tokenizers(
     for source in (base, domain):
         if target.resolve() in (source.resolve(), source.resolve().parent):
             raise UserError(f"{target}: is where {source.name} is read from; choose another folder to save to")
-    check_output_folder(target, overwrite)
+    with output_folder(target, overwrite, _WRITTEN) as folder:
+        return _merge_into(folder, base, domain, target, sample)
+
+
+def _merge_into(folder: Path, base: Path, domain: Path, target: Path, sample: list[Path] | None) -> Report:
     old = load_tokenizer(base)
     _check_added(old)
     texts = list(record_texts(read_records(sample))) if sample else []
     if sample and not any(texts):
         raise UserError(f'{sample[0]}: no record has text in "input" nor "output"')
     merged = merge(pieces_file(old.path), pieces_file(domain))
-    with new_folder(target, overwrite) as folder:
-        new = _write(old, merged, base, folder)
-        make_same(new, folder)
-        if base.is_dir() and isinstance(merged.content, dict) and (base / "tokenizer.model").exists():
-            print(f"note: {target} has no tokenizer.model: tokenizer.json is what {base} is read from", file=sys.stderr)
-        lengths = (_per_character(old, texts), _per_character(new, texts)) if sample else None
+    new = _write(old, merged, base, folder)
+    make_same(new, folder)
+    if base.is_dir() and isinstance(merged.content, dict) and (base / "tokenizer.model").exists():
+        print(f"note: {target} has no tokenizer.model: tokenizer.json is what {base} is read from", file=sys.stderr)
+    lengths = (_per_character(old, texts), _per_character(new, texts)) if sample else None
     return Report(len(old.spellings), merged, new.vocab_size, lengths)
 
 

@@ -29,12 +29,13 @@ _UNKNOWN_PENALTY = 10.0  # of sentencepiece
 
 
 class Merged(NamedTuple):
-    """`content` of the merged tokenizer.model or tokenizer.json; the new pieces in the order of their ids, and what
-    was not taken: pieces that the base has, entries that are none, pieces that no text of the base's holds, and those
-    that no merge makes."""
+    """`content` of the merged tokenizer.model or tokenizer.json; the domain's pieces that are new, then the steps to
+    them, in the order of their ids; and what was not taken: pieces that the base has, entries that are none, pieces
+    that no text of the base's holds, and those that no merge makes."""
 
     content: bytes | dict[str, Any]
     new: list[str]
+    steps: list[str]
     had: int
     others: int
     never: list[str]
@@ -62,12 +63,14 @@ def merge(base: Path, domain: Path) -> Merged:
     wanted = [text for text in theirs.texts if text not in known.entries]
     held = kept_whole(base, _outside(wanted, known.apart, mine.letters), mine.letters)
     merged, made = _json(content, held) if isinstance(content, dict) else _model(base, content, held)
-    if not made:
+    new = [text for text in wanted if text in made]
+    if not new:
         raise UserError(f"{domain}: adds nothing to {base}: {_why(theirs, wanted, held)}")
     never, unreached = set(wanted) - set(held), set(held) - set(made)
     return Merged(
         merged,
-        made,
+        new,
+        made[len(new) :],
         len(theirs.texts) - len(wanted),
         theirs.others,
         [text for text in wanted if text in never],
@@ -97,15 +100,21 @@ def _why(theirs: Pieces, wanted: Sequence[str], held: Sequence[str]) -> str:
 
 
 def _model(path: Path, model: SentencePieceModel, wanted: Sequence[str]) -> tuple[bytes, list[str]]:
-    """A `.model` file with those of `wanted` that are reached, and these."""
+    """A `.model` file with those of `wanted` that are reached and the steps to them, and these."""
     scores = {piece.text: piece.score for piece in model.pieces if piece.kind == NORMAL}
     if model.algorithm == UNIGRAM:
         found = _unigram_scores(scores, wanted)
     else:
         ranks: dict[object, float] = {text: -score for text, score in scores.items()}
         found = _falling(min(scores.values(), default=0.0), Merges(ranks, scores, joined).add(wanted))
-    made = [text for text in wanted if text in found]
+    made = _in_order(wanted, found)
     return with_pieces(path.read_bytes(), [Piece(text, found[text], NORMAL) for text in made]), made
+
+
+def _in_order(wanted: Sequence[str], made: Mapping[str, object]) -> list[str]:
+    """What was made: those that were wanted in their order, then the steps to them."""
+    asked = set(wanted)
+    return [*(text for text in wanted if text in made), *(text for text in made if text not in asked)]
 
 
 def _falling(lowest: float, pieces: Mapping[str, object]) -> dict[str, float]:
@@ -138,7 +147,7 @@ def _best(text: str, scores: Mapping[str, float], unknown: float, longest: int) 
 
 
 def _json(content: dict[str, Any], wanted: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """A tokenizer.json with those of `wanted` that are reached, and these.
+    """A tokenizer.json with those of `wanted` that are reached and the steps to them, and these.
 
     Added tokens that only stand beside the vocabulary go into it, too: the library counts their ids on from its size,
     which grows.
@@ -148,7 +157,7 @@ def _json(content: dict[str, Any], wanted: Sequence[str]) -> tuple[dict[str, Any
     pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
     ranks: dict[object, float] = {two: float(rank) for rank, two in enumerate(pairs)}
     reached = Merges(ranks, vocab, pair).add(wanted)
-    made = [text for text in wanted if text in reached]
+    made = _in_order(wanted, reached)
     vocab |= {token["content"]: id for id, token in vocabulary.added.items()}
     first = max(vocabulary.spellings, default=-1) + 1
     vocab |= {text: first + place for place, text in enumerate(made)}

@@ -24,13 +24,12 @@ _FRAMES = ("", "a", "0")  # what may stand around a piece in a text
 
 class Pieces(NamedTuple):
     """`path` of the file; `letters`: BYTES or BLANKS; `texts`: its pieces for text by id; `others`: how many of its
-    entries are none (special tokens, control pieces, single bytes); `normalizer`: what it does to a text before."""
+    entries are none (special tokens, control pieces, single bytes)."""
 
     path: Path
     letters: str
     texts: list[str]
     others: int
-    normalizer: object
 
 
 def pieces_file(path: Path) -> Path:
@@ -57,18 +56,16 @@ def pieces_of(path: Path) -> Pieces:
     """The pieces in the file `path`; UserError where it is no byte pair encoding, nor one of sentencepiece's."""
     if path.suffix != ".json":
         model = sentencepieces(path)
-        texts = model.texts(NORMAL)
-        return Pieces(
-            path, BLANKS, texts, len(model.pieces) - len(texts), (model.charsmap, model.remove_extra_whitespaces)
-        )
+        texts = [text for text in model.texts(NORMAL) if text]
+        return Pieces(path, BLANKS, texts, len(model.pieces) - len(texts))
     content = bpe_content(path)
     vocabulary = Vocabulary.of(content)
     names = {token["content"] for token in vocabulary.added.values()} | {content["model"].get("unk_token")}
     if content["model"].get("byte_fallback"):
         names |= {f"<0x{byte:02X}>" for byte in range(256)}
     ordered = sorted((id, text) for text, id in content["model"]["vocab"].items())
-    texts = [text for _, text in ordered if text not in names]
-    return Pieces(path, letters_of(content, path), texts, len(vocabulary.spellings) - len(texts), content["normalizer"])
+    texts = [text for _, text in ordered if text and text not in names]
+    return Pieces(path, letters_of(content, path), texts, len(vocabulary.spellings) - len(texts))
 
 
 def sentencepieces(path: Path) -> SentencePieceModel:

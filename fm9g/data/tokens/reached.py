@@ -4,8 +4,9 @@ New merges come last, so that a text is first cut as it was, and only then are n
 
 * a text that holds no new piece keeps its ids, and any other text's new cut joins tokens of its old one, tearing none;
 * a piece that is two tokens by then becomes one by the merge of these two, and stays reached whatever comes later;
-* a piece that is three or more has no such merge, unless another new piece joins some of them first; then it is left
-  out. (The domain's own merges would not do: here its words are cut at other places.)
+* a piece that is three or more has no such merge (the domain's own would not do: here its words are cut at other
+  places), unless another new piece joins some of them first. Where none does, steps are added: what its first two
+  tokens are together, and so on, as merges of a BPE always leave some behind that are seldom seen.
 
 (Chinese-LLaMA gives new pieces the best of all scores instead: they are merged before the base's own, out of letters,
 and tear words that the base has tokens for.)
@@ -48,20 +49,27 @@ class Merges:
         return parts
 
     def add(self, pieces: Sequence[str]) -> dict[str, list[str]]:
-        """{piece: the two tokens that it is merged from, itself where it is one character} of those that are reached,
-        in the order of their merges."""
+        """{piece: the two tokens that it is merged from, itself where it is one character} of those that are reached
+        and the steps to them, in the order of their merges.
+
+        Left out are pieces with a character that is no token, or with a step that is one, but is never merged.
+        """
         made = {piece: [piece] for piece in pieces if len(piece) == 1}
         self._vocabulary.update(made)
         waiting = [piece for piece in pieces if len(piece) > 1]
         while True:
             left = [piece for piece in waiting if not self._reach(piece, made)]
             if len(left) == len(waiting):
-                return made
+                break
             waiting = left
+        for piece in (one for one in waiting if self._vocabulary.issuperset(self.cut(one))):
+            while not self._reach(piece, made) and self._reach("".join(self.cut(piece)[:2]), made):
+                pass
+        return made
 
     def _reach(self, piece: str, made: dict[str, list[str]]) -> bool:
         parts = self.cut(piece)
-        if len(parts) != 2 or not self._vocabulary.issuperset(parts):
+        if len(parts) != 2 or piece in self._vocabulary or not self._vocabulary.issuperset(parts):
             return False
         self._last += 1
         self._ranks[self._key(*parts)] = self._last

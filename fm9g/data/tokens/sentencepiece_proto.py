@@ -76,7 +76,7 @@ def with_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
 
     Texts that it tests itself with (field 4) are left out: they may be cut otherwise now.
     """
-    kept = [(number, part) for number, part in _read(data) if number != 4]
+    kept = [(number, part) for number, part in _read(data) if number != 4 and isinstance(part, bytes)]
     size = sum(number == 1 for number, _ in kept) + len(pieces)
     new = [
         (

@@ -21,13 +21,20 @@ def test_a_piece_of_two_tokens_is_reached_whatever_the_domain_merged_it_from() -
     assert merges("ab", "cd").add(["bc", "abc", "abcd"]) == {"bc": ["b", "c"], "abc": ["ab", "c"], "abcd": ["ab", "cd"]}
 
 
-def test_a_piece_of_three_tokens_is_reached_through_another_new_one_alone() -> None:
-    assert merges("ab", "cd").add(["abcde"]) == {}
+def test_a_piece_of_three_tokens_is_reached_through_another_new_one_or_a_step() -> None:
+    assert merges("ab", "cd").add(["abcde"]) == {"abcd": ["ab", "cd"], "abcde": ["abcd", "e"]}
     assert list(merges("ab", "cd").add(["abcde", "abcd"])) == ["abcd", "abcde"]
     assert list(merges("ab", "cd").add(["abcde", "cde"])) == ["cde", "abcde"]
-    assert merges("ab", "cd").add(["bcde"]) == {}
+    assert list(merges("ab", "cd").add(["bcde", "fbcde"])) == ["bcd", "bcde", "fbcde"]
+    assert list(merges("ab", "cd").add(["fbcde", "bcde"])) == ["fb", "fbcd", "fbcde", "bcd", "bcde"]
     assert merges("ab").add(["bx", "x", "bxa"]) == {"x": ["x"], "bx": ["b", "x"], "bxa": ["bx", "a"]}
-    assert merges("ab").add(["bx"]) == {}  # there is no x
+    assert merges("ab").add(["bx", "abx", "cdx"]) == {}  # there is no x
+
+
+def test_a_token_that_no_text_gave_is_no_step() -> None:
+    """A special token, say, which would be found in texts from then on."""
+    assert Merges({}, [*LETTERS, "ab"], joined).add(["abc"]) == {}
+    assert list(Merges({}, [*LETTERS, "ab"], joined).add(["abc", "bc"])) == ["bc", "abc"]
 
 
 @pytest.mark.parametrize("seed", range(30))
