@@ -21,6 +21,7 @@ _SCRIPTS = {
     "index": "convert_json2index",
     "check": "check_index",
     "tokenizer": "train_tokenizer",
+    "merge-tokenizers": "merge_tokenizers",
     "preview": "preview_mixture",
     "inspect": "inspect_index",
     "generate": "generate",

@@ -1,8 +1,8 @@
 """Convert a .pt file of FM9G to a Hugging Face folder.
 
-Config and tokenizer come from a reference folder (--huggingface-ref-dir), or for a model trained from
-scratch from --model-config and --tokenizer. With --lora-ckpt-path adapters are merged into the weights, or
-with --adapter-only written by themselves.
+Config and tokenizer come from a reference folder (--huggingface-ref-dir), the config alone where --tokenizer is
+given, too: for a model that was given more tokens. For a model trained from scratch they come from --model-config and
+--tokenizer. With --lora-ckpt-path adapters are merged into the weights, or with --adapter-only written by themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tokenizer",
         type=path,
-        help="a Hugging Face tokenizer folder or a sentencepiece .model file (no reference folder)",
+        help="a Hugging Face tokenizer folder or a sentencepiece .model file (with a reference folder: where the model "
+        "has more tokens)",
     )
     parser.add_argument(
         "--template",
@@ -82,10 +83,9 @@ def main() -> None:
     paths = (flags.bmtrain_ckpt_path, flags.huggingface_save_dir)
     options = {"dtype": dtype, "max_shard_size": flags.max_shard_size, "overwrite": flags.overwrite}
     options |= {"template": flags.template, "adapters": adapters}
-    scratch = (flags.model_config, flags.tokenizer)
-    if flags.huggingface_ref_dir and not any(scratch):
-        with_reference(flags.huggingface_ref_dir, *paths, **options)
-    elif all(scratch) and not flags.huggingface_ref_dir:
+    if flags.huggingface_ref_dir and not flags.model_config:
+        with_reference(flags.huggingface_ref_dir, *paths, **options, tokenizer=flags.tokenizer)
+    elif flags.model_config and flags.tokenizer and not flags.huggingface_ref_dir:
         from_scratch(flags.model_config, flags.tokenizer, *paths, **options)
     else:
         raise UserError("give either --huggingface-ref-dir, or both --model-config and --tokenizer")

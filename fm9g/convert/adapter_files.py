@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fm9g.files import atomic_file, read_json, write_json
 from fm9g.lora.layers import LORA_A, adapter_parameters, matching
 from fm9g.lora.told import note_path
 from fm9g.model.config import ModelConfig
-from fm9g.model.parameters import parameters
+from fm9g.model.parameters import EMBEDDING, HEAD, parameters
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.writers import write_pt
@@ -35,6 +36,7 @@ def adapters_to_peft(
         family = family_for(config, str(model_config))
     if reference is not None and target.resolve() == reference.resolve():
         raise UserError(f"{target}: is the model's own folder; choose another one to save to")
+    config = _with_rows(config, saved)
     _check_shapes(saved.tensors(), config, saved.path)
     check_output_folder(target, overwrite)
     with new_folder(target, overwrite) as folder:
@@ -52,7 +54,8 @@ def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwri
     family = family_of(values, where)
     config = family.read_config(values, where)
     peft = read_peft(peft_dir)
-    tensors = dict(sorted(in_our_names(peft, config, family.layouts).tensors().items()))
+    ours = in_our_names(peft, config, family.layouts)
+    tensors, config = dict(sorted(ours.tensors().items())), _with_rows(config, ours)
     layers = _layers(list(tensors), config, peft_dir)
     _check_shapes(tensors, config, peft_dir)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +78,22 @@ def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwri
             },
         )
     return len(peft.adapters)
+
+
+def _with_rows(config: ModelConfig, saved: SavedAdapters) -> ModelConfig:
+    """The config with as many rows as embedding and head have that are saved whole, where they are more than its own:
+    of a model that was given more tokens. Without both, rows of the other one would be lost."""
+    rows = {name: tensor.shape[0] for name, tensor in saved.whole.items() if name in (EMBEDDING, HEAD)}
+    most = max(rows.values(), default=0)
+    if most <= config.vocab_size:
+        return config
+    if len(rows) < 2:
+        raise UserError(
+            f"{saved.path}: {next(iter(rows))} has {most} rows, the model {config.vocab_size}, and the rows of "
+            f"{HEAD if EMBEDDING in rows else EMBEDDING} are not with it: save both whole (modules_to_save), or take "
+            "the folder of the model with these rows (bmtrain_2_hgface --tokenizer)"
+        )
+    return dataclasses.replace(config, vocab_size=most)
 
 
 def _check_shapes(tensors: Mapping[str, LazyTensor], config: ModelConfig, where: Path) -> None:

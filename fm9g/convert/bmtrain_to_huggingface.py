@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fm9g.errors import UserError
 from fm9g.files import read_json, require_file, write_json
 from fm9g.lora.told import check_base
 from fm9g.model.config import ModelConfig
+from fm9g.model.parameters import EMBEDDING
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.fingerprint import fingerprint
 from fm9g.tensors.finite import noting, warn_of
@@ -47,13 +49,15 @@ def with_reference(
     overwrite: bool = False,
     template: str | None = None,
     adapters: SavedAdapters | None = None,
+    tokenizer: Path | None = None,
 ) -> None:
     """Write `checkpoint` to the folder `target` with config and tokenizer of the Hugging Face folder `reference`.
 
     The reference's config must describe the checkpoint: its tensors, and the .json beside it where there
     is one. `dtype` is a key of DTYPES; None keeps each tensor's own. `template`: the chat template to take along; None
     for the one that the checkpoint was trained with, if that is known, or else the folder's own. `adapters` are merged
-    into the weights.
+    into the weights. `tokenizer`: the one of a model that got more rows than the reference has; None for the
+    reference's.
     """
     if target.resolve() == reference.resolve():
         raise UserError(f"{target}: is the reference folder itself; choose another folder to save to")
@@ -62,15 +66,37 @@ def with_reference(
     family = family_of(values, str(config_path))
     config = family.read_config(values, str(config_path))
     _check_sibling(checkpoint, config, config_path)
+    values, config = _with_rows(values, config, checkpoint, config_path, tokenizer)
 
     def companions(folder: Path, kind: str) -> dict[str, Any]:
-        copy_files(reference, folder, REFERENCE_FILES)
-        complete_tokenizer(folder)
+        if tokenizer is None:
+            copy_files(reference, folder, REFERENCE_FILES)
+            complete_tokenizer(folder)
+        else:
+            copy_files(reference, folder, ("generation_config.json", "*.py"))
+            install_tokenizer(tokenizer, folder, config.vocab_size)
         return with_checkpoint_facts(values, config, kind)
 
     _write(
-        config, family, reference, checkpoint, target, dtype, max_shard_size, overwrite, companions, template, adapters
-    )
+        config, family, tokenizer or reference, checkpoint, target, dtype, max_shard_size, overwrite, companions,
+        template, adapters,
+    )  # fmt: skip
+
+
+def _with_rows(
+    values: dict[str, Any], config: ModelConfig, checkpoint: Path, config_path: Path, tokenizer: Path | None
+) -> tuple[dict[str, Any], ModelConfig]:
+    """A reference's config for a checkpoint that has more rows of embeddings; these need a tokenizer of their own."""
+    table = read_pt(require_file(checkpoint)).get(EMBEDDING)
+    if table is None or table.shape[0] <= config.vocab_size:
+        return values, config
+    rows = table.shape[0]
+    if tokenizer is None:
+        raise UserError(
+            f"{checkpoint}: has {rows} rows of embeddings, vocab_size is {config.vocab_size} in {config_path}: take "
+            "that model's own folder, or give the tokenizer of more tokens, too (--tokenizer)"
+        )
+    return {**values, "vocab_size": rows}, dataclasses.replace(config, vocab_size=rows)
 
 
 def from_scratch(

@@ -10,7 +10,8 @@ import torch
 
 from fm9g.convert.outputs import check_output_folder, new_folder
 from fm9g.convert.peft import read_peft
-from fm9g.convert.tokenizer.files import TOKENIZER_FILES, copy_files
+from fm9g.convert.resized_rows import NewRows, new_rows, resized
+from fm9g.convert.tokenizer.files import TOKENIZER_FILES, copy_files, training_reads
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
@@ -28,8 +29,8 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
     """Write the model in the folder `base` with the adapters in `peft_dir` merged into it, and the tokenizer, to
     `target`; returns the number of adapters.
 
-    `resize`: embeddings and head that have fewer rows than the tokenizer has tokens get more, the mean of those that
-    are there. UserError for adapters that are not for this model.
+    `resize`: embeddings and head that have fewer rows than the tokenizer has tokens get more (`_grown`). UserError for
+    adapters that are not for this model.
     """
     if target.resolve() in (base.resolve(), peft_dir.resolve(), tokenizer.resolve()):
         raise UserError(f"{target}: is a folder to read from; choose another one to save to")
@@ -52,8 +53,7 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
                 f"{tokenizer} has {tokens} tokens, {min(rows, key=lambda name: rows[name])} of {base} "
                 f"{min(rows.values())} rows: --resize_emb adds rows"
             )
-        weights |= {name: _with_rows(weights[name], tokens) for name, count in rows.items() if count < tokens}
-        print(f"note: {', '.join(rows)} get rows for {tokens} tokens, each the mean of those there", file=sys.stderr)
+        weights |= _grown({name: weights[name] for name, count in rows.items() if count < tokens}, base, tokenizer)
     if (size := max([weights[name].shape[0] for name in rows], default=0)) > config.get("vocab_size", size):
         config = config | {"vocab_size": size}
     with new_folder(target, overwrite) as folder:
@@ -79,7 +79,45 @@ def _whole(
     return saved
 
 
-def _with_rows(weight: LazyTensor, rows: int) -> LazyTensor:
+def _grown(tables: Mapping[str, LazyTensor], base: Path, tokenizer: Path) -> dict[str, LazyTensor]:
+    """The tables with a row for each token, as far as they have none (the adapter may bring some).
+
+    MedicalGPT's own script has transformers make them, which takes the mean of all rows. The mean of the rows of a
+    token's text says more; so it is taken wherever the base's tokenizer is known.
+    """
+    made, known = {}, True
+    tokens = load_tokenizer(tokenizer).vocab_size
+    for name, table in tables.items():
+        found = _rows_for(tokenizer, base, table.shape[0])
+        known = known and found is not None
+        made[name] = _with_means(table, tokens) if found is None else resized(name, _with_read_rows(table), found)
+    how = f"those of its text's tokens in {base}" if known else "all there, for its text's tokens are not known"
+    print(f"note: {', '.join(tables)} get rows for {tokens} tokens, each the mean of {how}", file=sys.stderr)
+    return made
+
+
+def _rows_for(tokenizer: Path, base: Path, rows: int) -> NewRows | None:
+    """Where the rows of tokens that a model of `rows` has none for come from: those of their text's tokens, as the
+    base's tokenizer cuts it; None where that is not known, or gives its ids other tokens."""
+    new = load_tokenizer(tokenizer)
+    if not training_reads(base):
+        return None
+    old = load_tokenizer(base)
+    if any(new.spellings.get(id) != text for id, text in old.spellings.items()) or old.vocab_size > rows:
+        return None
+    found = new_rows(old, new, rows)
+    return NewRows({id: parts for id, parts in found.parts.items() if id >= rows}, found.size)
+
+
+def _with_read_rows(weight: LazyTensor) -> LazyTensor:
+    """The table held in memory, where it is made and not in a file: a head with its adapter in it."""
+    if weight.read_rows is not None:
+        return weight
+    whole = torch.cat(list(weight.pieces())).view(weight.shape)
+    return LazyTensor(weight.dtype, weight.shape, lambda: iter([whole.flatten()]), lambda a, b: whole[a:b].flatten())
+
+
+def _with_means(weight: LazyTensor, rows: int) -> LazyTensor:
     """An embedding with more rows, each the mean of those there."""
     dtype, width = DTYPES[weight.dtype].torch, weight.shape[1]
     whole = torch.cat(list(weight.pieces())).view(weight.shape)

@@ -49,7 +49,10 @@ def test_a_mistake_is_one_line_and_exit_status_1(tmp_path: Path) -> None:
         (["--huggingface-ref-dir", "r", "--lora-config-path", "l"], r"--lora-ckpt-path are: give that, too"),
         (["--huggingface-ref-dir", "r", "--adapter-only"], r"--adapter-only needs --lora-ckpt-path, and"),
         (["--huggingface-ref-dir", "r", "--lora-ckpt-path", "l.pt"], r"l.pt: no such file"),
-        (["--huggingface-ref-dir", "r", "--tokenizer", "t"], "give either --huggingface-ref-dir, or both"),
+        (
+            ["--huggingface-ref-dir", "r", "--model-config", "m.json", "--tokenizer", "t"],
+            "give either --huggingface-ref-dir, or both",
+        ),
         (["--model-config", "m.json"], "give either --huggingface-ref-dir, or both"),
     ],
 )

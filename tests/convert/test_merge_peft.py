@@ -11,6 +11,8 @@ import torch
 import transformers
 
 from fm9g.convert.merge_peft import merge_peft
+from fm9g.convert.tokenizer.files import copy_files
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from tests.convert.helpers import IN_FLOAT32, save, tiny_llama
 from tests.support.tiny_tokenizers import with_tokens
@@ -31,7 +33,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
 def adapted(base: Path, **options: Any) -> Any:
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_pretrained(base, **IN_FLOAT32)
-    config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **options)
+    config = peft.LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **options})
     made = peft.get_peft_model(model, config)
     for name, value in made.named_parameters():
         if "lora_B" in name:
@@ -73,6 +75,20 @@ def test_rows_for_more_tokens_are_added_where_that_is_asked_for(places: dict[str
         new, old = model.get_parameter(name), before.get_parameter(name)
         assert torch.equal(new[:rows], old)
         torch.testing.assert_close(new[rows:], old.mean(0).expand(40, -1))
+
+
+@pytest.mark.parametrize("adapter", [{}, {"target_modules": ["q_proj", "lm_head"]}])
+def test_rows_are_means_of_a_tokens_text_where_the_bases_tokenizer_is_known(
+    places: dict[str, Path], adapter: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_files(places["tokenizer"], places["base"], ("tokenizer*",))
+    adapted(places["base"], **adapter).save_pretrained(places["adapter"], save_embedding_layers=False)
+    merge_peft(places["base"], places["larger"], places["adapter"], places["merged"], True, False)
+    assert "each the mean of those of its text's tokens in" in capsys.readouterr().err
+    weight = loaded(places["merged"]).get_parameter("lm_head.weight")
+    old, new = load_tokenizer(places["tokenizer"]), load_tokenizer(places["larger"])
+    for id in range(old.vocab_size, new.vocab_size):
+        torch.testing.assert_close(weight[id], weight[old.encode(new.spell(id))].mean(0))
 
 
 @pytest.mark.parametrize("name", ["base", "adapter", "tokenizer"])

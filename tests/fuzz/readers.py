@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
 from fm9g.convert.tokenizer.files import install_tokenizer
+from fm9g.convert.tokenizer.merged import merge_tokenizers
 from fm9g.data.index.build import Options, build
 from fm9g.data.index.check import check
 from fm9g.data.index.dataset import IndexedDataset
@@ -162,6 +163,17 @@ def _make_tokenizer(folder: Path) -> None:
     write_json(folder / "config.json", {"bos_token_id": 0, "eos_token_id": [1]})
 
 
+def _make_two_tokenizers(folder: Path) -> None:
+    for name, size in (("base", 270), ("domain", 300)):
+        (folder / name).mkdir()
+        (folder / "x.jsonl").write_bytes(_jsonl(RECORDS))
+        save_tokenizer(train_tokenizer([folder / "x.jsonl"], size), folder / name)
+
+
+def _merge_tokenizers(folder: Path, output: Path) -> None:
+    merge_tokenizers(folder / "base", folder / "domain", output / "merged")
+
+
 def _use_tokenizer(folder: Path, output: Path) -> None:
     path = next(folder.glob("*.model"), folder)
     tokenizer = load_tokenizer(path)
@@ -275,6 +287,7 @@ READERS = {
     "tokenizer folder": Reader(_make_tokenizer, _use_tokenizer, ("*.json",)),
     "exported tokenizer": Reader(_make_tokenizer, _export_tokenizer, ("*.json",)),
     "exported tokenizer.model": Reader(_make_sentencepiece_folder, _export_tokenizer, cost=5),
+    "merged tokenizers": Reader(_make_two_tokenizers, _merge_tokenizers, ("*/tokenizer.json",), cost=10),
     "tokenizer training": Reader(
         _write("x.jsonl", lambda: _jsonl(RECORDS)),
         lambda folder, _: train_tokenizer([folder / "x.jsonl"], 280),

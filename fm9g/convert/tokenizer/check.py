@@ -103,7 +103,7 @@ def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
         return
     trained = load_tokenizer(tokenizer)
     _warn_of_another(trained, checkpoint)
-    if ties := _make_same(trained, folder):
+    if ties := make_same(trained, folder):
         print(
             f"note: {ties:,} of the compared texts are cut otherwise, in a way of equal score: see Ties in "
             "docs/training.md",
@@ -120,10 +120,10 @@ def try_export(tokenizer: Path, config: ModelConfig, where: str) -> None:
         if family_for(config, where).model_type is None:  # transformers has no such class, and none of its tokenizers
             values = {"model_type": "llama", **ids}
         write_json(Path(temporary) / "config.json", values)
-        _make_same(trained, Path(temporary))
+        make_same(trained, Path(temporary))
 
 
-def _make_same(trained: Tokenizer, folder: Path) -> int:
+def make_same(trained: Tokenizer, folder: Path) -> int:
     """Check `folder`, and have its files say what makes it the same where they do not; returns the ties."""
     try:
         return _check(trained, folder)

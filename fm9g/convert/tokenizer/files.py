@@ -77,7 +77,7 @@ def install_tokenizer(tokenizer: Path, target: Path, vocab_size: int) -> dict[st
     special = _named_ids(target, ids)
     if trained is not None:
         special |= {"bos_token_id": trained.bos_id, "eos_token_id": trained.eos_id}
-        _name_ends(target, trained)
+        name_ends(target, trained)
     largest = max((id for id in (*ids.values(), *special.values()) if id is not None), default=-1)
     if largest >= vocab_size:
         raise UserError(f"{tokenizer}: has token id {shown(largest)}, but the model's vocab_size is {vocab_size}")
@@ -163,7 +163,7 @@ def _named_ids(folder: Path, ids: dict[str, int]) -> dict[str, int | None]:
     return special
 
 
-def _name_ends(folder: Path, trained: Tokenizer) -> None:
+def name_ends(folder: Path, trained: Tokenizer) -> None:
     """Name BOS and EOS of training in tokenizer_config.json, where it does not: they may stand in another file."""
     path = folder / "tokenizer_config.json"
     settings = read_object(path)

@@ -6,7 +6,7 @@ Field numbers and defaults are those of sentencepiece_model.proto, which has not
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,30 @@ def for_normalized_text(data: bytes) -> bytes:
     model = _fields(data)
     nothing_done = bytes([2 << 3 | 2, 0, *(byte for number in (3, 4, 5) for byte in (number << 3, 0))])
     parts = [(1, piece) for piece in model.get(1, [])] + [(2, b"".join(model.get(2, []))), (3, nothing_done)]
+    return _written(parts)
+
+
+def with_pieces(data: bytes, pieces: Sequence[Piece]) -> bytes:
+    """The `.model` file `data` with `pieces` after its own.
+
+    Texts that it tests itself with (field 4) are left out: they may be cut otherwise now.
+    """
+    kept = [(number, part) for number, part in _read(data) if number != 4 and isinstance(part, bytes)]
+    size = sum(number == 1 for number, _ in kept) + len(pieces)
+    new = [
+        (
+            1,
+            _written([(1, piece.text.encode())])
+            + struct.pack("<Bf", 2 << 3 | 5, piece.score)
+            + bytes([3 << 3, piece.kind]),
+        )
+        for piece in pieces
+    ]
+    return _written([*kept, *new, (2, bytes([4 << 3]) + _size(size))])  # vocab_size, over what the trainer's part says
+
+
+def _written(parts: Sequence[tuple[int, bytes]]) -> bytes:
+    """A message of these fields, each with a length."""
     return b"".join(bytes([number << 3 | 2]) + _size(len(part)) + part for number, part in parts)
 
 

@@ -8,6 +8,7 @@ model defines as user_defined, are ordinary vocabulary and are recognised.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from typing import Any
 import sentencepiece
 import tokenizers
 
-from fm9g.data.tokens.sentencepiece_proto import UNIGRAM, read_sentencepiece
+from fm9g.data.tokens.sentencepiece_proto import UNIGRAM, for_normalized_text, read_sentencepiece
 from fm9g.data.tokens.special import Vocabulary, Written, rewrite
 from fm9g.data.tokens.unigram import UnigramEncoder
 from fm9g.errors import UserError
@@ -38,6 +39,7 @@ class Tokenizer(ABC):
     bos_id: int | None  # the token before a document, None where the tokenizer has none
     eos_id: int  # the token after a document
     unknown_id: int | None  # what text becomes that the vocabulary cannot spell, None where there is no such token
+    spellings: Mapping[int, str]  # how each token is spelled in the vocabulary, by id
     special: dict[int, str]  # {id: spelling} of the tokens that no text gives unless it may write them
     vocab_size: int  # every id is below it
     vocabulary: str  # sha256, hex, of what each id spells: the same for all forms of a tokenizer's file
@@ -52,9 +54,14 @@ class Tokenizer(ABC):
     def id_of(self, spelling: str) -> int | None:
         """The token that is spelled so in the vocabulary; None where there is none."""
 
-    @abstractmethod
     def spell(self, id: int) -> str:
         """How a token is spelled in the vocabulary."""
+        return self.spellings[id]
+
+    @abstractmethod
+    def cut(self, spelling: str) -> list[int]:
+        """The tokens of a piece's text, wherever in a text it stands; what it is spelled by is that of this one's
+        pieces (▁ for a blank, or characters for bytes)."""
 
     def encode_after_token(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
         """Like `encode_all`, of texts that follow a token (see `marks_first`)."""
@@ -111,7 +118,8 @@ class SentencePieceTokenizer(Tokenizer):
         self._confuses = any(id in processor.encode(piece) for id, piece in self.special.items())
         model = read_sentencepiece(path)
         self._unigram = UnigramEncoder(path, processor, model) if model.algorithm == UNIGRAM else None
-        self.vocabulary = _vocabulary({id: processor.id_to_piece(id) for id in range(self.vocab_size)})
+        self.spellings = {id: processor.id_to_piece(id) for id in range(self.vocab_size)}
+        self.vocabulary = _vocabulary(self.spellings)
         self.fingerprint = self._fingerprint(path.read_bytes())
 
     def encode_all(self, texts: Sequence[str], written: Written = Written.NONE) -> list[list[int]]:
@@ -132,9 +140,13 @@ class SentencePieceTokenizer(Tokenizer):
         id = self._processor.piece_to_id(spelling)
         return id if self._processor.id_to_piece(id) == spelling else None
 
-    def spell(self, id: int) -> str:
+    def cut(self, spelling: str) -> list[int]:
         """See Tokenizer."""
-        return self._processor.id_to_piece(id)
+        return self._normalized.encode(spelling)
+
+    @functools.cached_property
+    def _normalized(self) -> sentencepiece.SentencePieceProcessor:
+        return sentencepiece.SentencePieceProcessor(model_proto=for_normalized_text(self.path.read_bytes()))
 
     def _plain(self, text: str) -> list[int]:
         if self._unigram:
@@ -152,12 +164,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def __init__(self, path: Path):
         self.path = path.absolute()
-        try:
-            tokenizers.Tokenizer.from_file(str(path))
-        except BaseException as error:  # the library raises Exception itself, and PanicException of Rust, which is none
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            raise UserError(f"{path}: not a tokenizer that the tokenizers library can read ({error})") from None
+        read_library(path)
         # a row's texts are too few to share out, and threads do not survive a fork
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._content = path.read_bytes()
@@ -183,7 +190,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.vocabulary = _vocabulary(vocabulary.spellings)
         matters = {key: value for key, value in content.items() if key not in ("truncation", "padding")}
         self.fingerprint = self._fingerprint(json.dumps(matters, sort_keys=True).encode())
-        self._ids, self._spellings = ids, vocabulary.spellings
+        self._ids, self.spellings, self.added = ids, vocabulary.spellings, frozenset(vocabulary.added)
         self._strips = {
             id: (bool(token.get("lstrip")), bool(token.get("rstrip")))
             for id, token in vocabulary.added.items()
@@ -196,9 +203,13 @@ class HuggingFaceTokenizer(Tokenizer):
         """See Tokenizer."""
         return self._ids.get(spelling)
 
-    def spell(self, id: int) -> str:
+    def cut(self, spelling: str) -> list[int]:
         """See Tokenizer."""
-        return self._spellings[id]
+        return [token.id for token in self._library.model.tokenize(spelling)]
+
+    @functools.cached_property
+    def _library(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self._content.decode("utf-8"))
 
     @property
     def strips(self) -> Mapping[int, tuple[bool, bool]]:
@@ -238,6 +249,16 @@ class HuggingFaceTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """See Tokenizer."""
         return self._tokenizers[Written.NONE, False].decode(list(ids), skip_special_tokens=True)
+
+
+def read_library(path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer in a tokenizer.json; UserError where the library finds none."""
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except BaseException as error:  # the library raises Exception itself, and PanicException of Rust, which is none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{path}: not a tokenizer that the tokenizers library can read ({error})") from None
 
 
 def _unmark(pre_tokenizer: dict[str, Any]) -> None:
