@@ -23,40 +23,45 @@ class Cache:
         self.lengths = [0] * rows
         self.begins = True
         self.visible: Tensor | None = None  # [rows, longest] bool: which places hold a token; None where all do
-        self._buffers: dict[object, tuple[Tensor, Tensor]] = {}  # by layer, each [rows, capacity, kv_heads, dim_head]
+        self._buffers: dict[object, tuple[Tensor, Tensor]] = {}  # by layer, each [rows, kv_heads, capacity, dim_head]
         self._places: tuple[Tensor, Tensor] | None = None  # (row, place) of each new token, on the device
 
-    def begin(self, lengths: Sequence[int], device: torch.device) -> None:
-        """Make room for so many more tokens of each row: of all layers in the forward pass that follows."""
+    def begin(self, lengths: Sequence[int], device: torch.device) -> Tensor:
+        """Make room for so many more tokens of each row: of all layers in the forward pass that follows. Returns where
+        in its row each of them is, [tokens]."""
         self.begins = not any(self.lengths)
         assert self.begins or set(lengths) == {1}, "whole rows, or a token of each"
-        counts, before = torch.tensor(lengths), torch.tensor(self.lengths)
-        rows = torch.arange(len(lengths)).repeat_interleave(counts)
-        starts = (counts.cumsum(0) - counts).repeat_interleave(counts)
-        places = torch.arange(len(rows)) - starts + before[rows]
+        rows, places = torch.arange(len(lengths)), torch.tensor(self.lengths)
+        if self.begins:
+            rows = rows.repeat_interleave(torch.tensor(lengths))
+            places = torch.cat([torch.arange(length) for length in lengths])
         self._places = rows.to(device), places.to(device)
-        self.lengths = (before + counts).tolist()
-        visible = torch.arange(max(self.lengths)) < torch.tensor(self.lengths).unsqueeze(1)
-        self.visible = None if bool(visible.all()) else visible.to(device)
+        self.lengths = [had + more for had, more in zip(self.lengths, lengths, strict=True)]
+        longest = max(self.lengths)
+        self.visible = None
+        if min(self.lengths) < longest:
+            self.visible = (torch.arange(longest) < torch.tensor(self.lengths).unsqueeze(1)).to(device)
+        return self._places[1]
 
     def add(self, layer: object, key_TGd: Tensor, value_TGd: Tensor) -> tuple[Tensor, Tensor]:
-        """Take in a layer's new keys and values; all of its rows', each [rows, longest, kv_heads, dim_head]."""
+        """Take in a layer's new keys and values; all of its rows', each [rows, kv_heads, longest, dim_head]."""
         keys, values = self._room(layer, key_TGd)
         assert self._places is not None
-        keys[self._places], values[self._places] = key_TGd, value_TGd
+        rows, places = self._places
+        keys[rows, :, places], values[rows, :, places] = key_TGd, value_TGd
         longest = max(self.lengths)
-        return keys[:, :longest], values[:, :longest]
+        return keys[:, :, :longest], values[:, :, :longest]
 
     def _room(self, layer: object, like_TGd: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's buffers, as large as all lengths need."""
         held, longest = self._buffers.get(layer), max(self.lengths)
-        if held is None or held[0].size(1) < longest:
-            had = 0 if held is None else held[0].size(1)
+        if held is None or held[0].size(2) < longest:
+            had = 0 if held is None else held[0].size(2)
             capacity = max(longest + _GRAIN - longest % _GRAIN, 2 * had)
-            shape = (len(self.lengths), capacity, *like_TGd.shape[1:])
+            shape = (len(self.lengths), like_TGd.size(1), capacity, like_TGd.size(2))
             grown = like_TGd.new_zeros(shape), like_TGd.new_zeros(shape)
             for new, old in zip(grown, held or (), strict=False):
-                new[:, :had] = old
+                new[:, :, :had] = old
             self._buffers[layer] = held = grown
         return held
 

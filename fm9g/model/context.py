@@ -65,13 +65,12 @@ class Context:
     ) -> Context:
         """Documents of these lengths, one after another, each after what it has in `cache`; `dtype` is that of the
         hidden states."""
+        queries = Documents.of(lengths, device)
+        if cache is not None:
+            places = cache.begin(lengths, device)
+            return cls(queries, queries, places, *rotary(places, max(cache.lengths), dtype), cache)
         counts = torch.tensor(lengths, dtype=torch.int32)
         starts = torch.cumsum(counts, 0, dtype=torch.int32) - counts
         positions = torch.arange(int(counts.sum())) - torch.repeat_interleave(starts, counts)
-        queries = keys = Documents.of(lengths, device)
-        if cache is not None:
-            positions += torch.tensor(cache.lengths).repeat_interleave(counts)
-            cache.begin(lengths, device)
-            keys = Documents.of(cache.lengths, device)
         position_ids = positions.to(device, non_blocking=True)
-        return cls(queries, keys, position_ids, *rotary(position_ids, keys.longest, dtype), cache)
+        return cls(queries, queries, position_ids, *rotary(position_ids, queries.longest, dtype))

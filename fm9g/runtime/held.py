@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,20 +31,25 @@ def held(model: Any) -> Iterator[None]:
 
     A single rank has all of them already; of several, each needs room for the whole model beside its part.
     """
-    parts = [(param, param.data, param._in_block) for param in model.parameters()]
     blocks = [module for module in model.modules() if isinstance(module, bmt.Block)]
-    for (param, _, _), whole in zip(parts, _wholes(model), strict=True):
-        param.data, param._in_block = whole, True
-    for block in blocks:
-        block.forward = block._module.forward
-    try:
-        with torch.no_grad():
-            yield
-    finally:
+    inside = [inner for block in blocks for inner in block._module.modules()]
+    wholes = dict(zip(map(id, model.parameters()), _wholes(model), strict=True))
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        for module in {*model.modules(), *inside}:
+            weights = {name: wholes[id(param)] for name, param in module._parameters.items() if param is not None}
+            _put(stack, module, weights | dict(module._modules))
         for block in blocks:
-            del block.forward
-        for param, part, in_block in parts:
-            param.data, param._in_block = part, in_block
+            _put(stack, block, {"forward": block._module.forward})
+        yield
+
+
+def _put(stack: contextlib.ExitStack, module: Any, attributes: Mapping[str, Any]) -> None:
+    """Give a module attributes of its own, before which BMTrain's lookup, which gathers, does not come."""
+    own = vars(module)
+    for name, value in attributes.items():
+        assert name not in own
+        own[name] = value
+        stack.callback(own.pop, name)
 
 
 def _wholes(model: Any) -> Iterator[Tensor]:

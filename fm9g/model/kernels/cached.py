@@ -6,13 +6,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def cached_attention(q_RHd: Tensor, keys_RLGd: Tensor, values_RLGd: Tensor, visible_RL: Tensor | None) -> Tensor:
-    """query [rows, heads, dim_head], keys and values [rows, longest, kv_heads, dim_head] -> [rows, heads, dim_head].
+def cached_attention(q_RHd: Tensor, keys_RGLd: Tensor, values_RGLd: Tensor, visible_RL: Tensor | None) -> Tensor:
+    """query [rows, heads, dim_head], keys and values [rows, kv_heads, longest, dim_head] -> [rows, heads, dim_head].
 
     `visible`: which places hold a token of the row; None where all do. The queries that share a head of keys go as if
     they were tokens of a row, so that no key is repeated.
     """
-    q_RGqd = q_RHd.unflatten(1, (keys_RLGd.size(2), -1))
-    keys_RGLd, values_RGLd = keys_RLGd.transpose(1, 2), values_RLGd.transpose(1, 2)
+    q_RGqd = q_RHd.unflatten(1, (keys_RGLd.size(1), -1))
     mask = None if visible_RL is None else visible_RL[:, None, None]
     return F.scaled_dot_product_attention(q_RGqd, keys_RGLd, values_RGLd, attn_mask=mask).flatten(1, 2)

@@ -64,8 +64,10 @@ def batched_attention(query: Tensor, key: Tensor, value: Tensor, context: Contex
 
 def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
     """query [T, heads, dim_head], key and value [S, kv_heads, dim_head] -> [T, heads, dim_head]."""
-    key, value = (for_every_head(x, query.size(1)) for x in (key, value))
     whole = context.queries is context.keys or context.queries.lengths == context.keys.lengths
+    if whole and context.queries.equal:
+        return batched_attention(query, key, value, context)
+    key, value = (for_every_head(x, query.size(1)) for x in (key, value))
     outputs, order = [], []
     for members in _batches(context.queries, context.keys):
         of_queries, valid_nL = _places(context.queries, members, query.device)
