@@ -11,13 +11,15 @@ class Part(msgspec.Struct, frozen=True, gc=False):
     """A text, or the id of a token that no text can spell; `learned`: with loss.
 
     `spans`: the characters start..stop - 1 of a text that is learned in part; a token of characters on both sides of a
-    bound is on the side after it. `ends`: what is too long may be cut after this part.
+    bound is on the side after it. `ends`: what is too long may be cut after this part. `weights`: of the spans, or of
+    the whole that is learned, in the loss; () where each is 1.
     """
 
     content: str | int
     learned: bool
     spans: tuple[tuple[int, int], ...] = ()
     ends: bool = False
+    weights: tuple[float, ...] = ()
 
 
 class Example(msgspec.Struct, frozen=True, gc=False):

@@ -16,8 +16,8 @@ from fm9g.training.run_stream import RunStream
 _KEPT_LENGTHS = 100_000
 
 
-def _no_units(batch: StepBatch) -> list[int]:
-    return [0] * len(batch.tokens)  # nothing is learned
+def _no_units(batch: StepBatch) -> list[float]:
+    return [0.0] * len(batch.tokens)  # nothing is learned
 
 
 class DataRun:

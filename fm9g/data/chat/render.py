@@ -70,21 +70,23 @@ class Renderer:
     def parts(self, record: dict[str, Any]) -> tuple[Part, ...]:
         """The parts of a record's conversation; NoText where it is none, or has nothing to learn."""
         conversation = read_conversation(record)
+        if not conversation.weight:
+            raise NoText("has the weight 0, so that nothing of it is learned")
         turns = conversation.turns
         last = max(number for number, turn in enumerate(turns) if turn.answers)
         mine = {
-            number
+            number: turn.weight * conversation.weight
             for number, turn in enumerate(turns)
-            if turn.answers and turn.learned and (number == last or not self._learned.mask_history)
+            if turn.answers and turn.weight and (number == last or not self._learned.mask_history)
         }
         if not mine:
             raise NoText("has no answer to learn")
         if self._learned.train_on_prompt:
-            mine = {NOBODY, *range(len(turns))}
+            mine = dict.fromkeys((NOBODY, *range(len(turns))), conversation.weight) | mine
         pieces = self._template.pieces(conversation)
         if self._tokenizer.marks_first:
             pieces = _with_mark(pieces)
-        return make_parts(pieces, mine.__contains__, self._tokenizer.strips)
+        return make_parts(pieces, lambda turn: mine.get(turn, 0.0), self._tokenizer.strips)
 
     def encode_all(self, texts: Sequence[str], written: Written) -> list[list[int]]:
         """The token ids of texts of parts. None of them is a token that the template writes: where that is no special
