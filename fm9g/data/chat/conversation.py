@@ -63,12 +63,14 @@ _FOLLOWS: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Turn:
     """What one of them says. Of a call, `text` is the JSON of it, or of a list of several, and `said` what is said
-    beside it. `weight`: of an answer's tokens in the loss, 0 where they are not learned."""
+    beside it. `weight`: of an answer's tokens in the loss, 0 where they are not learned; `ids`: of each call, or of the
+    one that an observation answers, as far as the record has any."""
 
     role: Role
     text: str
     weight: float = 1.0
     said: str = ""
+    ids: tuple[str, ...] = ()
 
     @property
     def answers(self) -> bool:
@@ -172,13 +174,15 @@ def _turn(turn: Any) -> Turn:
     content = _content(turn, text)
     if isinstance(thought := turn.get("reasoning_content"), str) and thought.strip():
         content = f"<think>\n{thought}\n</think>\n\n{content}"
-    read = Turn(ROLES[name], content, _weight(turn) * _has_loss(turn))
+    ids = _ids([turn], "tool_call_id") if ROLES[name] == OBSERVATION else ()
+    read = Turn(ROLES[name], content, _weight(turn) * _has_loss(turn), ids=ids)
     calls = turn.get("tool_calls")
     if not calls:
         return read
     if read.role != ASSISTANT:
         raise NoText(f"tool_calls of a {read.role} turn")
-    return replace(read, role="call", text=_calls(calls), said=read.text)
+    calls = calls if isinstance(calls, list) else [calls]
+    return replace(read, role="call", text=_calls(calls), said=read.text, ids=_ids(calls, "id"))
 
 
 def _weight(found: dict[str, Any]) -> float:
@@ -207,10 +211,15 @@ def _content(turn: dict[str, Any], field: str) -> str:
     return "".join(part["text"] for part in content)
 
 
-def _calls(calls: Any) -> str:
+def _ids(of: list[dict[str, Any]], field: str) -> tuple[str, ...]:
+    found = [one.get(field) for one in of]
+    return tuple(id if isinstance(id, str) else "" for id in found) if any(found) else ()
+
+
+def _calls(calls: list[Any]) -> str:
     """OpenAI's tool_calls as JSON: {"name", "arguments"}, or a list of several."""
     read = []
-    for call in calls if isinstance(calls, list) else [calls]:
+    for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise NoText(f"tool_calls: not a call of a function but {shown(call)}")

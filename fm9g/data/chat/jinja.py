@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from fm9g.data.chat.conversation import CALL, Conversation, Turn
-from fm9g.data.chat.given import PAD, Given
+from fm9g.data.chat.given import PAD, Given, as_json
 from fm9g.data.chat.jinja_source import DEFAULT, TOOL_USE, compiled, read_sources, special_variables
 from fm9g.data.chat.pieces import NOBODY, Piece
 from fm9g.data.record import NoText
@@ -75,8 +75,9 @@ class JinjaTemplate:
                 raise
             given = Given(conversation, texts=True)  # some templates take arguments for texts of JSON
             whole = self._render(given.messages, given.tools)
-        skeleton = self._skeleton(given)
-        if skeleton is not None:
+        if any(self._special.search(id) for id in given.ids):
+            raise NoText("the id of a call spells a special token")
+        for skeleton in self._skeletons_of(given):
             pieces = [_filled(item, given.texts) for item in skeleton]
             if "".join(self._spelling(piece) for piece in pieces) == whole:
                 return iter(pieces)
@@ -104,19 +105,29 @@ class JinjaTemplate:
             # what a template does to values
             raise NoText(f"the tokenizer's chat template fails on it: {type(error).__name__}: {error}") from None
 
-    def _skeleton(self, given: Given) -> Skeleton | None:
-        """What the template makes of conversations of this shape; None where its parts cannot be told."""
-        if given.shape not in self._skeletons:
+    def _skeletons_of(self, given: Given) -> Iterator[Skeleton]:
+        """What the template makes of conversations of this shape; and, since some look into tools, of those with these
+        tools."""
+        kinds: list[tuple[tuple[Any, ...], bool]] = [(given.shape, False)]
+        if (tools := given.conversation.tools) and not self._special.search(as_json(given.tools)):
+            kinds.append(((*given.shape, tools), True))
+        for shape, plain_tools in kinds:
+            if (skeleton := self._skeleton(given, shape, plain_tools)) is not None:
+                yield skeleton
+
+    def _skeleton(self, given: Given, shape: tuple[Any, ...], plain_tools: bool) -> Skeleton | None:
+        """Made once for each shape; None where its parts cannot be told."""
+        if shape not in self._skeletons:
             if len(self._skeletons) >= _KEPT:
                 self._skeletons.clear()
             try:
-                self._skeletons[given.shape] = self._make_skeleton(given)
+                self._skeletons[shape] = self._make_skeleton(given, plain_tools)
             except NoText:
-                self._skeletons[given.shape] = None
-        return self._skeletons[given.shape]
+                self._skeletons[shape] = None
+        return self._skeletons[shape]
 
-    def _make_skeleton(self, given: Given) -> Skeleton | None:
-        marked = Given(given.conversation, marked=True, texts=given.as_texts)
+    def _make_skeleton(self, given: Given, plain_tools: bool) -> Skeleton | None:
+        marked = Given(given.conversation, True, given.as_texts, plain_tools)
         whole = self._render(marked.messages, marked.tools)
         # a template may have no use for tools, but for all else
         found = _find(
