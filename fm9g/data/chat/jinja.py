@@ -247,7 +247,11 @@ class JinjaTemplate:
             tail = whole.rfind(turn.text.strip()[-_TAIL:], start, stop) if turn.role != CALL else -1
             text = start if tail < 0 else tail + len(turn.text.strip()[-_TAIL:])
             learned[number] = (start, self._end(turn, whole, text, stop, known) or stop)
-        return self._literal(whole, 0, learned)
+        turns = given.conversation.turns
+        short = {number for number, bounds in learned.items() if _lacks(whole[slice(*bounds)], turns[number])}
+        for piece in self._literal(whole, 0, learned):
+            yield piece._replace(short=piece.turn in short)
+            short.discard(piece.turn)
 
 
 class _Place(NamedTuple):
@@ -275,6 +279,12 @@ def _find(whole: str, marks: Sequence[str], optional: set[int]) -> list[_Place] 
         right = not whole.startswith(PAD, stop)
         places.append(_Place(number, start - (not left) * len(PAD), stop + (not right) * len(PAD), left, right))
     return sorted(places, key=lambda place: place.start)
+
+
+def _lacks(written: str, turn: Turn) -> bool:
+    """Whether what is said in a turn is not all in what a template writes of it, white space aside."""
+    said = turn.said if turn.role == CALL else turn.text
+    return "".join(said.split()) not in "".join(written.split())
 
 
 def _filled(item: Piece | _Text, texts: Sequence[str]) -> Piece:

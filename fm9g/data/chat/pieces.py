@@ -16,11 +16,12 @@ NOBODY = -1
 
 class Piece(NamedTuple):
     """A text or the id of a token. `turn`: of which turn's answer it is a part, from its first token to its end token;
-    `ends`: it is the last of them."""
+    `ends`: it is the last of them; `short`: it is the first of one of which the template leaves out something."""
 
     content: str | int
     turn: int = NOBODY
     ends: bool = False
+    short: bool = False
 
 
 Strips = Mapping[int, tuple[bool, bool]]
@@ -39,7 +40,8 @@ def make_parts(pieces: Iterable[Piece], weight: Callable[[int], float], strips: 
         left, right = strips.get(piece.content, (False, False))
         parts += _text_part(texts, weight, strip_left, left)
         mine = weight(piece.turn)
-        parts.append(Part(piece.content, mine > 0, ends=piece.ends, weights=_told([mine])))
+        short = int(piece.short and mine > 0)
+        parts.append(Part(piece.content, mine > 0, ends=piece.ends, weights=_told([mine]), short=short))
         texts, strip_left = [], right
     return (*parts, *_text_part(texts, weight, strip_left, False))
 
@@ -66,10 +68,11 @@ def _text_part(texts: list[Piece], weight: Callable[[int], float], left: bool, r
             weights.append(mine)
         start = stop
     ends = any(piece.ends for piece in texts)
+    short = sum(piece.short and weight(piece.turn) > 0 for piece in texts)
     whole = whole[first:last]
     if spans == [(0, len(whole))]:
-        return [Part(whole, True, ends=ends, weights=_told(weights))]
-    return [Part(whole, False, tuple(spans), ends, _told(weights))]
+        return [Part(whole, True, ends=ends, weights=_told(weights), short=short)]
+    return [Part(whole, False, tuple(spans), ends, _told(weights), short)]
 
 
 def _told(weights: list[float]) -> tuple[float, ...]:

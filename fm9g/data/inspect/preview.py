@@ -62,6 +62,7 @@ class Totals:
     tokens: list[int] = field(default_factory=list)  # places filled
     documents: list[int] = field(default_factory=list)  # whose first piece was in a row
     records: list[set[int]] = field(default_factory=list)  # seen, by number
+    short: list[int] = field(default_factory=list)  # answers of which a template leaves out something
 
     @property
     def filled(self) -> int:
@@ -87,7 +88,9 @@ class Preview:
             corpus.check_texts()
         self._lanes: dict[int, Lane] = {}
         count = len(corpora)
-        self.totals = Totals(tokens=[0] * count, documents=[0] * count, records=[set() for _ in corpora])
+        self.totals = Totals(
+            tokens=[0] * count, documents=[0] * count, records=[set() for _ in corpora], short=[0] * count
+        )
         self.ended = False  # whether the datasets came to their end
 
     def __iter__(self) -> Iterator[list[ShownRow]]:
@@ -134,6 +137,7 @@ class Preview:
         totals.places += len(rows) * plan.row_length
         for task in range(len(self.entries)):
             totals.tokens[task] += batch.tokens[task]
+            totals.short[task] += batch.short[task]
         found = []
         for number, row in enumerate(rows):
             micro, within = divmod(number, plan.ranks * plan.batch_size)

@@ -37,13 +37,14 @@ class Sequence(msgspec.Struct, frozen=True, gc=False):
 class Document(msgspec.Struct, gc=False):
     """Sequences that belong together: of several, all are in one row, and none is ever cut.
 
-    `lost`: the tokens at its end that a row has no room for.
+    `lost`: the tokens at its end that a row has no room for; `short`: as of Example.
     """
 
     record: int
     sequences: tuple[Sequence, ...]
     may_cut: bool
     lost: int = 0
+    short: int = 0
     places: int = 0  # of a row, that it takes: those of its sequences
 
     def __post_init__(self) -> None:
@@ -107,7 +108,7 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
         if not targets:
             return Skip(record, "there is nothing in it to learn")
         sequences.append(Sequence(_as_array(tokens), targets, weights))
-    return Document(record, tuple(sequences), may_cut, lost)
+    return Document(record, tuple(sequences), may_cut, lost, example.short)
 
 
 def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], list[tuple[int, int]], bool]:

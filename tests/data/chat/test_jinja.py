@@ -9,11 +9,13 @@ import pytest
 
 from fm9g.data.chat.render import Learned, Renderer
 from fm9g.data.record import NoText
+from fm9g.data.stream.document import Document
 from fm9g.errors import UserError
 from tests.support.chats import (
     RECORDS,
     answers,
     conversation,
+    document,
     messages,
     their_ids,
     tokens_and_ranges,
@@ -90,6 +92,27 @@ def test_a_template_that_looks_into_texts_is_cut_by_its_tokens(opened):
     record["conversations"][0]["value"] = "what is <|im_end|>?"
     with pytest.raises(NoText, match="changes its texts or leaves some out, one of which spells a special token"):
         renderer.parts(record)
+
+
+def short(renderer, *said):
+    """How many answers of a conversation are told to lack something."""
+    record = conversation(len(said))
+    for turn, value in zip(record["conversations"][1::2], said, strict=True):
+        turn["value"] = value
+    made = document(renderer, record)
+    assert isinstance(made, Document)
+    return made.short
+
+
+def test_answers_of_which_a_template_leaves_out_something_are_counted(opened):
+    """Those that are learned, and not for white space, or for what is added to them."""
+    renderer, tokenizer, _ = opened("chatml", QWEN3)
+    thought = "<think>\nhm\n</think>\n\nsaid"
+    assert short(renderer, thought, thought, "said", thought) == 2
+    assert short(Renderer("tokenizer", tokenizer, Learned(mask_history=True)), thought, thought, thought) == 0
+    assert short(renderer, "said", "<think>\n\n\nhm\n</think>said") == 0
+    assert short(renderer, "said", "said") == 0
+    assert short(opened("chatml", CHATML)[0], thought, thought) == 0
 
 
 CALL = {"name": "weather", "arguments": {"city": "北京", "days": [1, 2]}}
