@@ -36,6 +36,7 @@ class ShownPiece:
     length: int
     is_head: bool  # the document is the head of one that is too long for a row
     with_loss: int  # tokens that are targets with loss
+    weights: tuple[float, ...]  # the different ones that these have, ascending; () where all count alike
     spans: list[Span]  # the decoded text: "plain" with loss, "dim" without
 
 
@@ -156,6 +157,7 @@ class Preview:
             for number, sequence, first, last in piece.sequences:
                 tokens = sequence.tokens[first : last + 1].tolist()
                 loss = [False, *(targets[place : place + last - first] != IGNORED).tolist()]
+                weights = () if sequence.weights is None else np.unique(sequence.weights[first : last + 1][loss])
                 shown.append(
                     ShownPiece(
                         task=piece.task,
@@ -167,6 +169,7 @@ class Preview:
                         length=len(sequence.tokens),
                         is_head=piece.document.lost > 0,
                         with_loss=sum(loss),
+                        weights=tuple(map(float, weights)),
                         spans=decode_spans(tokens, loss, self._tokenizer, first == 0),
                     )
                 )

@@ -9,7 +9,7 @@ import pytest
 
 from fm9g.data.chat.render import Learned, Renderer
 from fm9g.data.inspect.preview import Preview
-from fm9g.data.inspect.preview_text import total_lines
+from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
 from fm9g.data.stream.corpus import open_corpora
 from fm9g.data.stream.document import Document
 from fm9g.data.stream.loader import Loader, Plan, StepStream
@@ -120,6 +120,19 @@ def test_a_preview_says_what_a_template_leaves_out(mixture, thinking):
     list(shown)
     assert shown.ended
     assert total_lines(shown.totals, entries)[-1] == "chat: the template leaves something out of 16 answers"
+
+
+def test_a_preview_shows_the_weights_of_what_is_learned(mixture, place):
+    records = [conversation(4), conversation(4), conversation(1)]
+    for turn, weight in zip(records[0]["conversations"][1::2], (1, 0.5, 0.5, 2), strict=True):
+        turn["weight"] = weight
+    for turn, weight in zip(records[1]["conversations"][1::2], (0.25, 0.5, 1, 4), strict=True):
+        turn["weight"] = weight
+    tokenizer, entries = load_tokenizer(place.tokenizer), read_mixture(mixture(records))
+    shown = Preview(open_corpora(entries, tokenizer, 1, ROW), tokenizer, Plan(1, ROW, 1, 1), 100)
+    lines = [line for rows in shown for row in rows for line in row_lines(row, ROW, entries, Style(False, False))]
+    ends = {line.partition("record ")[2][0]: line.partition(" with loss")[2] for line in lines if ", record " in line}
+    assert ends == {"0": " of weight 0.5, 1, 2", "1": " of weights 0.25 to 4", "2": ""}
 
 
 @pytest.mark.usefixtures("single_rank")
