@@ -29,7 +29,7 @@ def check_overlap(inputs: Inputs, most: int | None) -> list[str]:
         return []
     trained = [corpus for corpus in inputs.corpora if corpus.entry.share > 0]
     said, left_out = _same_datasets(inputs.held_out, trained), list[str]()
-    if not said and most != 0:
+    if not said:
         shared, left_out = _same_records(inputs.held_out, trained, most)
         said = _describe(shared)
     if said and not settings.allow_overlap:

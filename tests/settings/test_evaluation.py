@@ -74,6 +74,8 @@ def test_records_that_are_trained_on_too_are_refused_unless_that_is_meant(place,
     assert message.startswith(said + "'held' is record 7 (line 8) of 'prose'; record 21 (line 22) of dataset 'held' is")
     assert message.endswith("or say --allow_overlap 1")
     assert message in command_here(place.words(tmp_path / "dry", **options, dry_run=1)).output
+    with pytest.raises(UserError, match="5 of its 25 records are trained on too"):
+        check(read_settings(place.words(tmp_path / "launched", **options)), APP)
     allowed = train_here(place, tmp_path / "allowed", **options, allow_overlap=1)
     assert "warning: eval_dataset: 5 of its 25 records are trained on too" in allowed.log
     train_here(place, tmp_path / "few", **options, max_eval_samples=20)
