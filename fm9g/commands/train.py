@@ -17,6 +17,7 @@ from fm9g.environment import REPOSITORY, seconds, whole_number
 from fm9g.errors import UserError
 from fm9g.settings import help_text
 from fm9g.training.inputs import APP, open_inputs
+from fm9g.training.overlap import COMPARED_AT_START, check_overlap
 from fm9g.training.settings import Settings, config_paths, read_settings
 from fm9g.training.start import start_from
 
@@ -82,6 +83,7 @@ def _check_port(port: int) -> None:
 def check(settings: Settings, app: Path) -> None:
     """Refuse what every rank would refuse, but once."""
     inputs = open_inputs(settings, app)
+    check_overlap(inputs, COMPARED_AT_START)
     folder = inputs.folder
     folder.check_writable()
     start_from(inputs.settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))

@@ -30,11 +30,16 @@ def chunk_logits(hidden_cD: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """(hidden [N, D], weight [V, D], targets [N]) -> (sum of losses [], losses [N]), both float32."""
+    """(hidden [N, D], weight [V, D], targets [N], factors [N]) -> (sum of losses [], losses [N]), both float32.
+
+    Each loss is multiplied by its factor, where there are any.
+    """
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        needs_hidden, needs_weight, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, factors_N: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        needs_hidden, needs_weight, *_ = ctx.needs_input_grad
         losses_N = torch.zeros(hidden_ND.size(0), dtype=torch.float32, device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
@@ -46,24 +51,29 @@ class LinearCrossEntropy(torch.autograd.Function):
                 continue
             probabilities = logits_cV.sub_(log_total_c1).exp_()
             minus_one = torch.full_like(targets_c1, -1, dtype=torch.float32)
-            grad_cV = probabilities.scatter_add_(1, targets_c1, minus_one).to(hidden_ND.dtype)
+            grad_cV = probabilities.scatter_add_(1, targets_c1, minus_one)
+            if factors_N is not None:
+                grad_cV.mul_(factors_N[rows, None])
+            grad_cV = grad_cV.to(hidden_ND.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_cV, weight_VD, out=grad_hidden[rows])
             if grad_weight is not None:
                 add_product(grad_weight, grad_cV.T, hidden_cD)
+        if factors_N is not None:
+            losses_N.mul_(factors_N)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(losses_N)
         return losses_N.sum(), losses_N
 
     @staticmethod
-    def backward(ctx: Any, grad_sum: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_sum: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         if grad_hidden is not None:
             grad_hidden = (grad_hidden.float() * grad_sum).to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad_sum).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None
+        return grad_hidden, grad_weight, None, None
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -92,13 +102,16 @@ def linear_scores(hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> tu
     return losses_T, likeliest_T
 
 
-def linear_cross_entropy(hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
+def linear_cross_entropy(
+    hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, factors_T: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Sum over valid targets of the cross-entropy of `hidden @ weight.T`, and each token's loss.
 
-    Targets of -100 are ignored: they cost nothing and their loss is 0. Both results are float32; the
-    losses carry no gradient.
+    Targets of -100 are ignored: they cost nothing and their loss is 0. Each loss is multiplied by its factor, where
+    there are any. Both results are float32; the losses carry no gradient.
     """
     valid = (targets_T != IGNORED).nonzero().squeeze(1)
-    total, losses_N = LinearCrossEntropy.apply(hidden_TD[valid], weight_VD, targets_T[valid])
+    factors_N = None if factors_T is None else factors_T[valid]
+    total, losses_N = LinearCrossEntropy.apply(hidden_TD[valid], weight_VD, targets_T[valid], factors_N)
     losses_T = torch.zeros(targets_T.shape, dtype=torch.float32, device=targets_T.device)
     return total, losses_T.index_copy_(0, valid, losses_N)

@@ -109,9 +109,12 @@ class Decoder(bmt.DistributedModule):
         last_TD = self.hidden(tokens_T, context)[context.queries.cu_seqlens[1:] - 1]
         return F.linear(last_TD, self._head_weight()).float()
 
-    def loss(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """The summed loss over valid targets (not -100), and the loss [T] of each token without gradient."""
-        return linear_cross_entropy(self.hidden(tokens_T, context), self._head_weight(), targets_T)
+    def loss(
+        self, tokens_T: Tensor, targets_T: Tensor, context: Context, factors_T: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The summed loss over valid targets (not -100), and the loss [T] of each token without gradient; each is
+        multiplied by its factor, where there are any."""
+        return linear_cross_entropy(self.hidden(tokens_T, context), self._head_weight(), targets_T, factors_T)
 
     def scores(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Without gradients: the loss [T] of each token, and whether its target is the likeliest one, bool [T]."""

@@ -35,12 +35,13 @@ class Objective(Protocol):
 
     def __init__(self, model: Decoder, settings: Any) -> None: ...
 
-    def units(self, strip: Strip) -> list[int]:
-        """[pieces]: how many units of the loss (tokens, sequences, pairs) each piece has; on the host."""
+    def units(self, strip: Strip) -> list[float]:
+        """[pieces]: how many units of the loss (tokens, sequences, pairs) each piece has, by their weights where they
+        have any; on the host."""
         ...
 
     def cost(self, strip: Strip, context: Context) -> Cost:
-        """The cost of a strip whose tensors are int64 and on the device."""
+        """The cost of a strip whose tensors are on the device, tokens and targets as int64."""
         ...
 
 
@@ -51,7 +52,12 @@ def sums_by_piece(values_T: Tensor, lengths: Sequence[int]) -> Tensor:
     return sums.index_add_(0, numbers_T, values_T)
 
 
-def valid_targets(strip: Strip) -> list[int]:
-    """[pieces]: the targets of each piece that carry loss; the units of objectives that count tokens."""
-    counts: list[int] = sums_by_piece((strip.targets != IGNORED).to(torch.int64), strip.lengths).tolist()
+def counted(strip: Strip) -> Tensor:
+    """[T]: how much each target counts; bool, whether there is one, where all count alike."""
+    return strip.targets != IGNORED if strip.weights is None else strip.weights
+
+
+def valid_targets(strip: Strip) -> list[float]:
+    """[pieces]: the targets of each piece that carry loss, each as it counts: the units of objectives of tokens."""
+    counts: list[float] = sums_by_piece(counted(strip).double(), strip.lengths).tolist()
     return counts

@@ -107,18 +107,9 @@ def _about_data(inputs: Inputs, corpus: Corpus, sample: CorpusSample, tokens_per
 def _about_held_out(inputs: Inputs, samples: Mapping[str, CorpusSample]) -> list[str]:
     if inputs.held_out and inputs.settings.only_run_dataloader:
         return ["what is held out is checked and not read: only_run_dataloader reads what is trained on"]
-    trained = {corpus.dataset.fingerprint: corpus.entry.path for corpus in inputs.corpora if corpus.entry.share > 0}
     said = []
     for corpus in inputs.held_out:
-        name, same = (
-            f"dataset {corpus.entry.task_name!r} of {inputs.held_out_by}",
-            trained.get(corpus.dataset.fingerprint),
-        )
-        if same is not None and not inputs.settings.validation_split:
-            said.append(
-                f"{name} holds the records of {same}, which is trained on: its loss will not tell how well the model "
-                "does on other text"
-            )
+        name = f"dataset {corpus.entry.task_name!r} of {inputs.held_out_by}"
         if found := samples.get(corpus.entry.task_name):
             said += [f"{name}: {warning}" for warning in found.warnings(inputs.tokenizer, inputs.settings.max_length)]
     return said

@@ -16,8 +16,8 @@ from fm9g.training.run_stream import RunStream
 _KEPT_LENGTHS = 100_000
 
 
-def _no_units(batch: StepBatch) -> list[int]:
-    return [0] * len(batch.tokens)  # nothing is learned
+def _no_units(batch: StepBatch) -> list[float]:
+    return [0.0] * len(batch.tokens)  # nothing is learned
 
 
 class DataRun:
@@ -30,6 +30,7 @@ class DataRun:
         self._places = 0
         tasks = len(stream.names)
         self._learned, self._read = np.zeros(tasks, dtype=np.int64), np.zeros(tasks, dtype=np.int64)  # of rank 0
+        self._short = np.zeros(tasks, dtype=np.int64)  # answers of which a template leaves out something, of rank 0
         self._work: list[Work] = []
 
     def run(self) -> None:
@@ -59,6 +60,7 @@ class DataRun:
         self._lengths = self._lengths[-_KEPT_LENGTHS:]
         self._places += plan.rows_per_step * plan.row_length
         self._read += batch.tokens
+        self._short += batch.short
         for strip in batch.strips:
             tasks = np.repeat(strip.tasks, strip.lengths)[(strip.targets != IGNORED).numpy()]
             self._learned += np.bincount(tasks, minlength=len(self._learned))
@@ -69,8 +71,8 @@ class DataRun:
     def _report(self, started: float, first_tokens: int) -> None:
         seconds, tokens = time.perf_counter() - started, self._progress.tokens - first_tokens
         learned = (self._learned / np.maximum(self._read, 1)).tolist()
-        tasks = zip(self._stream.epochs().items(), learned, strict=True)
-        shares = ", ".join(self._describe_task(name, epochs, part) for (name, epochs), part in tasks)
+        tasks = zip(self._stream.epochs().items(), learned, self._short.tolist(), strict=True)
+        shares = ", ".join(self._describe_task(name, epochs, part, short) for (name, epochs), part, short in tasks)
         lengths = sorted(self._lengths) or [0]
         middle, longest = lengths[len(lengths) // 2], lengths[-1]
         log(
@@ -79,7 +81,7 @@ class DataRun:
             f"rank 0: piece length median {middle}, longest {longest} | {shares}"
         )
 
-    def _describe_task(self, name: str, epochs: float, learned: float) -> str:
+    def _describe_task(self, name: str, epochs: float, learned: float, short: int) -> str:
         progress = self._progress
         tokens, documents, skipped = (
             counts.get(name, 0) for counts in (progress.task_tokens, progress.task_documents, progress.task_skipped)
@@ -87,7 +89,8 @@ class DataRun:
         share = tokens / max(1, progress.tokens)
         left_out = f", {skipped:,} skipped" if skipped else ""
         counted = f"{documents:,} documents, {epochs:.2f} epochs, {learned:.1%} learned"
-        return f"{name} {share:.2%} ({counted}{left_out})"
+        shortened = f", the template leaves something out of {short:,} answers" if short else ""
+        return f"{name} {share:.2%} ({counted}{left_out}{shortened})"
 
     def _describe_work(self) -> str:
         """Where rank 0's loader spent its time, and how much memory its processes hold."""

@@ -15,6 +15,7 @@ from fm9g.model.parameters import Parameter, count, num_parameters, parameters
 from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions, sample
 from fm9g.training.inputs import Inputs
+from fm9g.training.overlap import check_overlap
 from fm9g.training.schedule import FLOOR, drop_begin
 from fm9g.training.settings import Settings
 from fm9g.training.start import start_from
@@ -96,7 +97,7 @@ def report(inputs: Inputs) -> str:
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
     lines.append("settings")
     lines += [f"  {said}" for said in told_lines(settings)]
-    warnings = cautions(inputs, start, places, samples) + _unexportable(inputs)
+    warnings = check_overlap(inputs, None) + cautions(inputs, start, places, samples) + _unexportable(inputs)
     lines += [f"warning: {said}" for said in warnings]
     return "\n".join([*lines, "dry run: everything checked, nothing started"])
 

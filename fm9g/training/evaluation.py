@@ -34,7 +34,7 @@ from fm9g.training.step import StepCounts, StepLosses, count_step, means, step_l
 class _Sums:
     """What the steps of an evaluation add up to."""
 
-    units: list[int]
+    units: list[float]
     losses: list[float]  # by task
     seen: dict[str, tuple[float, float]]  # {name: (sum, count)}
     tokens: int = 0
@@ -82,7 +82,7 @@ class Evaluation:
     def run(self) -> Evaluated:
         """Read the held-out data and measure; every rank must call it."""
         started, tasks = time.perf_counter(), len(self._names)
-        sums = _Sums([0] * tasks, [0.0] * tasks, {})
+        sums = _Sums([0.0] * tasks, [0.0] * tasks, {})
         with undisturbed(self._learner.model), about(self._inputs.held_out_by):
             share, counted = self._settings.max_damaged_share, None if self._has_run else ""
             left_out, self._has_run = LeftOut(self._inputs.held_out, share, [0] * tasks, [0] * tasks, counted), True

@@ -31,6 +31,12 @@ class EvaluationSettings(Group):
         most=0.999,
         learned_with=True,
     )
+    allow_overlap: bool = setting(
+        False,
+        "evaluate on records that are trained on too, with a warning; else they are refused",
+        "允许评估也用于训练的记录，仅给出警告；否则拒绝运行",
+        needs=("eval_dataset",),
+    )
     max_eval_samples: int | None = setting(
         None,
         "records of each dataset that are evaluated at most",

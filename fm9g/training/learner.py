@@ -109,7 +109,7 @@ class Learner:
         if "grad_ckpt_num" in self._settings.sources and wanted != files:
             raise UserError(f"{folder} holds {files} optimizer file(s), grad_ckpt_num says {wanted}")
 
-    def units(self, batch: StepBatch) -> list[int]:
+    def units(self, batch: StepBatch) -> list[float]:
         """[tasks]: the units of the loss in this rank's part of a step."""
         return units_by_task(self.objective, batch)
 

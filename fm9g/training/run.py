@@ -26,6 +26,7 @@ from fm9g.training.inputs import Inputs
 from fm9g.training.learner import Learner
 from fm9g.training.loop import Loop
 from fm9g.training.metrics import MetricsWriter
+from fm9g.training.overlap import COMPARED_AT_START, check_overlap
 from fm9g.training.progress import Progress
 from fm9g.training.run_stream import RunStream
 from fm9g.training.samples import Samples
@@ -119,14 +120,16 @@ def _resumed(inputs: Inputs, start: Start, saved: Saved) -> Inputs:
 
 
 def _announce(stream: RunStream, start: Start) -> None:
-    """Say what looks like a mistake, and which datasets end before the run does."""
+    """Say what looks like a mistake, and which datasets end before the run does; refuse held-out data that is trained
+    on."""
     if runtime.rank() > 0:
         return
     inputs, corpora, settings = stream.inputs, stream.corpora, stream.inputs.settings
     tokens = stream.plan.rows_per_step * stream.plan.row_length
+    overlaps = check_overlap(inputs, COMPARED_AT_START)
     with generators_kept():  # from which transforms may draw
         samples = sample(inputs, _SAMPLED_AT_START)
-    for said in cautions(inputs, start, tokens, samples):
+    for said in overlaps + cautions(inputs, start, tokens, samples):
         log(f"warning: {said}")
     found = endings(corpora, tokens, stream.records_done(), stream.progress.step, samples.trained)
     for said in describe(found, settings.train_iters, never_ends(corpora), settings.stop_when_end):

@@ -101,7 +101,7 @@ class RunStream:
         done = zip(self.corpora, self.records_done(), strict=True)
         return {corpus.entry.task_name: round(corpus.epochs(records), 6) for corpus, records in done}
 
-    def steps(self, units: Callable[[StepBatch], list[int]]) -> Iterator[Step]:
+    def steps(self, units: Callable[[StepBatch], list[float]]) -> Iterator[Step]:
         """The steps left, until the data ends; `units` gives this rank's units of the loss by task.
 
         Who has learned from a step counts it as done by `advance`, before asking for the next.

@@ -23,7 +23,7 @@ class StepCounts:
     exhausted: bool  # no rank has anything left after this step
     flops: float
     places: list[int]  # filled with tokens
-    units: list[int]  # what the loss is divided by: for a language model, targets that carry loss
+    units: list[float]  # what the loss is divided by: for a language model, targets that carry loss, by their weights
     documents: list[int]  # begun
     skipped: list[int]  # records that gave no document
     damaged: list[int]  # those among them whose bytes have changed
@@ -33,7 +33,7 @@ class StepCounts:
         return sum(self.places)
 
     @property
-    def all_units(self) -> int:
+    def all_units(self) -> float:
         return sum(self.units)
 
 
@@ -46,7 +46,7 @@ class StepLosses:
     seen: dict[str, tuple[float, float]]  # {name: (sum, count)}
 
 
-def count_step(batch: StepBatch, units: list[int], exhausted: bool, flops: float) -> StepCounts:
+def count_step(batch: StepBatch, units: list[float], exhausted: bool, flops: float) -> StepCounts:
     """Count before the first backward, since the loss is divided by the count; one collective.
 
     `units` [tasks], `exhausted` and `flops` are this rank's.
@@ -56,18 +56,19 @@ def count_step(batch: StepBatch, units: list[int], exhausted: bool, flops: float
     for task, skip in batch.skipped:
         skipped[task] += 1
         damaged[task] += skip.damaged
-    by_task = [batch.tokens, units, batch.documents, skipped, damaged]
-    mine = torch.tensor([int(not exhausted), int(flops), *(count for counts in by_task for count in counts)])
-    unfinished, total_flops, *counts = runtime.all_reduce(mine).tolist()
-    return StepCounts(unfinished == 0, total_flops, *(counts[i * tasks : (i + 1) * tasks] for i in range(len(by_task))))
+    counted = [*batch.tokens, *batch.documents, *skipped, *damaged]
+    mine = torch.tensor([not exhausted, flops, *units, *counted], dtype=torch.float64)  # whole numbers are exact in it
+    unfinished, total_flops, *sums = runtime.all_reduce(mine).tolist()
+    places, documents, skipped, damaged = (list(map(int, sums[i * tasks : (i + 1) * tasks])) for i in range(1, 5))
+    return StepCounts(unfinished == 0, total_flops, places, sums[:tasks], documents, skipped, damaged)
 
 
-def units_by_task(objective: Objective, batch: StepBatch) -> list[int]:
+def units_by_task(objective: Objective, batch: StepBatch) -> list[float]:
     """[tasks]: the units of this rank's part of a step."""
-    sums = torch.zeros(len(batch.tokens), dtype=torch.int64)
+    sums = torch.zeros(len(batch.tokens), dtype=torch.float64)
     for strip in batch.strips:
-        sums += _by_task(torch.tensor(objective.units(strip)), strip, len(sums))
-    counts: list[int] = sums.tolist()
+        sums += _by_task(torch.tensor(objective.units(strip), dtype=torch.float64), strip, len(sums))
+    counts: list[float] = sums.tolist()
     return counts
 
 
@@ -96,18 +97,19 @@ def step_losses(
     for strip in batch.strips:
         context = model.context(strip.lengths)
         tokens, targets = (x.to(device, non_blocking=True).long() for x in (strip.tokens, strip.targets))
-        cost = objective.cost(dataclasses.replace(strip, tokens=tokens, targets=targets), context)
+        weights = None if strip.weights is None else strip.weights.to(device, non_blocking=True)
+        cost = objective.cost(dataclasses.replace(strip, tokens=tokens, targets=targets, weights=weights), context)
         if backward is not None:
-            backward(cost.total / max(1, counts.all_units))
+            backward(cost.total / (counts.all_units or 1))
         task_sums += _by_task(cost.losses, strip, tasks)
         for name, pair in cost.seen.items():
             pair_2 = torch.stack([x.detach().double() for x in pair])
             seen[name] = seen[name] + pair_2 if name in seen else pair_2
     seen = dict(sorted(seen.items()))  # each rank's in the same order
     sums = runtime.all_reduce(torch.cat([task_sums, *seen.values()])).tolist()
-    by_task = [sums[i] / max(1, counts.units[i]) for i in range(tasks)]
+    by_task = [sums[i] / (counts.units[i] or 1) for i in range(tasks)]
     totals = zip(sums[tasks::2], sums[tasks + 1 :: 2], strict=True)
-    return StepLosses(sum(sums[:tasks]) / max(1, counts.all_units), by_task, dict(zip(seen, totals, strict=True)))
+    return StepLosses(sum(sums[:tasks]) / (counts.all_units or 1), by_task, dict(zip(seen, totals, strict=True)))
 
 
 def means(seen: dict[str, tuple[float, float]]) -> dict[str, float]:

@@ -22,10 +22,13 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     return hidden, weight, targets
 
 
-def reference(hidden: Tensor, weight: Tensor, targets: Tensor, factor: float = 1.0) -> dict[str, Tensor]:
+def reference(
+    hidden: Tensor, weight: Tensor, targets: Tensor, factor: float = 1.0, factors: Tensor | None = None
+) -> dict[str, Tensor]:
     """The same numbers in float64: the losses, and the gradients of factor times their sum."""
     hidden, weight = (x.detach().double().requires_grad_() for x in (hidden, weight))
     losses = F.cross_entropy(hidden @ weight.T, targets, reduction="none", ignore_index=IGNORED)
+    losses = losses if factors is None else losses * factors.double()
     (factor * losses.sum()).backward()
     return {"losses": losses.detach(), "hidden": hidden.grad, "weight": weight.grad}
 
@@ -46,6 +49,31 @@ def test_it_is_cross_entropy_for_any_size_of_chunk(chunk: int, monkeypatch: pyte
     torch.testing.assert_close(hidden.grad.double(), expected["hidden"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(weight.grad.double(), expected["weight"], rtol=1e-5, atol=1e-5)
     assert losses[::4].abs().sum() == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 1000])
+def test_each_loss_is_multiplied_by_its_factor(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_chunk(monkeypatch, chunk)
+    hidden, weight, targets = inputs()
+    factors = torch.rand(TOKENS, generator=torch.Generator().manual_seed(1)) * 3
+    factors[5] = 0
+    expected = reference(hidden, weight, targets, 1 / 17, factors)
+    total, losses = linear_cross_entropy(hidden, weight, targets, factors)
+    (total / 17).backward()
+    torch.testing.assert_close(losses.double(), expected["losses"], rtol=1e-5, atol=1e-5)
+    assert total.item() == pytest.approx(expected["losses"].sum().item(), rel=1e-6)
+    torch.testing.assert_close(hidden.grad.double(), expected["hidden"], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weight.grad.double(), expected["weight"], rtol=1e-5, atol=1e-6)
+
+
+def test_factors_of_one_change_no_bit() -> None:
+    found = []
+    for factors in (None, torch.ones(TOKENS)):
+        hidden, weight, targets = inputs()
+        total, losses = linear_cross_entropy(hidden, weight, targets, factors)
+        total.backward()
+        found.append((total, losses, hidden.grad, weight.grad))
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 17, 1000])

@@ -29,15 +29,17 @@ def test_sums_by_piece_are_those_of_slices():
     assert sums_by_piece(values, [3, 1, 6]).tolist() == [3.0, 3.0, 39.0]
 
 
+@pytest.mark.parametrize("alike", [True, False])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_what_pieces_cost_is_what_all_costs(name):
+def test_what_pieces_cost_is_what_all_costs(name, alike):
     """And a piece without units costs nothing, so that a loss by task is a mean over its own units."""
     model = Decoder(ModelConfig(vocab_size=50, dim_model=16, num_heads=2, num_layers=1, dim_ff=24, dtype="float32"))
     bmt.init_parameters(model)
     objective = find_objective(name)(model, Settings())
     lengths, targets = [3, 2, 4, 1], torch.randint(50, (10,))
     targets[3:5] = targets[9] = IGNORED
-    strip = Strip(torch.randint(50, (10,)), targets, lengths, [0, 1, 0, -1], [0, 0, 0, 0])
+    weights = None if alike else torch.rand(10) * (targets != IGNORED)
+    strip = Strip(torch.randint(50, (10,)), targets, lengths, [0, 1, 0, -1], [0, 0, 0, 0], weights)
     cost, units = objective.cost(strip, model.context(lengths)), objective.units(strip)
     assert cost.losses.sum().item() == pytest.approx(cost.total.item(), rel=1e-6)
     assert [loss == 0 for loss in cost.losses.tolist()] == [count == 0 for count in units]
@@ -57,7 +59,7 @@ def test_an_objective_of_ones_own_is_trained_and_told(place, tmp_path, z_loss):
 
 
 def test_it_is_evaluated_and_resumed_as_any(place, tmp_path, z_loss):
-    settings = {**z_loss, "eval_dataset": place.mixture, "eval_interval": 2, "save_iters": 1}
+    settings = {**z_loss, "eval_dataset": place.mixture, "allow_overlap": 1, "eval_interval": 2, "save_iters": 1}
     whole = train_here(place, tmp_path / "whole", **settings)
     own = copy_output(whole, tmp_path / "own")
     train_here(place, own.root, **settings, resume_ckpt=3)

@@ -4,17 +4,21 @@ import re
 
 import pytest
 
+from fm9g.commands.train import check
+from fm9g.data.index.build import Options, build
+from fm9g.errors import UserError
 from fm9g.training.evaluation_settings import EvaluationSettings
 from fm9g.training.inputs import open_inputs
 from fm9g.training.settings import read_settings
 from tests.settings.helpers import FROZEN, defaults, iterations, refused, sees
-from tests.support.places import index, prose_records
-from tests.support.runs_here import APP, refused_here, train_here
+from tests.support.places import index, prose_records, write_jsonl
+from tests.support.runs_here import APP, command_here, refused_here, train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {
     "eval_dataset": "",
     "validation_split": 0.0,
+    "allow_overlap": False,
     "max_eval_samples": None,
     "eval_interval": 500,
     "eval_iters": 0,
@@ -41,7 +45,7 @@ def test_values_that_no_run_can_have_are_refused(words, says):
 
 @sees("eval_dataset", "eval_interval", "eval_iters")
 def test_what_is_evaluated_and_when(place, run, tmp_path):
-    index(tmp_path / "texts", prose_records(40))
+    index(tmp_path / "texts", prose_records(160)[120:])
     held_out = place.write_mixture("settings_held_out", [{"path": str(tmp_path / "texts"), "abs_weight": 1}])
     found = run(eval_dataset=held_out, eval_interval=3, eval_iters=2)
     assert [line["iteration"] for line in found.metrics() if line["eval_loss"] is not None] == [3, 4]
@@ -54,9 +58,43 @@ def test_what_is_evaluated_and_when(place, run, tmp_path):
 
 @pytest.fixture
 def held_out(place, tmp_path):
-    index(tmp_path / "texts", prose_records(40))
+    index(tmp_path / "texts", prose_records(160)[120:])
     entry = {"path": str(tmp_path / "texts"), "abs_weight": 1, "task_name": "held"}
     return {"eval_dataset": place.write_mixture("held_out", [entry]), "eval_interval": 1, "save_iters": 100}
+
+
+@sees("allow_overlap")
+def test_records_that_are_trained_on_too_are_refused_unless_that_is_meant(place, tmp_path, monkeypatch):
+    """Named by dataset and number, whatever else is in the two datasets."""
+    trained = prose_records()
+    index(tmp_path / "texts", [*prose_records(140)[120:], trained[7], *trained[30:33], trained[7]])
+    entry = {"path": str(tmp_path / "texts"), "abs_weight": 1, "task_name": "held"}
+    options = {"eval_dataset": place.write_mixture("overlaps", [entry])}
+    message = refused_here(place, tmp_path / "out", **options)
+    said = "eval_dataset: 5 of its 25 records are trained on too, the first of them: record 20 (line 21) of dataset "
+    assert message.startswith(said + "'held' is record 7 (line 8) of 'prose'; record 21 (line 22) of dataset 'held' is")
+    assert message.endswith("or say --allow_overlap 1")
+    assert message in command_here(place.words(tmp_path / "dry", **options, dry_run=1)).output
+    with pytest.raises(UserError, match="5 of its 25 records are trained on too"):
+        check(read_settings(place.words(tmp_path / "launched", **options)), APP)
+    allowed = train_here(place, tmp_path / "allowed", **options, allow_overlap=1)
+    assert "warning: eval_dataset: 5 of its 25 records are trained on too" in allowed.log
+    train_here(place, tmp_path / "few", **options, max_eval_samples=20)
+    train_here(place, tmp_path / "fewer", **options, max_train_samples=7)
+    monkeypatch.setattr("fm9g.training.run.COMPARED_AT_START", 100)
+    large = train_here(place, tmp_path / "large", **options).log
+    assert "it was compared with 'prose' by digests of whole datasets alone, for a start compares 100 records" in large
+    same = refused_here(place, tmp_path / "same", eval_dataset=place.mixture)
+    assert re.search(r"eval_dataset: dataset 'prose' holds the records of .*, which is trained on; take", same)
+
+
+def test_a_dataset_that_grew_from_the_one_trained_on_is_refused_before_any_process(place, tmp_path):
+    grown = index(tmp_path / "grown", prose_records())
+    build(write_jsonl(tmp_path / "more.jsonl", prose_records(140)[120:]), grown, "en", Options(append=True))
+    entry = {"path": str(grown), "abs_weight": 1, "task_name": "grown"}
+    settings = read_settings(place.words(tmp_path / "out", eval_dataset=place.write_mixture("grown", [entry])))
+    with pytest.raises(UserError, match=r"dataset 'grown' holds the records of .*prose, which is trained on"):
+        check(settings, APP)
 
 
 @sees("save_best")
@@ -106,7 +144,7 @@ def test_a_part_of_each_dataset_is_held_out_and_never_trained_on(place, tmp_path
         assert not read & {out.record(position) for position in range(out.records)}
         assert corpus.records + out.records == records and 0.1 < out.records / records < 0.3
     whole = train_here(place, tmp_path / "whole", **options)
-    assert "iter 40: held-out loss" in whole.log and "which is trained on" not in whole.log
+    assert "iter 40: held-out loss" in whole.log and "trained on" not in whole.log
     learned = whole.learned()
     assert train_here(place, tmp_path / "whole", **options, resume_ckpt=20).learned() == learned
     message = refused_here(place, tmp_path / "whole", **options | {"validation_split": 0.3}, resume_ckpt=20)

@@ -44,7 +44,7 @@ TEXTS["zephyr"] = ["<|user|>", "<|assistant|>", "<|system|>"]
 def document(renderer: Renderer, record: dict[str, Any], row_length: int = 1 << 20) -> Document | Skip:
     """What a renderer makes of a record."""
     parts = renderer.parts(record)
-    example = Example(0, (parts,), beginnings=beginnings(parts))
+    example = Example(0, (parts,), beginnings=beginnings(parts), short=sum(part.short for part in parts))
     texts = [text for _, text in example.texts] + list(example.beginnings)
     ids = dict(zip([(0, text) for text in texts], renderer.encode_all(texts, Written.NONE), strict=True))
     return make_document(example, ids, "segment", row_length)

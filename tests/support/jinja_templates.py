@@ -94,6 +94,38 @@ MISTRAL = """
     {%- endif -%}
 {%- endfor -%}
 """
+# with tools, which it looks into; of each call and of each result it asks for an id of nine characters
+MISTRAL_TOOLS = """
+{%- macro checked(id) -%}
+    {%- if id is not defined or id | length != 9 -%}{{- raise_exception('ids of calls have 9 characters') -}}
+    {%- endif -%}{{- id -}}
+{%- endmacro -%}
+{%- set asked = messages | selectattr('role', 'equalto', 'user') | list -%}
+{{- bos_token -}}
+{%- for message in messages -%}
+    {%- if message.role == 'user' -%}
+        {%- if tools and message == asked[-1] -%}
+            {{- '[AVAILABLE_TOOLS]' -}}
+            {%- for tool in tools -%}
+                {%- for key, value in tool.function.items() -%}{{- key + ': ' + value | tojson + ';' -}}{%- endfor -%}
+            {%- endfor -%}
+            {{- '[/AVAILABLE_TOOLS]' -}}
+        {%- endif -%}
+        {{- '[INST] ' + message.content + '[/INST]' -}}
+    {%- elif message.tool_calls is defined -%}
+        {{- '[TOOL_CALLS][' -}}
+        {%- for call in message.tool_calls -%}
+            {%- set function = call.function | tojson -%}
+            {{- function[:-1] + ', "id": "' + checked(call.id) + '"}' + ('' if loop.last else ', ') -}}
+        {%- endfor -%}
+        {{- ']' + eos_token -}}
+    {%- elif message.role == 'tool' -%}
+        {{- '[TOOL_RESULTS]{"content": ' + message.content + ', "call_id": "' -}}
+        {{- checked(message.tool_call_id) + '"}[/TOOL_RESULTS]' -}}
+    {%- else -%}{{- ' ' + message.content | trim + eos_token -}}
+    {%- endif -%}
+{%- endfor -%}
+"""
 # as its file has it, with line ends after every message
 ZEPHYR = """{% for message in messages %}
 {% if message['role'] == 'user' %}

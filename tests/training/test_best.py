@@ -56,7 +56,7 @@ class TestRuns:
     def options(self, place):
         entry = {**json.loads(place.mixture.read_text())[0], "task_name": "held"}
         held_out = place.write_mixture("held", [entry])
-        return {"eval_dataset": held_out, "eval_interval": 2, "train_iters": 8, "save_iters": 2}
+        return {"eval_dataset": held_out, "allow_overlap": 1, "eval_interval": 2, "train_iters": 8, "save_iters": 2}
 
     def test_the_best_is_named_beside_the_latest(self, place, options, tmp_path, evaluated):
         evaluated(9, 5, 3, 4, 6)

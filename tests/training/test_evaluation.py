@@ -136,7 +136,8 @@ def test_what_a_run_starts_from_is_evaluated_and_what_a_finished_one_has_come_to
 def test_a_mistake_in_held_out_data_is_found_before_training(place, tmp_path):
     transform = tmp_path / "bad.py"
     transform.write_text("def transform(data, num_sample, r):\n    return {'input': '', 'output': data['no']}\n")
-    entry = {"path": "questions", "abs_weight": 1, "task_name": "asked", "transforms": str(transform)}
+    folder = index(tmp_path / "asked", question_records(70)[50:])
+    entry = {"path": str(folder), "abs_weight": 1, "task_name": "asked", "transforms": str(transform)}
     mixture = place.write_mixture("bad_transform", [entry])
     says = r"eval_dataset: dataset 'asked', record .*: the transform raised KeyError"
     with pytest.raises(UserError, match=says):
@@ -155,7 +156,8 @@ def test_a_transform_that_draws_chance_disturbs_nothing(place, tmp_path):
         "    chance = random.gauss(0, 1) + numpy.random.normal() + torch.rand(()).item()\n"
         "    return {'input': '', 'output': data['output'] + str(chance)}\n"
     )
-    entry = {"path": "prose", "abs_weight": 1, "task_name": "drawn", "transforms": str(draws)}
+    folder = index(tmp_path / "texts", prose_records(160)[120:])
+    entry = {"path": str(folder), "abs_weight": 1, "task_name": "drawn", "transforms": str(draws)}
     mixture = place.write_mixture("drawing", [entry])
     config = {"config": place.write_model("drawing", dropout_p=0.1), "dataloader_num_workers": 0}
     without = train_here(place, tmp_path / "without", **config)
@@ -164,7 +166,7 @@ def test_a_transform_that_draws_chance_disturbs_nothing(place, tmp_path):
 
 
 def test_damage_within_a_part_is_counted_anew_each_time(place, tmp_path):
-    mixture = dropping_mixture(place, tmp_path / "few_damaged", prose_records(40))
+    mixture = dropping_mixture(place, tmp_path / "few_damaged", prose_records(160)[120:])
     damaged(tmp_path / "few_damaged", 2)
     found = train_here(
         place, tmp_path / "out", eval_dataset=mixture, eval_interval=1, eval_iters=8, max_damaged_share=0.05
@@ -229,7 +231,7 @@ def damaged(folder, count):
 
 
 def test_damage_is_named_and_too_much_of_it_refused(place, tmp_path):
-    mixture = dropping_mixture(place, tmp_path / "damaged", prose_records(40))
+    mixture = dropping_mixture(place, tmp_path / "damaged", prose_records(160)[120:])
     damaged(tmp_path / "damaged", 4)
     with pytest.raises(UserError, match=r"dataset 'damaged': \d damaged record\(s\) so far .*max_damaged_share"):
         train_here(place, tmp_path / "refused", eval_dataset=mixture, eval_interval=1)
@@ -239,19 +241,14 @@ def test_damage_is_named_and_too_much_of_it_refused(place, tmp_path):
 
 
 def test_records_that_are_left_out_are_counted(place, tmp_path):
-    dropping = dropping_mixture(place, tmp_path / "long", [*prose_records(5), LONG])
+    dropping = dropping_mixture(place, tmp_path / "long", [*prose_records(125)[120:], LONG])
     assert " tokens, " in (said := train_here(place, tmp_path / "out", eval_dataset=dropping, max_length=128).log)
     assert "dataset 'long': records are left out, record 5 (line 6): " in said
     assert ", 1 left out" in said
 
 
-def test_a_dataset_that_is_trained_on_too_is_a_warning(place, tmp_path):
-    said = train_here(place, tmp_path / "same", eval_dataset=place.mixture).log
-    assert re.search(r"warning: dataset 'prose' of eval_dataset holds the records of .*, which is trained on", said)
-
-
-def test_that_the_data_alone_is_not_evaluated_is_said(place, tmp_path):
-    said = train_here(place, tmp_path / "data", eval_dataset=place.mixture, only_run_dataloader=1).log
+def test_that_the_data_alone_is_not_evaluated_is_said(place, tmp_path, held_out):
+    said = train_here(place, tmp_path / "data", eval_dataset=held_out, only_run_dataloader=1).log
     assert "warning: what is held out is checked and not read" in said
 
 

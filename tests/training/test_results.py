@@ -19,7 +19,14 @@ def results(output):
 
 @pytest.fixture(scope="module")
 def watched(place, tmp_path_factory):
-    settings = {"eval_dataset": place.mixture, "eval_interval": 2, "log_iters": 2, "save_iters": 1, "train_iters": 5}
+    settings = {
+        "eval_dataset": place.mixture,
+        "allow_overlap": 1,
+        "eval_interval": 2,
+        "log_iters": 2,
+        "save_iters": 1,
+        "train_iters": 5,
+    }
     return train_here(place, tmp_path_factory.mktemp("watched"), **settings), settings
 
 

@@ -4,9 +4,10 @@
     {"instruction", "input", "output"}                                                    with "system", "history"
     {"prompt", "completion"} and other names of a question and its answer                 with "system"
 
-What a model has thought (reasoning_content) stands before what it says, between <think> and </think>. A turn may say
-"loss": false, or "weight": 0, and is then read but not learned. What is no conversation raises NoText,
-which says why: the roles do not follow each other, an answer is missing or empty.
+What a model has thought (reasoning_content) stands before what it says, between <think> and </think>. A turn's "weight"
+says how much each token of an answer counts, and a record's how much those of all of its answers do; where it is 0, as
+with "loss": false, a turn is read but not learned. What is no conversation raises NoText, which says why: the roles do
+not follow each other, an answer is missing or empty.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ QUESTIONS = (
     ("Question", "Response"),
     ("input", "output"),
 )
+MOST_WEIGHT = 1000  # of a turn; float16, in which gradients of logits may be, ends at 65,504
 _LISTS = ("conversations", "messages", "conversation")
 _FOLLOWS: dict[str, tuple[str, ...]] = {
     "": (USER,),
@@ -61,12 +63,14 @@ _FOLLOWS: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Turn:
     """What one of them says. Of a call, `text` is the JSON of it, or of a list of several, and `said` what is said
-    beside it."""
+    beside it. `weight`: of an answer's tokens in the loss, 0 where they are not learned; `ids`: of each call, or of the
+    one that an observation answers, as far as the record has any."""
 
     role: Role
     text: str
-    learned: bool = True  # if it is an answer
+    weight: float = 1.0
     said: str = ""
+    ids: tuple[str, ...] = ()
 
     @property
     def answers(self) -> bool:
@@ -76,11 +80,12 @@ class Turn:
 @dataclass(frozen=True)
 class Conversation:
     """Turns of user and assistant in order, from a question to an answer; `tools`: the JSON or the text that says which
-    there are. "" stands for none."""
+    there are. "" stands for none. `weight`: that of the record, by which each turn's is multiplied."""
 
     turns: tuple[Turn, ...]
     system: str = ""
     tools: str = ""
+    weight: float = 1.0
 
 
 def read_conversation(record: dict[str, Any]) -> Conversation:
@@ -103,7 +108,8 @@ def read_question(record: dict[str, Any]) -> Conversation:
 
 def _conversation(turns: list[Turn], system: str, record: dict[str, Any]) -> Conversation:
     _check_order(turns)
-    return Conversation(tuple(turns), system if system.strip() else "", _tools(record.get("tools")))
+    told = system if system.strip() else ""
+    return Conversation(tuple(turns), told, _tools(record.get("tools")), _weight(record))
 
 
 def _with_system(record: dict[str, Any]) -> tuple[list[Turn], str]:
@@ -185,22 +191,30 @@ def _turn(turn: Any) -> Turn:
     content = _content(turn, text)
     if isinstance(thought := turn.get("reasoning_content"), str) and thought.strip():
         content = f"<think>\n{thought}\n</think>\n\n{content}"
-    read = Turn(ROLES[name], content, _is_learned(turn))
+    ids = _ids([turn], "tool_call_id") if ROLES[name] == OBSERVATION else ()
+    read = Turn(ROLES[name], content, _weight(turn) * _has_loss(turn), ids=ids)
     calls = turn.get("tool_calls")
     if not calls:
         return read
     if read.role != ASSISTANT:
         raise NoText(f"tool_calls of a {read.role} turn")
-    return replace(read, role="call", text=_calls(calls), said=read.text)
+    calls = calls if isinstance(calls, list) else [calls]
+    return replace(read, role="call", text=_calls(calls), said=read.text, ids=_ids(calls, "id"))
 
 
-def _is_learned(turn: dict[str, Any]) -> bool:
-    loss, weight = turn.get("loss"), turn.get("weight")
+def _weight(found: dict[str, Any]) -> float:
+    """How much a turn or a record counts, where it says so."""
+    weight = found.get("weight")
+    if weight is not None and not (isinstance(weight, int | float) and 0 <= weight <= MOST_WEIGHT):
+        raise NoText(f"weight must be a number from 0 to {MOST_WEIGHT:,}, not {shown(weight)}")
+    return 1.0 if weight is None else float(weight)
+
+
+def _has_loss(turn: dict[str, Any]) -> bool:
+    loss = turn.get("loss")
     if loss is not None and not isinstance(loss, bool):
         raise NoText(f"loss must be true or false, not {shown(loss)}")
-    if weight is not None and weight not in (0, 1):
-        raise NoText(f"weight must be 0 or 1, not {shown(weight)}")
-    return loss is not False and weight != 0
+    return loss is not False
 
 
 def _content(turn: dict[str, Any], field: str) -> str:
@@ -214,10 +228,15 @@ def _content(turn: dict[str, Any], field: str) -> str:
     return "".join(part["text"] for part in content)
 
 
-def _calls(calls: Any) -> str:
+def _ids(of: list[dict[str, Any]], field: str) -> tuple[str, ...]:
+    found = [one.get(field) for one in of]
+    return tuple(id if isinstance(id, str) else "" for id in found) if any(found) else ()
+
+
+def _calls(calls: list[Any]) -> str:
     """OpenAI's tool_calls as JSON: {"name", "arguments"}, or a list of several."""
     read = []
-    for call in calls if isinstance(calls, list) else [calls]:
+    for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise NoText(f"tool_calls: not a call of a function but {shown(call)}")

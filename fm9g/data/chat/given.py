@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
+import string
 from functools import cached_property
 from typing import Any
 
@@ -13,17 +15,23 @@ from fm9g.data.chat.pieces import NOBODY
 from fm9g.data.record import NoText
 
 PAD = "   "  # white space around marks, by which it is told whether a template strips texts
+_ID_CHARACTERS, _ID_LENGTH = string.ascii_letters + string.digits, 9  # Mistral's templates take no other ids
 _JSON_MARK = re.compile(rf'"({PAD}json[0-9a-f]{{32}}{PAD})"')
 
 
 class Given:
     """A conversation as a template is given it, and its texts in the order in which they are met; `marked`: with marks
-    in their places; `texts`: arguments of calls as texts of JSON."""
+    in their places, but for tools where `plain_tools` says so; `texts`: arguments of calls as texts of JSON."""
 
-    def __init__(self, conversation: Conversation, marked: bool = False, texts: bool = False) -> None:
-        self.conversation, self._marked, self.as_texts = conversation, marked, texts
+    def __init__(
+        self, conversation: Conversation, marked: bool = False, texts: bool = False, plain_tools: bool = False
+    ) -> None:
+        self.conversation, self._marked, self.as_texts, self._plain_tools = conversation, marked, texts, plain_tools
         self.texts: list[str] = []
         self.turn_of: list[int] = []  # of each text
+        self.ids: list[str] = []  # of calls and of their results, as they are met
+        self._calls = 0
+        self._unanswered: list[str] = []  # of the last calls, those without a result
         self._turn = NOBODY
         self.tools = self._tools(conversation.tools)
         self.messages: list[dict[str, Any]] = []
@@ -41,6 +49,7 @@ class Given:
         return (
             tools,
             self.as_texts,
+            *self.ids,
             *((m["role"], bool(m["content"]), len(m.get("tool_calls", ()))) for m in self.messages),
         )
 
@@ -65,11 +74,12 @@ class Given:
         tools = _parsed(text)
         if not isinstance(tools, list):
             raise NoText("'tools' are no JSON list, which the tokenizer's chat template needs")
-        return [self._json(tool) for tool in tools]
+        written = [self._json(tool) for tool in tools]
+        return tools if self._plain_tools else written
 
     def _message(self, turn: Turn) -> dict[str, Any]:
         if turn.role == OBSERVATION:
-            return {"role": "tool", "content": self._text(turn.text)}
+            return {"role": "tool", "content": self._text(turn.text), "tool_call_id": self._answered(turn)}
         if turn.role != CALL:
             return {"role": turn.role, "content": self._text(turn.text)}
         calls = _parsed(turn.text)
@@ -81,8 +91,35 @@ class Given:
             {"name": self._text(call["name"]), "arguments": self._arguments(call.get("arguments", {}))}
             for call in calls
         ]
-        called = [{"type": "function", "function": function} for function in functions]
+        self._unanswered = self._ids(turn, calls)
+        called = [
+            {"id": id, "type": "function", "function": function}
+            for id, function in zip(self._unanswered, functions, strict=True)
+        ]
         return {"role": "assistant", "content": said, "tool_calls": called}
+
+    def _ids(self, turn: Turn, calls: list[dict[str, Any]]) -> list[str]:
+        """The ids of a turn's calls: those that the record has, or else by how many calls were before."""
+        own = turn.ids or [call.get("id") for call in calls]
+        ids = [id if id and isinstance(id, str) else _made_id(self._calls + n) for n, id in enumerate(own)]
+        self._calls += len(ids)
+        self.ids += ids
+        return ids
+
+    def _answered(self, turn: Turn) -> str:
+        """The id of the call whose result a turn is: the record's, or else that of the first call that has none yet."""
+        id = (*turn.ids, *self._unanswered, "")[0]
+        self.ids.append(id)
+        self._unanswered = [other for other in self._unanswered if other != id] or [id]
+        return id
+
+
+def _made_id(number: int) -> str:
+    """An id for a call, always the same of so many calls before it."""
+    value = int.from_bytes(hashlib.sha256(f"call {number}".encode()).digest(), "big")
+    return "".join(
+        _ID_CHARACTERS[value // len(_ID_CHARACTERS) ** place % len(_ID_CHARACTERS)] for place in range(_ID_LENGTH)
+    )
 
 
 def _parsed(text: str) -> Any:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jinja2
 
 from fm9g.data.chat.conversation import CALL, Conversation, Turn
-from fm9g.data.chat.given import PAD, Given
+from fm9g.data.chat.given import PAD, Given, as_json
 from fm9g.data.chat.jinja_source import DEFAULT, TOOL_USE, compiled, read_sources, special_variables
 from fm9g.data.chat.pieces import NOBODY, Piece
 from fm9g.data.record import NoText
@@ -89,8 +89,9 @@ class JinjaTemplate:
                 raise
             given = Given(conversation, texts=True)  # some templates take arguments for texts of JSON
             whole = self._render(given.messages, given.tools, opened)
-        skeleton = self._skeleton(given, opened)
-        if skeleton is not None:
+        if any(self._special.search(id) for id in given.ids):
+            raise NoText("the id of a call spells a special token")
+        for skeleton in self._skeletons_of(given, opened):
             pieces = [_filled(item, given.texts) for item in skeleton]
             if "".join(self._spelling(piece) for piece in pieces) == whole:
                 return iter(pieces)
@@ -118,20 +119,29 @@ class JinjaTemplate:
             # what a template does to values
             raise NoText(f"the tokenizer's chat template fails on it: {type(error).__name__}: {error}") from None
 
-    def _skeleton(self, given: Given, opened: bool) -> Skeleton | None:
-        """What the template makes of conversations of this shape; None where its parts cannot be told."""
-        shape = (opened, *given.shape)
+    def _skeletons_of(self, given: Given, opened: bool) -> Iterator[Skeleton]:
+        """What the template makes of conversations of this shape; and, since some look into tools, of those with these
+        tools."""
+        kinds: list[tuple[tuple[Any, ...], bool]] = [((opened, *given.shape), False)]
+        if (tools := given.conversation.tools) and not self._special.search(as_json(given.tools)):
+            kinds.append(((opened, *given.shape, tools), True))
+        for shape, plain_tools in kinds:
+            if (skeleton := self._skeleton(given, opened, shape, plain_tools)) is not None:
+                yield skeleton
+
+    def _skeleton(self, given: Given, opened: bool, shape: tuple[Any, ...], plain_tools: bool) -> Skeleton | None:
+        """Made once for each shape; None where its parts cannot be told."""
         if shape not in self._skeletons:
             if len(self._skeletons) >= _KEPT:
                 self._skeletons.clear()
             try:
-                self._skeletons[shape] = self._make_skeleton(given, opened)
+                self._skeletons[shape] = self._make_skeleton(given, opened, plain_tools)
             except NoText:
                 self._skeletons[shape] = None
         return self._skeletons[shape]
 
-    def _make_skeleton(self, given: Given, opened: bool) -> Skeleton | None:
-        marked = Given(given.conversation, marked=True, texts=given.as_texts)
+    def _make_skeleton(self, given: Given, opened: bool, plain_tools: bool) -> Skeleton | None:
+        marked = Given(given.conversation, True, given.as_texts, plain_tools)
         whole = self._render(marked.messages, marked.tools, opened)
         # a template may have no use for tools, but for all else
         found = _find(
@@ -236,7 +246,8 @@ class JinjaTemplate:
         if any(self._special.search(text) for text in given.texts):
             raise NoText(f"{hidden}, one of which spells a special token")
         if opened:
-            return self._literal(whole, 0, {})
+            yield from self._literal(whole, 0, {})
+            return
         numbers = [number for number, turn in enumerate(given.conversation.turns) if turn.answers]
         _, openings = self._openings(given.messages[: given.ahead + numbers[-1]], given.tools)
         starts: list[int] = []
@@ -253,7 +264,11 @@ class JinjaTemplate:
             tail = whole.rfind(turn.text.strip()[-_TAIL:], start, stop) if turn.role != CALL else -1
             text = start if tail < 0 else tail + len(turn.text.strip()[-_TAIL:])
             learned[number] = (start, self._end(turn, whole, text, stop, known) or stop)
-        return self._literal(whole, 0, learned)
+        turns = given.conversation.turns
+        short = {number for number, bounds in learned.items() if _lacks(whole[slice(*bounds)], turns[number])}
+        for piece in self._literal(whole, 0, learned):
+            yield piece._replace(short=piece.turn in short)
+            short.discard(piece.turn)
 
 
 class _Place(NamedTuple):
@@ -281,6 +296,12 @@ def _find(whole: str, marks: Sequence[str], optional: set[int]) -> list[_Place] 
         right = not whole.startswith(PAD, stop)
         places.append(_Place(number, start - (not left) * len(PAD), stop + (not right) * len(PAD), left, right))
     return sorted(places, key=lambda place: place.start)
+
+
+def _lacks(written: str, turn: Turn) -> bool:
+    """Whether what is said in a turn is not all in what a template writes of it, white space aside."""
+    said = turn.said if turn.role == CALL else turn.text
+    return "".join(said.split()) not in "".join(written.split())
 
 
 def _filled(item: Piece | _Text, texts: Sequence[str]) -> Piece:

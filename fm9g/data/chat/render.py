@@ -77,28 +77,30 @@ class Renderer:
     def parts(self, record: dict[str, Any]) -> tuple[Part, ...]:
         """The parts of a record's conversation; NoText where it is none, or has nothing to learn."""
         conversation = read_conversation(record)
+        if not conversation.weight:
+            raise NoText("has the weight 0, so that nothing of it is learned")
         turns = conversation.turns
         last = max(number for number, turn in enumerate(turns) if turn.answers)
         mine = {
-            number
+            number: turn.weight * conversation.weight
             for number, turn in enumerate(turns)
-            if turn.answers and turn.learned and (number == last or not self._learned.mask_history)
+            if turn.answers and turn.weight and (number == last or not self._learned.mask_history)
         }
         if not mine:
             raise NoText("has no answer to learn")
         if self._learned.train_on_prompt:
-            mine = {NOBODY, *range(len(turns))}
-        return self._parts(self._template.pieces(conversation), mine.__contains__)
+            mine = dict.fromkeys((NOBODY, *range(len(turns))), conversation.weight) | mine
+        return self._parts(self._template.pieces(conversation), lambda turn: mine.get(turn, 0.0))
 
-    def _parts(self, pieces: Iterator[Piece], learned: Callable[[int], bool]) -> tuple[Part, ...]:
+    def _parts(self, pieces: Iterator[Piece], weight: Callable[[int], float]) -> tuple[Part, ...]:
         if self._tokenizer.marks_first:
             pieces = _with_mark(pieces)
-        return make_parts(pieces, learned, self._tokenizer.strips)
+        return make_parts(pieces, weight, self._tokenizer.strips)
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """The token ids of a conversation that waits for an answer, up to where that begins: what a document of
         training has before it."""
-        parts = self._parts(self._template.prompt(conversation), lambda turn: False)
+        parts = self._parts(self._template.prompt(conversation), lambda turn: 0.0)
         texts = iter(self.encode_all([part.content for part in parts if isinstance(part.content, str)], Written.NONE))
         return [id for part in parts for id in (next(texts) if isinstance(part.content, str) else [part.content])]
 

@@ -142,7 +142,7 @@ class IndexedDataset:
         previous = 0
         for start in [0] if full else _spread(len(self) - _WINDOW, _SAMPLES):
             window = self._column.ends(start, len(self) if full else _WINDOW)
-            others = np.flatnonzero(window != _peek(ends, start, len(window)).astype(np.int64))
+            others = np.flatnonzero(window != peek(ends, start, len(window)).astype(np.int64))
             if len(others):
                 self._refuse_index(f'its datasets "index" and "{RECORDS}" differ at record {start + int(others[0])}')
             falls = np.flatnonzero(np.diff(window, prepend=previous) <= 0)
@@ -209,7 +209,7 @@ class Column:
 
     def ends(self, start: int, count: int) -> np.ndarray:
         """The ends among values[start : start + count] as int64 (absurd uint64 values become negative)."""
-        values = _peek(self._values, start, min(count, self.count - start))
+        values = peek(self._values, start, min(count, self.count - start))
         return (values["end"] if values.dtype.names else values).astype(np.int64)
 
 
@@ -279,7 +279,7 @@ def load_ends(folder: Path) -> tuple[np.ndarray, Path, bool]:
 
 
 def _without_zero(bounds: np.ndarray) -> tuple[np.ndarray, bool]:
-    if len(bounds) == 0 or int(_peek(bounds, 0, 1)[0]) != 0:
+    if len(bounds) == 0 or int(peek(bounds, 0, 1)[0]) != 0:
         return bounds, False
     if not isinstance(bounds, np.memmap) or len(bounds) == 1:
         return bounds[1:], True
@@ -287,7 +287,7 @@ def _without_zero(bounds: np.ndarray) -> tuple[np.ndarray, bool]:
     return np.memmap(str(bounds.filename), bounds.dtype, mode="r", offset=offset, shape=(len(bounds) - 1,)), True
 
 
-def _peek(values: np.ndarray, start: int, count: int) -> np.ndarray:
+def peek(values: np.ndarray, start: int, count: int) -> np.ndarray:
     """A few values, read from the file: touching one page of a map can bring 2 MB of it into the process."""
     if not isinstance(values, np.memmap):
         return values[start : start + count]
@@ -304,7 +304,7 @@ def check_totals(folder: Path, meta: dict[str, Any], ends: np.ndarray, nbytes: i
             f"{folder}: the index has {len(ends)} records but {META} says nlines {meta['nlines']}: "
             f"it is cut short, or one of them belongs to another file; {REBUILD}"
         )
-    last = int(_peek(ends, len(ends) - 1, 1)[0])
+    last = int(peek(ends, len(ends) - 1, 1)[0])
     if last != nbytes:
         raise UserError(
             f"{folder}: {DATA} has {nbytes} bytes but the index ends at byte {last}: one of them is cut "

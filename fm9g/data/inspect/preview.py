@@ -36,6 +36,7 @@ class ShownPiece:
     length: int
     is_head: bool  # the document is the head of one that is too long for a row
     with_loss: int  # tokens that are targets with loss
+    weights: tuple[float, ...]  # the different ones that these have, ascending; () where all count alike
     spans: list[Span]  # the decoded text: "plain" with loss, "dim" without
 
 
@@ -62,6 +63,7 @@ class Totals:
     tokens: list[int] = field(default_factory=list)  # places filled
     documents: list[int] = field(default_factory=list)  # whose first piece was in a row
     records: list[set[int]] = field(default_factory=list)  # seen, by number
+    short: list[int] = field(default_factory=list)  # answers of which a template leaves out something
 
     @property
     def filled(self) -> int:
@@ -87,7 +89,9 @@ class Preview:
             corpus.check_texts()
         self._lanes: dict[int, Lane] = {}
         count = len(corpora)
-        self.totals = Totals(tokens=[0] * count, documents=[0] * count, records=[set() for _ in corpora])
+        self.totals = Totals(
+            tokens=[0] * count, documents=[0] * count, records=[set() for _ in corpora], short=[0] * count
+        )
         self.ended = False  # whether the datasets came to their end
 
     def __iter__(self) -> Iterator[list[ShownRow]]:
@@ -134,6 +138,7 @@ class Preview:
         totals.places += len(rows) * plan.row_length
         for task in range(len(self.entries)):
             totals.tokens[task] += batch.tokens[task]
+            totals.short[task] += batch.short[task]
         found = []
         for number, row in enumerate(rows):
             micro, within = divmod(number, plan.ranks * plan.batch_size)
@@ -152,6 +157,7 @@ class Preview:
             for number, sequence, first, last in piece.sequences:
                 tokens = sequence.tokens[first : last + 1].tolist()
                 loss = [False, *(targets[place : place + last - first] != IGNORED).tolist()]
+                weights = () if sequence.weights is None else np.unique(sequence.weights[first : last + 1][loss])
                 shown.append(
                     ShownPiece(
                         task=piece.task,
@@ -163,6 +169,7 @@ class Preview:
                         length=len(sequence.tokens),
                         is_head=piece.document.lost > 0,
                         with_loss=sum(loss),
+                        weights=tuple(map(float, weights)),
                         spans=decode_spans(tokens, loss, self._tokenizer, first == 0),
                     )
                 )

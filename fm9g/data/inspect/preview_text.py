@@ -79,8 +79,15 @@ def _origin(piece: ShownPiece, entries: Sequence[MixtureEntry]) -> str:
         sequence = f", sequence {piece.sequence + 1} of {piece.sequences}"
     return (
         f"{name}, record {piece.record}{sequence}, tokens {piece.first}-{piece.last} of "
-        f"{piece.length} ({note}), {piece.with_loss} with loss"
+        f"{piece.length} ({note}), {piece.with_loss} with loss{_weights(piece.weights)}"
     )
+
+
+def _weights(weights: Sequence[float]) -> str:
+    """Of which weights tokens are: all, or the least and the largest."""
+    if len(weights) > 3:
+        return f" of weights {weights[0]:g} to {weights[-1]:g}"
+    return f" of weight {', '.join(f'{weight:g}' for weight in weights)}" if weights else ""
 
 
 def _counted(count: int, what: str) -> str:
@@ -102,4 +109,9 @@ def total_lines(totals: Totals, entries: Sequence[MixtureEntry]) -> list[str]:
             f"{entry.share:7.1%} {tokens / filled if filled else 0.0:7.1%} {tokens:14,} {totals.documents[task]:12,} "
             f"{len(totals.records[task]):12,}  {printable(entry.task_name)}"  # last, since names differ in width
         )
-    return lines
+    named = zip(entries, totals.short, strict=True)
+    return lines + [
+        f"{printable(entry.task_name)}: the template leaves something out of {_counted(count, 'answer')}"
+        for entry, count in named
+        if count
+    ]

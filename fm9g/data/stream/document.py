@@ -21,10 +21,12 @@ class Sequence(msgspec.Struct, frozen=True, gc=False):
     """`tokens` [n + 1] int32, of which all but the last take a place of a row, each with the next one as its target.
 
     Loss is on the tokens start..stop - 1 of `targets`, ranges in order that do not meet; 1 <= start < stop <= n + 1.
+    `weights` [n + 1] float32: how much each counts there, None where all count alike.
     """
 
     tokens: np.ndarray
     targets: tuple[tuple[int, int], ...]
+    weights: np.ndarray | None = None
 
     @property
     def places(self) -> int:
@@ -35,13 +37,14 @@ class Sequence(msgspec.Struct, frozen=True, gc=False):
 class Document(msgspec.Struct, gc=False):
     """Sequences that belong together: of several, all are in one row, and none is ever cut.
 
-    `lost`: the tokens at its end that a row has no room for.
+    `lost`: the tokens at its end that a row has no room for; `short`: as of Example.
     """
 
     record: int
     sequences: tuple[Sequence, ...]
     may_cut: bool
     lost: int = 0
+    short: int = 0
     places: int = 0  # of a row, that it takes: those of its sequences
 
     def __post_init__(self) -> None:
@@ -75,7 +78,7 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
         tokens, ranges, learns = _join(record, parts, ids)
         if not learns:
             return Skip(record, "there is nothing in it to learn" if example.texts else "it is empty")
-        joined.append((tokens, ranges))
+        joined.append((tokens, ranges, _weights(record, parts, ids)))
         places += len(tokens) - 1
     may_cut = example.may_cut and oversize_rule == "segment"
     if places > row_length and not may_cut:
@@ -85,7 +88,7 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
             )
         if oversize_rule == "drop":
             return Skip(record, f"{places} tokens exceed max_length {row_length}", long=True)
-        ((tokens, ranges),) = joined
+        ((tokens, ranges, weights),) = joined
         if ranges and ranges[0][0] > row_length:
             reason = f"its input of {ranges[0][0]} tokens leaves no room for an output in max_length {row_length}"
             return Skip(record, reason, long=True)
@@ -96,16 +99,16 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
                 reason = f"of its {places} tokens, those of whole turns in max_length {row_length} have none to learn"
                 return Skip(record, reason, long=True)
         lost = len(tokens) - length
-        joined = [(tokens[:length], ranges)]
+        joined = [(tokens[:length], ranges, weights)]
     sequences = []
-    for tokens, ranges in joined:
+    for tokens, ranges, weights in joined:
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing
             return Skip(record, "it has no tokens")
         targets = _within(ranges, len(tokens))
         if not targets:
             return Skip(record, "there is nothing in it to learn")
-        sequences.append(Sequence(_as_array(tokens), targets))
-    return Document(record, tuple(sequences), may_cut, lost)
+        sequences.append(Sequence(_as_array(tokens), targets, weights))
+    return Document(record, tuple(sequences), may_cut, lost, example.short)
 
 
 def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], list[tuple[int, int]], bool]:
@@ -131,6 +134,22 @@ def _join(record: int, parts: tuple[Part, ...], ids: Ids) -> tuple[list[int], li
     if learning:
         _add_range(ranges, start, len(tokens))
     return tokens, ranges, learns
+
+
+def _weights(record: int, parts: tuple[Part, ...], ids: Ids) -> np.ndarray | None:
+    """How much each token of parts counts where it is learned; None where all count alike."""
+    if not any(part.weights for part in parts):
+        return None
+    found: list[float] = []
+    for part in parts:
+        content = part.content
+        size = len(ids[record, content]) if isinstance(content, str) else 1
+        ranges = _learned_in(record, part, content, ids) if part.spans and isinstance(content, str) else [(0, size)]
+        own = [1.0] * size
+        for (start, stop), weight in zip(ranges, part.weights or [1.0] * len(ranges), strict=True):
+            own[start:stop] = [weight] * (stop - start)
+        found += own
+    return np.array(found, dtype=np.float32)
 
 
 def _learned_in(record: int, part: Part, text: str, ids: Ids) -> list[tuple[int, int]]:

@@ -90,6 +90,7 @@ class StepBatch:
     documents: list[int]  # begun in this step, by task
     tokens: list[int]  # places filled in this step, by task
     skipped: list[tuple[int, Skip]]  # (task, why)
+    short: list[int] = field(default_factory=list)  # answers of those begun of which a template leaves out something
     lane_states: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))  # [rows, state size]
     exhausted: list[bool] = field(default_factory=list)  # of these lanes, which have nothing left
     row_digests: bytes = b""  # 32 bytes a row
@@ -98,14 +99,15 @@ class StepBatch:
 
 def step_batch(step: int, rows: list[Row], corpora: list[Corpus], batch_size: int, row_length: int) -> StepBatch:
     """A step's rows, `batch_size` of them a strip; where they came from is still to be said."""
-    documents, tokens = [0] * len(corpora), [0] * len(corpora)
+    documents, tokens, short = ([0] * len(corpora) for _ in range(3))
     for row in rows:
         for task, count in row.begun.items():
             documents[task] += count
         for piece in row.pieces:
             tokens[piece.task] += piece.places
+            short[piece.task] += piece.document.short if piece.first == 0 else 0
     strips = [make_strip(rows[i : i + batch_size], row_length) for i in range(0, len(rows), batch_size)]
-    return StepBatch(step, strips, documents, tokens, [skip for row in rows for skip in row.skipped])
+    return StepBatch(step, strips, documents, tokens, [skip for row in rows for skip in row.skipped], short)
 
 
 class StepStream(IterableDataset):  # type: ignore[type-arg]

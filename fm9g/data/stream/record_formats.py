@@ -55,7 +55,7 @@ def _chat(number: int, record: dict[str, Any], reading: Reading) -> Example:
     """A conversation as its template has it, loss on answers and their end tokens."""
     assert reading.renderer, "a format with a template is read with its renderer"
     parts = reading.renderer.parts(record)
-    return Example(number, (parts,), beginnings=beginnings(parts))
+    return Example(number, (parts,), beginnings=beginnings(parts), short=sum(part.short for part in parts))
 
 
 TEXT = "text"

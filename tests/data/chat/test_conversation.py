@@ -68,7 +68,15 @@ def test_turns_that_are_not_to_be_learned():
     turns += [{"from": "human", "value": "q", "weight": 0}, {"from": "gpt", "value": "a", "weight": 0}]
     turns += [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "loss": True, "weight": 1}]
     read = read_conversation({"conversations": turns})
-    assert [turn.learned for turn in read.turns if turn.answers] == [False, False, True]
+    assert [turn.weight for turn in read.turns if turn.answers] == [0, 0, 1]
+
+
+def test_weights_of_turns_and_of_a_record():
+    turns = [Q, {**A, "weight": 0.25}, Q, {**A, "weight": 3, "loss": True}, Q, {**A, "weight": 3, "loss": False}, Q, A]
+    read = read_conversation({"conversations": turns, "weight": 1.5, "loss": 2.3})
+    assert [turn.weight for turn in read.turns if turn.answers] == [0.25, 3, 0, 1]
+    assert read.weight == 1.5
+    assert read_conversation({"conversations": [Q, A], "weight": None}).weight == 1
 
 
 def test_a_call_its_result_and_tools():
@@ -111,7 +119,10 @@ Q, A = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
         ({"conversations": [Q, {"from": "gpt"}]}, "turn 2: no field 'value'"),
         ({"conversations": [Q, "a"]}, "turn 2: not an object with 'from' and 'value' but 'a'"),
         ({"conversations": "x"}, "'conversations' is not a list but 'x'"),
-        ({"conversations": [Q, {**A, "weight": 0.5}]}, "turn 2: weight must be 0 or 1, not 0.5"),
+        ({"conversations": [Q, {**A, "weight": -1}]}, "turn 2: weight must be a number from 0 to 1,000, not -1"),
+        ({"conversations": [Q, {**A, "weight": "1"}]}, "turn 2: weight must be a number from 0 to 1,000, not '1'"),
+        ({"conversations": [Q, A], "weight": float("nan")}, "weight must be a number from 0 to 1,000, not nan"),
+        ({"conversations": [Q, A], "weight": 1001}, "weight must be a number from 0 to 1,000, not 1001"),
         ({"conversations": [Q, {**A, "loss": "no"}]}, "turn 2: loss must be true or false, not 'no'"),
         ({"conversations": [Q, A], "tools": 1}, "'tools' is neither a list nor a text but 1"),
         ({"instruction": "q", "output": "a", "history": [["q"]]}, "'history', round 1: not a question and an answer"),

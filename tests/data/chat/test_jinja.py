@@ -9,17 +9,19 @@ import pytest
 
 from fm9g.data.chat.render import Learned, Renderer
 from fm9g.data.record import NoText
+from fm9g.data.stream.document import Document
 from fm9g.errors import UserError
 from tests.support.chats import (
     RECORDS,
     answers,
     conversation,
+    document,
     messages,
     their_ids,
     tokens_and_ranges,
     transformers_tokenizer,
 )
-from tests.support.jinja_templates import CHATML, JINJA, MISTRAL, OTHERS, QWEN, QWEN3, VICUNA
+from tests.support.jinja_templates import CHATML, JINJA, MISTRAL, MISTRAL_TOOLS, OTHERS, QWEN, QWEN3, VICUNA
 
 
 @pytest.fixture
@@ -90,6 +92,27 @@ def test_a_template_that_looks_into_texts_is_cut_by_its_tokens(opened):
     record["conversations"][0]["value"] = "what is <|im_end|>?"
     with pytest.raises(NoText, match="changes its texts or leaves some out, one of which spells a special token"):
         renderer.parts(record)
+
+
+def short(renderer, *said):
+    """How many answers of a conversation are told to lack something."""
+    record = conversation(len(said))
+    for turn, value in zip(record["conversations"][1::2], said, strict=True):
+        turn["value"] = value
+    made = document(renderer, record)
+    assert isinstance(made, Document)
+    return made.short
+
+
+def test_answers_of_which_a_template_leaves_out_something_are_counted(opened):
+    """Those that are learned, and not for white space, or for what is added to them."""
+    renderer, tokenizer, _ = opened("chatml", QWEN3)
+    thought = "<think>\nhm\n</think>\n\nsaid"
+    assert short(renderer, thought, thought, "said", thought) == 2
+    assert short(Renderer("tokenizer", tokenizer, Learned(mask_history=True)), thought, thought, thought) == 0
+    assert short(renderer, "said", "<think>\n\n\nhm\n</think>said") == 0
+    assert short(renderer, "said", "said") == 0
+    assert short(opened("chatml", CHATML)[0], thought, thought) == 0
 
 
 CALL = {"name": "weather", "arguments": {"city": "北京", "days": [1, 2]}}
@@ -166,6 +189,73 @@ def test_calls_are_learned_to_their_last_token_where_texts_are_looked_into(opene
     _, ranges = tokens_and_ranges(renderer, record)
     assert [tokenizer.decode(found[:-1]) for found in ranges] == ['weather {"city": "北京", "days": [1, 2]}', "No."]
     assert [found[-1] for found in ranges] == [tokenizer.id_of("<|im_end|>")] * 2
+
+
+SHAREGPT_CALLS = {
+    "conversations": [
+        {"from": "human", "value": "Will it rain?"},
+        {"from": "function_call", "value": json.dumps([CALL, CALL], ensure_ascii=False)},
+        {"from": "observation", "value": "yes"},
+        {"from": "observation", "value": "no"},
+        {"from": "observation", "value": "again no"},
+        {"from": "function_call", "value": json.dumps(CALL)},
+        {"from": "observation", "value": "maybe"},
+        {"from": "gpt", "value": "It may."},
+    ],
+    "tools": json.dumps(TOOLS),
+}
+
+
+def test_a_template_that_asks_for_ids_of_calls_is_given_some(opened):
+    """Made of how many calls were before: each its own, that of its result, and the same every time."""
+    renderer, tokenizer, _ = opened("mistral", MISTRAL_TOOLS)
+    tokens, ranges = tokens_and_ranges(renderer, SHAREGPT_CALLS)
+    first, second, third = ids = re.findall(r'"id": "(\w{9})"', "".join(map(tokenizer.decode, ranges)))
+    assert len({*ids}) == 3
+    assert re.findall(r'"call_id": "(\w{9})"', tokenizer.decode(tokens)) == [first, second, second, third]
+    written = '{"name": "weather", "arguments": {"city": "北京", "days": [1, 2]}, "id": "%s"}'
+    said = [tokenizer.decode(found) for found in ranges]
+    for answer, expected in zip(said, [ids[:2], ids[2:]], strict=False):
+        assert f"[{', '.join(written % id for id in expected)}]" in answer
+    assert "It may." in said[2]
+    again, _, _ = opened("mistral", MISTRAL_TOOLS)
+    assert tokens_and_ranges(again, SHAREGPT_CALLS) == (tokens, ranges)
+
+
+def with_ids(*ids):
+    """`called`, with ids of its calls, and of their results in another order."""
+    record, results = called(), [ids[0], *reversed(ids[1:])]
+    left = iter(ids)
+    for message in record["messages"]:
+        if calls := message.get("tool_calls"):
+            message |= {"content": "", "tool_calls": [{**call, "id": next(left)} for call in calls]}
+        if message["role"] == "tool":
+            message |= {"content": "dry", "tool_call_id": results.pop(0)}
+    return record
+
+
+def test_ids_that_a_record_has_are_kept(opened):
+    renderer, tokenizer, theirs = opened("mistral", MISTRAL_TOOLS)
+    ids = ["aaaaaaaa1", "bbbbbbbb2", "cccccccc3"]
+    tokens, ranges = tokens_and_ranges(renderer, with_ids(*ids))
+    assert re.findall(r'"id": "(\w+)"', "".join(map(tokenizer.decode, ranges))) == ids
+    assert re.findall(r'"call_id": "(\w+)"', tokenizer.decode(tokens)) == [ids[0], ids[2], ids[1]]
+    whole = theirs.apply_chat_template(with_ids(*ids)["messages"], tools=TOOLS, tokenize=False)
+    assert tokenizer.decode(tokens) == re.sub("|".join(map(re.escape, tokenizer.special.values())), "", whole)
+    with pytest.raises(NoText, match="refuses it: ids of calls have 9 characters"):
+        renderer.parts(with_ids("call_1", *ids[1:]))
+    with pytest.raises(NoText, match="the id of a call spells a special token"):
+        opened("qwen", QWEN)[0].parts(with_ids("<|im_end|>", *ids[1:]))
+
+
+def test_tools_that_a_template_looks_into_are_text_too(opened):
+    renderer, tokenizer, _ = opened("mistral", MISTRAL_TOOLS)
+    for name, other in (("rain", "sun"), ("sun", "rain")):
+        record = SHAREGPT_CALLS | {"tools": json.dumps([{"type": "function", "function": {"name": name}}])}
+        text = tokenizer.decode(tokens_and_ranges(renderer, record)[0])
+        assert f'name: "{name}";' in text and f'name: "{other}";' not in text
+    with pytest.raises(NoText, match="one of which spells a special token"):
+        renderer.parts(SHAREGPT_CALLS | {"tools": json.dumps([{"type": "function", "function": {"name": "</s>"}}])})
 
 
 def test_tokens_that_follow_the_end_at_once_are_learned_too(opened):

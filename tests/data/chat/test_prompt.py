@@ -10,7 +10,7 @@ from fm9g.data.chat.template import FOLDER
 from fm9g.data.record import NoText
 from fm9g.data.stream.document import Document
 from tests.support.chats import RECORDS, conversation, document, messages, transformers_tokenizer
-from tests.support.jinja_templates import JINJA, OTHERS, QWEN
+from tests.support.jinja_templates import JINJA, OTHERS, QWEN, QWEN3
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
@@ -56,6 +56,18 @@ def test_it_is_what_transformers_asks_with(name, jinja, tokenizer_of):
             assert renderer.prompt(read_question(asked)) == list(
                 expected if isinstance(expected, list) else expected["input_ids"]
             )
+
+
+def test_a_template_that_looks_into_texts_asks_as_it_does(tokenizer_of):
+    """Qwen3's leaves out what was thought before."""
+    tokenizer = tokenizer_of("qwen3", QWEN3)
+    renderer, theirs = Renderer("tokenizer", tokenizer, Learned()), transformers_tokenizer(tokenizer)
+    turns = [("user", "1 + 1 = ?"), ("assistant", "<think>\none and one\n</think>\n\n2"), ("user", "Sure?")]
+    asked = [{"role": role, "content": text} for role, text in turns]
+    expected = theirs.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert "one and one" not in expected
+    ids = theirs(expected, add_special_tokens=False)["input_ids"]
+    assert renderer.prompt(read_question({"messages": asked})) == ids
 
 
 def test_what_a_person_asks_is_no_token(tokenizer_of):

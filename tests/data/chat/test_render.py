@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import tokenizers
 from tokenizers import AddedToken, models, pre_tokenizers
@@ -53,6 +55,61 @@ def test_answers_that_say_so_are_not_learned(chatml):
         turn["weight"] = 0
     with pytest.raises(NoText, match="has no answer to learn"):
         renderer.parts(record)
+
+
+def weights_of(renderer, record):
+    """(text, weight) of each range of learned tokens that weigh the same."""
+    made = document(renderer, record)
+    assert isinstance(made, Document)
+    (sequence,) = made.sequences
+    assert sequence.weights is not None and len(sequence.weights) == len(sequence.tokens)
+    return [
+        (start + first, start + last, weight)
+        for start, stop in sequence.targets
+        for weight, first, last in _runs(sequence.weights[start:stop].tolist())
+    ]
+
+
+def _runs(values):
+    bounds = [0, *(i for i in range(1, len(values)) if values[i] != values[i - 1]), len(values)]
+    return [(values[first], first, last) for first, last in pairwise(bounds)]
+
+
+@pytest.mark.parametrize("name", [CHATML, "belle", "vicuna"])  # with tokens around answers, and with text alone
+def test_tokens_of_answers_have_the_weights_of_turn_times_record(tokenizer_of, name):
+    tokenizer = tokenizer_of(name)
+    renderer, record = Renderer(name, tokenizer, Learned()), conversation(3)
+    plain = document(renderer, record)
+    assert isinstance(plain, Document) and plain.sequences[0].weights is None
+    for number, weight in ((1, 0.5), (3, 4)):
+        record["conversations"][number]["weight"] = weight
+    expected = [(*bounds, weight) for bounds, weight in zip(plain.sequences[0].targets, (1.0, 8, 2), strict=True)]
+    assert weights_of(renderer, record | {"weight": 2}) == expected
+    record["conversations"][3]["weight"] = 0
+    assert weights_of(renderer, record) == [(*expected[0][:2], 0.5), (*expected[2][:2], 1.0)]
+
+
+def test_weights_that_come_to_one_are_none(chatml):
+    renderer, record = Renderer(CHATML, chatml, Learned()), conversation(3)
+    for turn in record["conversations"]:
+        turn["weight"] = 0.5
+    made = document(renderer, record | {"weight": 2})
+    assert isinstance(made, Document) and made.sequences[0].weights is None
+
+
+def test_where_all_is_learned_answers_keep_their_weights(chatml):
+    renderer, record = Renderer(CHATML, chatml, Learned(train_on_prompt=True)), conversation(2)
+    plain = document(Renderer(CHATML, chatml, Learned()), record)
+    assert isinstance(plain, Document)
+    (first, stop), _ = plain.sequences[0].targets
+    record["conversations"][1]["weight"], record["conversations"][3]["weight"] = 4, 0
+    size = len(tokens_and_ranges(renderer, record)[0])
+    assert weights_of(renderer, record | {"weight": 0.5}) == [(1, first, 0.5), (first, stop, 2.0), (stop, size, 0.5)]
+
+
+def test_a_record_of_weight_0_is_not_learned(chatml):
+    with pytest.raises(NoText, match="has the weight 0, so that nothing of it is learned"):
+        Renderer(CHATML, chatml, Learned(train_on_prompt=True)).parts(conversation(2) | {"weight": 0})
 
 
 def test_what_is_too_long_is_cut_after_an_answer(chatml):

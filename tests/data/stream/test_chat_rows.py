@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from fm9g.data.chat.render import Learned, Renderer
+from fm9g.data.inspect.preview import Preview
+from fm9g.data.inspect.preview_text import Style, row_lines, total_lines
 from fm9g.data.stream.corpus import open_corpora
 from fm9g.data.stream.document import Document
 from fm9g.data.stream.loader import Loader, Plan, StepStream
@@ -15,9 +18,11 @@ from fm9g.data.stream.prefetch import Prefetcher
 from fm9g.data.stream.strip import IGNORED, PADDING_TASK
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from tests.support.chats import RECORDS, tokens_and_ranges
+from tests.support.chats import RECORDS, conversation, tokens_and_ranges
+from tests.support.jinja_templates import QWEN3
 from tests.support.places import index
 from tests.support.runs_here import refused_here, train_here
+from tests.support.tiny_tokenizers import with_tokens
 
 ROW = 400
 
@@ -96,6 +101,40 @@ def test_a_template_may_lie_beside_the_mixture(mixture, place, tmp_path):
     assert isinstance(made, Document) and made.sequences[0].targets
 
 
+@pytest.fixture
+def thinking(tmp_path):
+    """A tokenizer whose template leaves thoughts out of all answers but the last, and 8 conversations with three."""
+    records = [conversation(3, number) for number in range(8)]
+    for record in records:
+        for turn in record["conversations"][1::2]:
+            turn["value"] = f"<think>hm</think>{turn['value']}"
+    jinja = {"chat_template": QWEN3, "eos_token": "<|im_end|>"}
+    texts = [json.dumps(record, ensure_ascii=False) for record in records]
+    return with_tokens(tmp_path / "thinking", ["<|im_start|>", "<|im_end|>"], texts, **jinja), records
+
+
+def test_a_preview_says_what_a_template_leaves_out(mixture, thinking):
+    folder, records = thinking
+    tokenizer, entries = load_tokenizer(folder), read_mixture(mixture(records, template="tokenizer"))
+    shown = Preview(open_corpora(entries, tokenizer, 1, ROW), tokenizer, Plan(1, ROW, 1, 1), 100)
+    list(shown)
+    assert shown.ended
+    assert total_lines(shown.totals, entries)[-1] == "chat: the template leaves something out of 16 answers"
+
+
+def test_a_preview_shows_the_weights_of_what_is_learned(mixture, place):
+    records = [conversation(4), conversation(4), conversation(1)]
+    for turn, weight in zip(records[0]["conversations"][1::2], (1, 0.5, 0.5, 2), strict=True):
+        turn["weight"] = weight
+    for turn, weight in zip(records[1]["conversations"][1::2], (0.25, 0.5, 1, 4), strict=True):
+        turn["weight"] = weight
+    tokenizer, entries = load_tokenizer(place.tokenizer), read_mixture(mixture(records))
+    shown = Preview(open_corpora(entries, tokenizer, 1, ROW), tokenizer, Plan(1, ROW, 1, 1), 100)
+    lines = [line for rows in shown for row in rows for line in row_lines(row, ROW, entries, Style(False, False))]
+    ends = {line.partition("record ")[2][0]: line.partition(" with loss")[2] for line in lines if ", record " in line}
+    assert ends == {"0": " of weight 0.5, 1, 2", "1": " of weights 0.25 to 4", "2": ""}
+
+
 @pytest.mark.usefixtures("single_rank")
 class TestRuns:
     """Whole runs on conversations."""
@@ -111,6 +150,16 @@ class TestRuns:
         train_here(place, tmp_path / "half", **options | {"train_iters": 2})
         rest = train_here(place, tmp_path / "half", **options, resume_ckpt="latest")
         assert rest.losses() == whole.losses()
+
+    def test_a_run_of_data_alone_says_what_a_template_leaves_out(self, place, tmp_path, mixture, thinking):
+        folder, records = thinking
+        data = {"dataset_config": mixture(records, template="tokenizer"), "only_run_dataloader": 1, "max_length": ROW}
+        model = {"config": place.write_model("wide", vocab_size=640, max_length=ROW), "tokenizer_path": folder}
+        run = train_here(place, tmp_path / "out", **data, **model, train_iters=100, stop_when_end=1)
+        assert re.search(r"\(8 documents, .* learned, the template leaves something out of 16 answers\)", run.log)
+        mixture(records, template="chatml")
+        run = train_here(place, tmp_path / "whole", **data, **model, train_iters=100, stop_when_end=1)
+        assert "(8 documents, " in run.log and "leaves something out" not in run.log
 
     def test_what_is_no_conversation_is_named_and_counted(self, options, place, tmp_path):
         run = train_here(place, tmp_path / "out", **options | {"train_iters": 6, "batch_size": 4})

@@ -65,8 +65,8 @@ def test_the_digest_of_a_row_is_over_task_record_and_tokens():
 
 
 def naive(rows, length):
-    """(tokens, targets, lengths, parts) of rows, token by token."""
-    tokens, targets, lengths, parts = [], [], [], []
+    """(tokens, targets, lengths, parts, weights) of rows, token by token."""
+    tokens, targets, lengths, parts, weights = [], [], [], [], []
     for row in rows:
         begun = len(tokens)
         for piece in row.pieces:
@@ -77,14 +77,25 @@ def naive(rows, length):
                 for i in places:
                     tokens.append(int(sequence.tokens[i]))
                     targets.append(int(sequence.tokens[i + 1]) if i + 1 in learned else IGNORED)
+                    weights.append(weight_of(sequence, i + 1) if i + 1 in learned else 0.0)
                 lengths.append(len(places))
                 parts.append(part)
         if padding := begun + length - len(tokens):
             tokens += [0] * padding
             targets += [IGNORED] * padding
+            weights += [0.0] * padding
             lengths.append(padding)
             parts.append(0)
-    return tokens, targets, lengths, parts
+    return tokens, targets, lengths, parts, weights
+
+
+def weight_of(sequence, token):
+    return 1.0 if sequence.weights is None else float(sequence.weights[token])
+
+
+def weights_of(strip):
+    """A strip's weights, or those that None stands for."""
+    return ((strip.targets != IGNORED).float() if strip.weights is None else strip.weights).tolist()
 
 
 @st.composite
@@ -93,7 +104,9 @@ def sequences(draw, most=12):
     size = draw(st.integers(2, most))
     bounds = sorted(draw(st.sets(st.integers(1, size), min_size=2, max_size=6)))
     ranges = tuple(zip(bounds[::2], bounds[1::2], strict=False))
-    return Sequence(np.array(draw(st.permutations(range(100, 100 + size))), dtype=np.int32), ranges)
+    weights = draw(st.none() | st.lists(st.sampled_from([0.25, 1, 3]), min_size=size, max_size=size))
+    weights = None if weights is None else np.array(weights, dtype=np.float32)
+    return Sequence(np.array(draw(st.permutations(range(100, 100 + size))), dtype=np.int32), ranges, weights)
 
 
 @given(st.lists(st.lists(sequences(), min_size=1, max_size=3), min_size=1, max_size=5), st.integers(36, 50))
@@ -103,10 +116,11 @@ def test_strips_are_what_a_token_by_token_reading_gives(documents, length):
         for i, found in enumerate(documents)
     ]
     strip = make_strip(rows, length)
-    found = (strip.tokens.tolist(), strip.targets.tolist(), strip.lengths, strip.sequences)
+    found = (strip.tokens.tolist(), strip.targets.tolist(), strip.lengths, strip.sequences, weights_of(strip))
     assert found == naive(rows, length)
+    assert (strip.weights is None) == all(s.weights is None for of in documents for s in of)
     again = pickle.loads(pickle.dumps(strip))
-    assert (again.tokens.tolist(), again.targets.tolist(), again.lengths, again.sequences) == found
+    assert (again.tokens.tolist(), again.targets.tolist(), again.lengths, again.sequences, weights_of(again)) == found
     assert again.tasks == strip.tasks
 
 
@@ -121,3 +135,4 @@ def test_a_document_cut_anywhere_gives_each_target_once(sequence, length):
     learned = [token for start, stop in sequence.targets for token in sequence.tokens[start:stop].tolist()]
     assert strip.targets[strip.targets != IGNORED].tolist() == learned
     assert strip.targets.tolist() == naive(rows, length)[1]
+    assert weights_of(strip) == naive(rows, length)[4]
