@@ -2,7 +2,8 @@
 """The whole workflow in under five minutes on two cores, on text that is on any machine.
 
 Corpus, tokenizer, index, mixture, training with a kill and an exact resume on the way, conversion to Hugging Face,
-generated text, and how well the model predicts text that it has not seen.
+generated text, and how well the model predicts text that it has not seen; then finetuning on questions and answers, of
+all weights and by LoRA, and a talk in the terminal.
 
 Everything is written below .quickstart/<n>/, a new number each time. The commands it runs are the ones of the README.
 """
@@ -27,8 +28,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # works without fm9g being installed
+TOOLS = Path(__file__).resolve().parent
+sys.path[:0] = [str(TOOLS.parent), str(TOOLS)]  # works without fm9g being installed, and from wherever it is run
+
+from quickstart_common import ROOT, processes, shown, step, tool, training
+from quickstart_finetuning import finetune
 
 from fm9g.data.file_kinds import other_encoding
 from fm9g.data.tokens.tokenizer import load_tokenizer
@@ -50,17 +54,6 @@ def new_folder() -> Path:
     folder = base / str(max(taken, default=0) + 1)
     folder.mkdir()
     return folder
-
-
-def step(title: str) -> None:
-    """Announce a step."""
-    print(f"\n== {title}", flush=True)
-
-
-def tool(*words: str) -> None:
-    """Run a command of the workflow, shown as a user would type it."""
-    print("$ python " + " ".join(os.path.relpath(word) if word.startswith("/") else word for word in words), flush=True)
-    subprocess.run([sys.executable, *words], check=True)
 
 
 def library_texts() -> tuple[list[str], list[str]]:
@@ -162,27 +155,20 @@ def prepare_data(folder: Path, text: str | None) -> None:
     (folder / "mixture.json").write_text(json.dumps(mixture, indent=2) + "\n")
 
 
-def processes() -> int:
-    """Two where there are two cores: faster than one process with two threads."""
-    cores = len(os.sched_getaffinity(0))
-    return max(count for count in (1, 2) if count <= cores)
-
-
 def train_command(folder: Path) -> list[str]:
     """run_bmtrain.sh with the settings of this run."""
-    settings = {
-        "config": "quickstart",
-        "model_unique": "quickstart",
-        "tokenizer_path": folder / "tokenizer",
-        "dataset_config": folder / "mixture.json",
-        "output_dir": folder / "data",
-        "n_gpus": processes(),
-        "batch_size": ROWS // processes(),
-        "train_iters": ITERATIONS,
-        "save_iters": SAVED_AT,
-    }
-    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    return ["bash", str(ROOT / "apps/fm9g_7b/run_bmtrain.sh"), *words]
+    return training(
+        "run_bmtrain.sh",
+        config="quickstart",
+        model_unique="quickstart",
+        tokenizer_path=folder / "tokenizer",
+        dataset_config=folder / "mixture.json",
+        output_dir=folder / "data",
+        n_gpus=processes(),
+        batch_size=ROWS // processes(),
+        train_iters=ITERATIONS,
+        save_iters=SAVED_AT,
+    )
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -283,7 +269,7 @@ def main() -> None:
     folder, started = new_folder(), time.perf_counter()
     prepare_data(folder, arguments.text)
     step(f"train: {ITERATIONS} iterations of a small model; it will be killed on the way")
-    print("$ " + " ".join(os.path.relpath(w) if w.startswith("/") else w for w in train_command(folder)), flush=True)
+    print(f"$ {shown(train_command(folder))}", flush=True)
     train_and_kill(folder)
     step("resume the newest checkpoint")
     resume(folder)
@@ -295,10 +281,18 @@ def main() -> None:
         *("--tokenizer", str(folder / "tokenizer"), "--bmtrain-ckpt-path", str(checkpoint)),
         *("--huggingface-save-dir", str(converted)),
     )
-    conclude(folder, converted, started)
+    show(folder, converted)
+    finetune(folder, checkpoint)
+    step("done")
+    board, seconds = os.path.relpath(folder / "data/tensorboard"), time.perf_counter() - started
+    print(f"in {seconds:.0f} s")
+    print(f"curves:  .venv/bin/tensorboard --logdir {board}")
+    print(f"model:   {os.path.relpath(converted)}")
+    chat = os.path.relpath(folder / "data/checkpoints/full")
+    print(f"to talk: .venv/bin/python tools/generate.py --model {chat} --chat")
 
 
-def conclude(folder: Path, converted: Path, started: float) -> None:
+def show(folder: Path, converted: Path) -> None:
     """Show what the model writes, and how well it predicts; a UserError if training did not learn."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -306,7 +300,7 @@ def conclude(folder: Path, converted: Path, started: float) -> None:
     step("transformers continues texts that were not trained on; [the beginning] is theirs")
     for name in WEIGHTS:
         generate(model, tokenizer, held_out(folder, name))
-    step("done")
+    step("texts that were not trained on")
     lines = metrics(folder)
     print(f"loss {lines[0]['loss']:.2f} -> {sum(line['loss'] for line in lines[-20:]) / 20:.2f} nats per token")
     print("bits per byte of text that was not trained on:")
@@ -319,10 +313,6 @@ def conclude(folder: Path, converted: Path, started: float) -> None:
         print(f"    {name:8}{frequency:12.2f}{zipped:8.2f}{xz:8.2f}{mine:8.2f}", flush=True)
         if mine > 0.9 * frequency:
             raise UserError("the model is not well below the frequency of tokens: something is wrong here")
-    board, seconds = os.path.relpath(folder / "data/tensorboard"), time.perf_counter() - started
-    print(f"in {seconds:.0f} s")
-    print(f"curves:  .venv/bin/tensorboard --logdir {board}")
-    print(f"model:   {os.path.relpath(converted)}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class Adapters:
         whole_modules(config, settings.modules_to_save or [])
         self._whole = {name.rpartition(".")[0] for name in saved_modules(settings.modules_to_save or [])}
         kind = Dora if settings.use_dora else LowRank
+        self.saves_whole = bool(self._whole)
         self._adapt = functools.partial(
             kind, rank=settings.lora_r, scale=settings.kind.scale, dropout=settings.lora_dropout
         )

@@ -85,7 +85,10 @@ def _line() -> str | None:
     line: bytes | None = None
     if runtime.rank() == 0:
         with contextlib.suppress(EOFError):
-            line = input("> ").encode("utf-8", "surrogateescape")
+            text = input("> ")
+            if not sys.stdin.isatty():  # which shows what is typed
+                print(text, flush=True)
+            line = text.encode("utf-8", "surrogateescape")
     if runtime.world_size() > 1:
         line = runtime.gather_bytes(b"\0" if line is None else line)[0]
         line = None if line == b"\0" else line

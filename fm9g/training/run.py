@@ -142,7 +142,8 @@ def _trained(learner: Learner) -> str:
         return ""
     shapes = whole_shapes(learner.model)
     trained = sum(math.prod(shapes[name]) for name in learner.saved_names)
-    return f"{trained:,} more in adapters of {learner.adapters.modules} layers and modules_to_save are trained alone, "
+    whole = " and modules_to_save" if learner.adapters.saves_whole else ""
+    return f"{trained:,} more in adapters of {learner.adapters.modules} layers{whole} are trained alone, "
 
 
 def open_loop(inputs: Inputs) -> Loop:

@@ -188,6 +188,16 @@ def test_adapters_for_another_model_are_refused(llama: Path, base: Path, tmp_pat
         read_adapters(tmp_path / "a.pt", tmp_path / "a.lora.json")
 
 
+def test_a_folder_of_adapters_is_replaced_if_that_is_asked_for(llama: Path, tmp_path: Path) -> None:
+    theirs(llama).save_pretrained(tmp_path / "peft")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    saved = read_adapters(tmp_path / "a.pt", None)
+    for overwrite in (False, True):
+        adapters_to_peft(saved, llama, None, tmp_path / "out", overwrite)
+    with pytest.raises(UserError, match="is not empty"):
+        adapters_to_peft(saved, llama, None, tmp_path / "out")
+
+
 def test_what_pefts_folders_cannot_say_is_refused(tmp_path: Path) -> None:
     tied = save(tiny_llama(tie_word_embeddings=True), tmp_path / "tied")
     huggingface_to_bmtrain(tied, tmp_path / "tied.pt")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import sys
 
 import pytest
 
@@ -78,3 +79,12 @@ def test_small_is_a_model_for_one_gpu():
     config = ModelConfig.from_json(config_paths("small")[0])
     assert 100e6 < num_parameters(config) < 200e6
     assert 32_000 <= config.vocab_size <= 50_000
+
+
+def test_there_are_questions_enough_and_each_is_asked_once():
+    questions = sys.modules["quickstart_finetuning"].questions
+    found = list(questions())
+    assert len({record["instruction"] for record in found}) > 500
+    for record in found:
+        assert record["instruction"].endswith("?")
+        assert record["output"].endswith(".") and "\n" not in record["output"]

@@ -40,8 +40,8 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def is_model_folder_file(name: str) -> bool:
-    """Whether a file of this name belongs to a model as these tools write it."""
-    return name == "config.json" or _matches(name, (*REFERENCE_FILES, *WEIGHT_FILES))
+    """Whether a file of this name belongs to a model, or to adapters, as these tools write them."""
+    return name in ("config.json", "adapter_config.json") or _matches(name, (*REFERENCE_FILES, *WEIGHT_FILES))
 
 
 def copy_files(source: Path, target: Path, patterns: tuple[str, ...]) -> None:
