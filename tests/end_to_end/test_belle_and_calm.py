@@ -1,4 +1,4 @@
-"""The loop of BELLE's and CALM's guides, as examples/belle_and_calm/run.sh has it, from its first command to its last."""
+"""The loop of BELLE's and CALM's guides, as examples/belle_and_calm/run.sh has it, from first to last."""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ def test_a_conversation(forms: Forms, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(builtins, "input", lambda prompt: next(said))
     done = run_tool_here(TOOL, ["--model", str(forms.run), "--chat", "--max_new_tokens", "16"], tmp_path)
     assert done.returncode == 0
-    assert len(done.output.splitlines()) == 4
+    asked = [first, second, second, second]
+    shown = [line for line in done.output.splitlines() if line and not line.startswith("/")]
+    assert shown[::2] == asked and all(shown[1::2])  # what is not typed is shown, too
     assert next(said, None) is None
 
 
