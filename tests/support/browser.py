@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -39,6 +40,8 @@ class Browser:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with contextlib.suppress(OSError):  # the driver ends the browser; without it, that would go on
+            self._ask("", method="DELETE")
         self._process.kill()
         self._process.wait()
 
@@ -48,9 +51,10 @@ class Browser:
         except OSError:
             return False
 
-    def _ask(self, path: str, body: Any = None) -> Any:
+    def _ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._root + path, data, {"content-type": "application/json"})
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(self._root + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)["value"]
 
