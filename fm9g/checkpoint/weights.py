@@ -27,7 +27,7 @@ WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
 def write_weights(model: Any, path: Path, names: Collection[str]) -> None:
     """Rank 0 writes {name: tensor} of the parameters `names` as torch.save would; no rank ever holds more than a block
     of the whole model."""
-    weights = ((name, weight) for name, weight in gathered_weights(model) if name in names)
+    weights = gathered_weights(model, names)
     if runtime.rank() != 0:
         for _ in weights:
             pass

@@ -47,10 +47,8 @@ class Adapters:
             return
         suffix, lengths = f".{MAGNITUDE}", {}
         wanted = {name.removesuffix(suffix) for name, _ in model.named_parameters() if name.endswith(suffix)}
-        for name, weight in gathered_weights(model):
-            layer = name.removesuffix(".weight")
-            if layer in wanted and name != layer:
-                lengths[layer + suffix] = row_lengths(weight)
+        for name, weight in gathered_weights(model, {f"{layer}.weight" for layer in wanted}):
+            lengths[name.removesuffix(".weight") + suffix] = row_lengths(weight)
         model.load_state_dict(lengths, strict=False)
 
     def describe(self, base: str) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from fm9g.convert.peft import in_our_names, read_peft
 from fm9g.convert.saved_run import json_object
 from fm9g.errors import UserError
 from fm9g.files import read_json, read_text
-from fm9g.lora.told import check_base
+from fm9g.lora.told import check_base, told_of
 from fm9g.model.config import ModelConfig
-from fm9g.tensors.fingerprint import fingerprint
+from fm9g.tensors.fingerprint import fingerprint, fingerprint_of
 from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.readers import read_huggingface_folder, read_pt
 
@@ -112,11 +112,25 @@ def _with_adapter(source: Source, weights: Path | None, adapter: Path) -> Source
     peft = (adapter / PEFT_CONFIG).is_file()
     path = adapter if peft else _weights_in(adapter)
     saved = _peft(path, source.config) if peft else read_adapters(path, None)
-    if weights is not None and not peft:
-        check_base(path, fingerprint(weights), weights)
+    if not peft:
+        _check_base(path, source, weights)
     tensors = with_adapters(source.tensors, saved, source.where, None)
     tokenizer, template = (None, None) if peft else (_tokenizer_of(path), trained_template(path))
     return Source(source.config, tensors, tokenizer or source.tokenizer, template or source.template, source.where)
+
+
+def _check_base(adapters: Path, source: Source, weights: Path | None) -> None:
+    """Refuse adapters for another .pt; of a folder it is said, since one may be converted to another dtype."""
+    if weights is not None:
+        check_base(adapters, fingerprint(weights), weights)
+        return
+    told = told_of(adapters)
+    if told is not None and told.base not in (None, fingerprint_of(source.tensors)):
+        print(
+            f"warning: {adapters}: adapters for weights that are not those of {source.where}, bit for bit: good if "
+            "they were converted from there to another dtype, and else not",
+            file=sys.stderr,
+        )
 
 
 def _peft(folder: Path, config: ModelConfig) -> SavedAdapters:

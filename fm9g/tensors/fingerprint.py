@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from fm9g.tensors.readers import map_tensors
+from fm9g.tensors.lazy import DTYPES, LazyTensor, raw_bytes
+from fm9g.tensors.readers import read_pt
 
 LOOKED_AT = 64  # values of a tensor at either end
 
 
 def fingerprint(path: Path) -> str:
-    """sha256, hex, of names, shapes and dtypes of the tensors of a .pt, and the first and last values of each."""
+    """That of the tensors of a .pt."""
+    return fingerprint_of(read_pt(path))
+
+
+def fingerprint_of(weights: Mapping[str, LazyTensor]) -> str:
+    """sha256, hex, of names, shapes and dtypes of tensors, and the first and last values of each."""
     digest = sha256()
-    weights = map_tensors(path)
     for name in sorted(weights):
         tensor = weights[name]
-        flat = tensor.flatten()
-        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
-        for part in (flat[:LOOKED_AT], flat[-LOOKED_AT:]):
-            digest.update(part.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(f"{name} {list(tensor.shape)} {DTYPES[tensor.dtype].torch}\n".encode())
+        for part in _ends(tensor):
+            digest.update(raw_bytes(part))
     return digest.hexdigest()
+
+
+def _ends(tensor: LazyTensor) -> tuple[Tensor, Tensor]:
+    """The first and the last LOOKED_AT values, or as many as there are."""
+    assert tensor.read_rows is not None, "weights to look at lie in files"
+    rows = tensor.shape[0]
+    some = min(rows, math.ceil(LOOKED_AT * rows / max(tensor.numel, 1)))
+    return tensor.read_rows(0, some)[:LOOKED_AT], tensor.read_rows(rows - some, rows)[-LOOKED_AT:]

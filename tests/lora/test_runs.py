@@ -8,9 +8,11 @@ import shutil
 import pytest
 import torch
 
+from fm9g.checkpoint.weights import write_weights
 from fm9g.convert.adapters import read_adapters, with_adapters
 from fm9g.lora.layers import adapter_parameters
 from fm9g.model.config import ModelConfig
+from fm9g.runtime import bmt
 from fm9g.tensors.lazy import same_bits
 from fm9g.tensors.readers import read_pt
 from fm9g.training.inputs import open_inputs
@@ -18,7 +20,7 @@ from fm9g.training.run import open_loop
 from fm9g.training.settings import read_settings
 from tests.support.outputs import Output
 from tests.support.places import Place
-from tests.support.runs_here import APP, refused_here, train_here
+from tests.support.runs_here import APP, refused_here, train_here, training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 
@@ -181,3 +183,15 @@ def test_dora_of_a_model_in_half_precision(place, tmp_path):
     rest = train_here(place, tmp_path / "half", **options, train_iters=4, resume_ckpt=2)
     assert rest.learned() == whole.learned()
     assert all(torch.equal(value, whole.weights(4)[name]) for name, value in rest.weights(4).items())
+
+
+def test_a_save_gathers_adapters_alone(place, options, tmp_path, monkeypatch):
+    """Of a base of 70 billion weights, gathering all for a few megabytes would take minutes."""
+    with training_here(place, tmp_path, **options) as loop:
+        gathered, gather = [], bmt.nccl.allGather
+        monkeypatch.setattr(bmt.nccl, "allGather", lambda src, *to: (gathered.append(len(src)), gather(src, *to)))
+        write_weights(loop.learner.model, tmp_path / "a.pt", loop.learner.saved_names)
+        saved = sum(param.numel() for name, param in loop.learner.model.named_parameters() if ".lora." in name)
+        monkeypatch.undo()
+    assert saved <= sum(gathered) < 1.5 * saved  # parts of a storage begin at multiples of 512 bytes
+    assert set(read_pt(tmp_path / "a.pt")) == set(loop.learner.saved_names)

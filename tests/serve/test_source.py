@@ -113,6 +113,15 @@ def test_adapters_for_other_weights_are_refused(forms: Forms, alone: Path) -> No
         find_source(alone, forms.adapters)
 
 
+def test_adapters_beside_a_folder_with_other_weights_are_a_warning(
+    forms: Forms, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find_source(forms.folder, forms.adapters)
+    assert "not those of" not in capsys.readouterr().err
+    find_source(forms.merged, forms.adapters)
+    assert "adapters for weights that are not those of" in capsys.readouterr().err
+
+
 def test_a_tokenizer_of_more_tokens_than_the_model_knows_is_refused(forms: Forms, tmp_path: Path) -> None:
     larger = with_tokens(tmp_path / "larger", [f"<{number}>" for number in range(700)], ["a text"])
     with pytest.raises(UserError, match=r"tokens, the model knows 700: it is not its tokenizer"):
