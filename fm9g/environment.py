@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from fm9g.errors import UserError
@@ -37,3 +38,9 @@ def check_ranks() -> None:
     whole_number("RANK", 0)
     whole_number("LOCAL_RANK", 0)
     whole_number("MASTER_PORT", 0, most=65535)
+
+
+def tell(message: str) -> None:
+    """Say something on stderr, once if a launcher started several ranks."""
+    if os.environ.get("RANK", "0") in ("", "0"):
+        print(message, file=sys.stderr, flush=True)

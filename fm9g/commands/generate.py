@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from fm9g.commandline import parse_flags, path
 from fm9g.commands.model_flags import NO_TEMPLATE, add_model_flags, need_template, open_model
 from fm9g.errors import UserError
-from fm9g.files import atomic_file, read_text
+from fm9g.files import atomic_file, read_text, require_file
 
 if TYPE_CHECKING:  # torch is imported late here, after the flags have been checked
     from fm9g.serve.text_model import Request, TextModel
@@ -82,6 +82,14 @@ def check(flags: argparse.Namespace) -> None:
         raise UserError("--output_file has no use with --chat")
     if flags.output_file and flags.output_file.exists() and not flags.overwrite:
         raise UserError(f"{flags.output_file} exists; --overwrite replaces it")
+    if flags.chat and flags.template == NO_TEMPLATE:
+        raise UserError(
+            "--chat needs a template, and --template none says that there is none: --prompt continues texts"
+        )
+    if flags.system and (flags.dev_file or (not flags.chat and flags.template in (None, NO_TEMPLATE))):
+        raise UserError("--system is for questions: --chat, or --prompt with --template (records have their own)")
+    for file in filter(None, (flags.prompt_file, flags.dev_file)):
+        require_file(file, streamed=True)
     if flags.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {flags.batch_size}")
     if not 0 <= flags.seed < 1 << 32:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
 from fm9g.commandline import path
 from fm9g.data.chat.jinja_source import has_template
 from fm9g.data.chat.render import TOKENIZER
+from fm9g.environment import tell
 from fm9g.errors import UserError
 from fm9g.tensors.lazy import DTYPE_ARGUMENTS, parse_dtype
 
@@ -52,7 +52,7 @@ def open_model(flags: argparse.Namespace, chat: bool) -> TextModel:
         template = source.template
         if template is None and folder is not None and has_template(folder if folder.is_dir() else folder.parent):
             template = TOKENIZER
-        print(f"note: questions are put by the template {template or 'none'}", file=sys.stderr)
+        tell(f"note: questions are put by the template {template or 'none'}")
     runtime.initialize(getattr(flags, "seed", 0))
     return load(source, flags.tokenizer, template, dtype)
 

@@ -21,11 +21,14 @@ from fm9g.commands.model_flags import add_model_flags, open_model
 from fm9g.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported late here, after the flags have been checked
+    import uvicorn
+
     from fm9g.serve.api import Server
     from fm9g.serve.worker import Worker
 
 PORT, NEW_TOKENS = 8000, 1024
 KEY = "FM9G_API_KEY"
+_GRACE = 5  # seconds that answers have when the server ends
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -70,10 +73,11 @@ def main() -> None:
             if not model.by_itself:
                 worker.follow()
             return
-        name = flags.name or flags.model.resolve().stem
+        path = flags.model.resolve()
+        name = flags.name or (path.name if path.is_dir() else path.stem)
         server = Server(model, worker, name, flags.api_key, defaults, flags.page)
-        http = uvicorn.Server(uvicorn.Config(server.app(), log_level="warning"))
-        _serve(http, server, flags, listening)
+        config = uvicorn.Config(server.app(), log_level="warning", timeout_graceful_shutdown=_GRACE)
+        _serve(uvicorn.Server(config), server, flags, listening)
 
 
 def _listen(flags: argparse.Namespace) -> socket.socket:
@@ -85,26 +89,25 @@ def _listen(flags: argparse.Namespace) -> socket.socket:
         raise UserError(f"cannot listen at {flags.host}, port {flags.port}: {error.strerror or error}") from None
 
 
-def _serve(http: object, server: Server, flags: argparse.Namespace, listening: socket.socket) -> None:
+def _serve(http: uvicorn.Server, server: Server, flags: argparse.Namespace, listening: socket.socket) -> None:
     """Answer requests until the program is told to end, or the worker fails."""
-    failed: list[BaseException] = []
-    thread = threading.Thread(target=_work, args=(server.worker, http, failed), daemon=True)
+    thread = threading.Thread(target=_work, args=(server.worker, http), daemon=True)
     thread.start()
     where = f"http://{flags.host}:{flags.port}"
     pages = f"{where}/ for talking, {where}/v1 for programs" if flags.page else f"{where}/v1"
     if flags.host not in ("127.0.0.1", "localhost", "::1") and not flags.api_key:
         print(f"warning: {flags.host} is open to others, and no --api_key is asked for", file=sys.stderr)
     print(f"serving {server.name}: {pages}", file=sys.stderr, flush=True)
-    http.run([listening])  # type: ignore[attr-defined]
+    http.run([listening])
     server.worker.close()
     thread.join()
-    if failed:
-        raise failed[0]
+    if server.worker.failed:
+        raise UserError("the server has ended, since generating failed: what it said stands above")
 
 
-def _work(worker: Worker, http: object, failed: list[BaseException]) -> None:
+def _work(worker: Worker, http: uvicorn.Server) -> None:
+    """Generate; when that ends, for whatever reason, so does the server."""
     try:
         worker.run()
-    except RuntimeError as error:  # of ranks in step, which cannot go on
-        failed.append(error)
-        http.should_exit = True  # type: ignore[attr-defined]
+    finally:
+        http.should_exit = True

@@ -32,13 +32,13 @@ def never(row: int, token: int) -> bool:
 
 
 class Engine:
-    """Continues rows with a model, which it puts in evaluation mode.
+    """Continues rows with a model, which is put in evaluation mode when it does.
 
     `lockstep`: of several ranks, all take the tokens that the first one chooses.
     """
 
     def __init__(self, model: Decoder, lockstep: bool = False) -> None:
-        self._model, self._lockstep = model.eval(), lockstep
+        self._model, self._lockstep = model, lockstep
 
     def generate(
         self,
@@ -56,6 +56,7 @@ class Engine:
         max_new_tokens.
         """
         check_prompts(prompts)
+        self._model.eval()
         device = runtime.device()
         generator = torch.Generator(device).manual_seed(seed)
         rows, cache = list(range(len(prompts))), Cache(len(prompts))

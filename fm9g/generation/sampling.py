@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +26,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         bounds = (
-            ("temperature", self.temperature >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature < math.inf, "at least 0"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
         )
         for name, holds, says in bounds:
             if not holds:
@@ -41,7 +42,8 @@ class Sampling:
             logits_RV = penalized(logits_RV, seen_RV, self.repetition_penalty)
         if not self.temperature:
             return logits_RV.argmax(-1)
-        weights = self.filtered(logits_RV / self.temperature).softmax(-1)
+        cooled_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) / self.temperature  # the likeliest stays at 0
+        weights = self.filtered(cooled_RV).softmax(-1)
         return torch.multinomial(weights, 1, generator=generator).squeeze(1)
 
     def filtered(self, logits_RV: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ class Context:
     """The one argument that goes with the hidden states through blocks, branches and attention kernels.
 
     Queries and keys have bounds of their own: a document's queries are those of the last of its keys. Where every
-    token of a document is at hand, as in training, they are the same.
+    token of a document is at hand, as in training, they are the same. With a cache both are those of the new tokens,
+    and what it holds is attended to besides.
     """
 
     queries: Documents

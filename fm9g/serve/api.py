@@ -6,8 +6,10 @@ Requests are read here, generated for by a Worker in a thread of its own, and an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from fm9g.serve.worker import Busy, Failed, Job, Worker
 
 PAGE = Path(__file__).with_name("page.html")
 MOST_BYTES = 16 << 20  # of a body
+_LOOK = 0.5  # seconds after which it is looked whether somebody still waits
 Handler = Callable[[HttpRequest], Awaitable[HttpResponse]]
 
 
@@ -47,7 +50,7 @@ class Server:
             Route("/v1/chat/completions", self._guarded(self._complete(True)), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._complete(False)), methods=["POST"]),
             Route("/v1/models", self._guarded(self._models)),
-            Route("/health", _health),
+            Route("/health", self._health),
         ]
         if self.page:
             routes.append(Route("/", _page))
@@ -90,6 +93,9 @@ class Server:
         self.worker.submit(job)
         return job, steps
 
+    async def _health(self, request: HttpRequest) -> HttpResponse:
+        return _error(503, "nothing generates any more") if self.worker.ended else JSONResponse({"status": "ok"})
+
     async def _models(self, request: HttpRequest) -> HttpResponse:
         renderer = self.model.renderer
         told = {"id": self.name, "object": "model", "created": 0, "owned_by": "fm9g"}
@@ -112,27 +118,30 @@ async def _body(request: HttpRequest) -> Any:
         if len(body) > MOST_BYTES:
             raise UserError(f"the body has more than {MOST_BYTES >> 20} MiB")
     try:
-        return json.loads(body)
+        return json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise UserError(f"the body is no JSON: {error}") from None
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 async def _all(request: HttpRequest, job: Job, steps: asyncio.Queue[Any]) -> list[list[Piece]] | Failed:
     """All steps of a job, which is given up when nobody waits for them any more, or why it failed."""
     found: list[list[Piece]] = []
+    looked = time.monotonic()
     while True:
-        try:
-            step = await asyncio.wait_for(steps.get(), 1.0)
-        except asyncio.TimeoutError:
+        with contextlib.suppress(asyncio.TimeoutError):
+            step = await asyncio.wait_for(steps.get(), _LOOK)
+            if step is None or isinstance(step, Failed):
+                return found if step is None else step
+            found.append(step)
+        if time.monotonic() - looked > _LOOK:
+            looked = time.monotonic()
             if await request.is_disconnected():
                 job.cancelled.set()
                 return found
-            continue
-        if step is None:
-            return found
-        if isinstance(step, Failed):
-            return step
-        found.append(step)
 
 
 async def _events(response: Response, job: Job, steps: asyncio.Queue[Any]) -> AsyncIterator[str]:
@@ -172,10 +181,6 @@ def _status(failed: Failed) -> int:
 
 def _failed(failed: Failed) -> HttpResponse:
     return _error(_status(failed), failed.message)
-
-
-async def _health(request: HttpRequest) -> HttpResponse:
-    return JSONResponse({"status": "ok"})
 
 
 async def _page(request: HttpRequest) -> HttpResponse:

@@ -7,6 +7,7 @@ refused by its name.
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ _TEXT = {"prompt": (str, list), "logprobs": _WHOLE}
 _IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), (0,)),
-    **{"logit_bias": ({},), "response_format": ({"type": "text"},), "tool_choice": ("auto", "none")},
+    **{"logit_bias": ({},), "response_format": ({"type": "text"},), "tool_choice": ("auto",)},
     **{"echo": (False,), "best_of": (1,), "suffix": ("",)},
 }
 
@@ -59,6 +60,8 @@ def read_request(body: Any, chat: bool, model: TextModel, defaults: Request) -> 
     copies = _between(values, "n", 1, 1, MOST_CHOICES)
     likeliest = _likeliest(values, chat)
     options = values.get("stream_options", {})
+    if unknown := sorted(options.keys() - {"include_usage"}):
+        raise UserError(f"stream_options: unknown field {unknown[0]!r}")
     return Asked(
         chat,
         [prompt for prompt in prompts for _ in range(copies)],
@@ -107,7 +110,8 @@ def _request(values: dict[str, Any], defaults: Request, likeliest: int) -> Reque
     stops = [stops] if isinstance(stops, str) else stops
     if len(stops) > MOST_STOPS or not all(isinstance(stop, str) and stop for stop in stops):
         raise UserError(f"stop must be a text, or at most {MOST_STOPS} of them, none empty")
-    most = values.get("max_completion_tokens", values.get("max_tokens", defaults.max_new_tokens))
+    limit = "max_completion_tokens" if "max_completion_tokens" in values else "max_tokens"
+    most = _between(values, limit, defaults.max_new_tokens, 1, sys.maxsize)
     known = vars(defaults.sampling)
     sampling = Sampling(**{name: values.get(name, default) for name, default in known.items()})
     seed = values.get("seed", secrets.randbits(31))
@@ -125,7 +129,9 @@ def _conversation(values: dict[str, Any], model: TextModel) -> list[int]:
 
 def _prompts(values: dict[str, Any], model: TextModel) -> list[list[int]]:
     """A text or token ids, or a list of either."""
-    given = values.get("prompt", "")
+    if "prompt" not in values:
+        raise UserError("prompt is missing")
+    given = values["prompt"]
     if isinstance(given, str) or (given and all(isinstance(item, int) for item in given)):
         given = [given]
     if not 0 < len(given) <= MOST_CHOICES:
@@ -227,7 +233,6 @@ class Response:
             "tokens": [self._spelled(token.token) for token in tokens],
             "token_logprobs": [token.log_prob for token in tokens],
             "top_logprobs": [{self._spelled(id): value for id, value in token.likeliest} for token in tokens],
-            "text_offset": [],
         }
 
     def _logprob(self, id: int, value: float) -> dict[str, Any]:

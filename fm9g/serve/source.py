@@ -7,7 +7,7 @@ beside a model, as a .pt, a checkpoint or a PEFT folder. They are merged into th
 
 from __future__ import annotations
 
-import sys
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from fm9g.convert.matching import match
 from fm9g.convert.peft import CONFIG as PEFT_CONFIG
 from fm9g.convert.peft import in_our_names, read_peft
 from fm9g.convert.saved_run import json_object
+from fm9g.convert.tokenizer.of_weights import vocabulary_of
+from fm9g.environment import tell
 from fm9g.errors import UserError
 from fm9g.files import read_json, read_text
 from fm9g.lora.told import check_base, told_of
@@ -33,13 +35,15 @@ from fm9g.tensors.readers import read_huggingface_folder, read_pt
 
 @dataclass(frozen=True)
 class Source:
-    """`tokenizer` and `template` are None where nothing tells them; `where` is what messages call the model."""
+    """`tokenizer` and `template` are None where nothing tells them; `where` is what messages call the model, and
+    `vocabulary` the Tokenizer.vocabulary of the tokenizer that it came with, if that is known."""
 
     config: ModelConfig
     tensors: Mapping[str, LazyTensor]
     tokenizer: Path | None
     template: str | None
     where: Path
+    vocabulary: str | None = None
 
 
 def find_source(model: Path, adapter: Path | None) -> Source:
@@ -72,7 +76,8 @@ def _ours(weights: Path) -> Source:
     if any(".lora." in name for name in tensors):
         raise UserError(f"{weights}: holds adapters: name the model that they are for, and this as --adapter")
     _, found = match(config, family_for(config, str(beside)).layouts, tensors, "ours", str(weights))
-    return Source(config, found, _tokenizer_of(weights), trained_template(weights), weights)
+    template, vocabulary = trained_template(weights), vocabulary_of(weights)
+    return Source(config, found, _tokenizer_of(weights), template, weights, vocabulary)
 
 
 def _weights_in(path: Path) -> Path:
@@ -85,7 +90,7 @@ def _weights_in(path: Path) -> Path:
         step = read_text(latest).strip()
         if not is_step(step):
             raise UserError(f"{latest}: names no step; name a checkpoint's folder")
-        print(f"note: {path}: its latest checkpoint, of step {step}, is taken", file=sys.stderr)
+        tell(f"note: {path}: its latest checkpoint, of step {step}, is taken")
         path = path / step
     if not (path / "state.json").is_file():
         raise UserError(f"{path}: no model: neither config.json (Hugging Face), nor state.json (a checkpoint) is there")
@@ -103,7 +108,7 @@ def _of_adapters(adapters: Path, model: Path, adapter: Path | None) -> Source:
     if not base or not Path(base).is_file():
         wanted = f"{base} (pretrained_model of its run)" if base else "the weights of its run"
         raise UserError(f"{model}: holds adapters, and {wanted} is not there: name the model, and this as --adapter")
-    print(f"note: {model} holds adapters for {base}, which they are merged into", file=sys.stderr)
+    tell(f"note: {model} holds adapters for {base}, which they are merged into")
     return _with_adapter(_ours(Path(base)), Path(base), adapters)
 
 
@@ -116,7 +121,9 @@ def _with_adapter(source: Source, weights: Path | None, adapter: Path) -> Source
         _check_base(path, source, weights)
     tensors = with_adapters(source.tensors, saved, source.where, None)
     tokenizer, template = (None, None) if peft else (_tokenizer_of(path), trained_template(path))
-    return Source(source.config, tensors, tokenizer or source.tokenizer, template or source.template, source.where)
+    return dataclasses.replace(
+        source, tensors=tensors, tokenizer=tokenizer or source.tokenizer, template=template or source.template
+    )
 
 
 def _check_base(adapters: Path, source: Source, weights: Path | None) -> None:
@@ -126,10 +133,9 @@ def _check_base(adapters: Path, source: Source, weights: Path | None) -> None:
         return
     told = told_of(adapters)
     if told is not None and told.base not in (None, fingerprint_of(source.tensors)):
-        print(
+        tell(
             f"warning: {adapters}: adapters for weights that are not those of {source.where}, bit for bit: good if "
-            "they were converted from there to another dtype, and else not",
-            file=sys.stderr,
+            "they were converted from there to another dtype, and else not"
         )
 
 
@@ -141,7 +147,11 @@ def _tokenizer_of(weights: Path) -> Path | None:
     """The tokenizer of the run that saved weights, or of the folder that they were converted from."""
     note = json_object(weights.with_suffix(".tokenizer.json")).get("path")
     named = _settings_of(weights).get("tokenizer_path") or note
-    return Path(named) if isinstance(named, str) and Path(named).exists() else None
+    if isinstance(named, str) and Path(named).exists():
+        return Path(named)
+    if named:
+        tell(f"note: the tokenizer of {weights} was {named}, which is not there from here")
+    return None
 
 
 def _settings_of(weights: Path) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
+import threading
 from typing import Any
 
 from fm9g import runtime
@@ -11,6 +13,7 @@ from fm9g.data.record import NoText
 from fm9g.errors import UserError
 from fm9g.serve.text_model import Request, TextModel
 
+_PATIENCE = 60.0  # seconds
 HELP = "/clear begins anew, /system TEXT sets the system text and begins anew, /exit or Ctrl-D ends"
 
 
@@ -82,14 +85,26 @@ def _prompt(model: TextModel, turns: list[dict[str, str]], system: str) -> list[
 
 def _line() -> str | None:
     """The next line that the person writes, on every rank; None at the end."""
-    line: bytes | None = None
+    if runtime.world_size() == 1:
+        return _typed()
+    typed: list[str | None] = []
     if runtime.rank() == 0:
-        with contextlib.suppress(EOFError):
-            text = input("> ")
-            if not sys.stdin.isatty():  # which shows what is typed
-                print(text, flush=True)
-            line = text.encode("utf-8", "surrogateescape")
-    if runtime.world_size() > 1:
-        line = runtime.gather_bytes(b"\0" if line is None else line)[0]
-        line = None if line == b"\0" else line
-    return None if line is None else line.decode("utf-8", "replace")
+        reader = threading.Thread(target=lambda: typed.append(_typed()), daemon=True)
+        reader.start()
+    while True:  # ranks that wait for each other longer than some minutes are taken for dead
+        if runtime.rank() == 0:
+            reader.join(_PATIENCE)
+        told = json.loads(runtime.gather_bytes(json.dumps(typed).encode())[0])
+        if told:
+            return told[0]  # type: ignore[no-any-return]
+
+
+def _typed() -> str | None:
+    """A line of the person's; None at the end."""
+    try:
+        text = input("> ")
+    except EOFError:
+        return None
+    if not sys.stdin.isatty():  # which shows what is typed
+        print(text, flush=True)
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -13,6 +13,7 @@ from fm9g.checkpoint.weights import fill
 from fm9g.data.chat.conversation import Conversation, read_question
 from fm9g.data.chat.render import ANSWERS_ALONE, Renderer
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer, read_object
+from fm9g.environment import tell
 from fm9g.errors import UserError, about
 from fm9g.generation.beams import beam_search
 from fm9g.generation.engine import Engine, Token
@@ -31,21 +32,21 @@ STOP, LENGTH = "stop", "length"
 
 @dataclass(frozen=True)
 class Request:
-    """How prompts are to be continued. `beams` above 1 search, and do not sample."""
+    """How prompts are to be continued. `num_beams` above 1 search: they do not sample, and name no token."""
 
     max_new_tokens: int = 512
     sampling: Sampling = Sampling()
-    beams: int = 1
+    num_beams: int = 1
     seed: int = 0
     stops: tuple[str, ...] = ()
     likeliest: int = 0  # tokens to name beside each that is taken
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "beams"):
+        for name in ("max_new_tokens", "num_beams"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.beams > 1 and self.sampling.temperature:
-            raise UserError("beams take what is likeliest: leave temperature at 0 with num_beams above 1")
+        if self.num_beams > 1 and self.sampling.temperature:
+            raise UserError("num_beams above 1 takes what is likeliest: leave temperature at 0")
 
 
 class Piece(NamedTuple):
@@ -75,6 +76,7 @@ class TextModel:
         named = read_object(tokenizer.path.parent / "generation_config.json").get("eos_token_id")
         others = named if isinstance(named, list) else [named]
         self._ends = {tokenizer.eos_id} | {id for id in others if isinstance(id, int)}
+        self._ends_of_answers = self._ends | (self.renderer.ends if self.renderer else set())
 
     def __enter__(self) -> TextModel:
         """Hold the weights, if they fit; else all ranks go on in step, and gather them for every token."""
@@ -107,7 +109,9 @@ class TextModel:
         """How many tokens may follow a prompt; UserError where there is no room for any."""
         most = self._model.config.max_length
         if len(prompt) >= most:
-            raise UserError(f"a prompt of {len(prompt)} tokens, and the model takes {most} with what follows")
+            raise UserError(
+                f"a prompt of {len(prompt)} tokens, and the model takes {most} with what follows: shorten it"
+            )
         return most - len(prompt)
 
     def generate(self, prompts: Sequence[Sequence[int]], request: Request, chat: bool) -> Iterator[list[Piece]]:
@@ -117,9 +121,9 @@ class TextModel:
         max_new_tokens or the model's max_length. UserError for a prompt that leaves no room.
         """
         rooms = [min(request.max_new_tokens, self.check_room(prompt)) for prompt in prompts]
-        ends = self._ends | (self.renderer.ends if chat and self.renderer else set())
+        ends = self._ends_of_answers if chat else self._ends
         decodings = [Decoding(self.tokenizer, prompt, request.stops, chat) for prompt in prompts]
-        if request.beams > 1:
+        if request.num_beams > 1:
             yield from self._by_beams(prompts, rooms, ends, request, decodings)
             return
         counts, texts = [0] * len(prompts), [""] * len(prompts)
@@ -150,7 +154,9 @@ class TextModel:
     ) -> Iterator[list[Piece]]:
         for row, (prompt, decoding) in enumerate(zip(prompts, decodings, strict=True)):
             penalty = request.sampling.repetition_penalty
-            found = beam_search(self._model, [prompt], ends, rooms[row], request.beams, penalty, not self.by_itself)[0]
+            found = beam_search(
+                self._model, [prompt], ends, rooms[row], request.num_beams, penalty, not self.by_itself
+            )[0]
             text = "".join([decoding.add(token) for token in found if token not in ends] + [decoding.end()])
             yield [Piece(row, text, None, STOP if decoding.stopped or found[-1] in ends else LENGTH)]
 
@@ -180,4 +186,7 @@ def load(source: Source, tokenizer: Path | None, template: str | None, dtype: st
     with about(str(source.where)), ProgressBar(str(source.where), total) as progress:
         fill(model, tensors, progress)
     warn_of(found, source.where)
-    return TextModel(model, load_tokenizer(path), template)
+    loaded = load_tokenizer(path)
+    if source.vocabulary not in (None, loaded.vocabulary):
+        tell(f"warning: {path} is not the tokenizer that {source.where} came with: its tokens spell other texts")
+    return TextModel(model, loaded, template)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import queue
@@ -30,6 +31,9 @@ class Failed(NamedTuple):
     ours: bool
 
 
+_GONE = Failed("the server ends: nothing generates any more", True)
+
+
 class Busy(Exception):
     """So many requests wait that another is not taken."""
 
@@ -51,7 +55,13 @@ class Worker:
     def __init__(self, model: TextModel) -> None:
         self._model = model
         self._jobs: queue.Queue[Job] = queue.Queue(MOST_WAITING)
-        self._closed = threading.Event()
+        self._closed, self._ended = threading.Event(), threading.Event()
+        self.failed = False  # in a way from which it could not go on
+
+    @property
+    def ended(self) -> bool:
+        """Whether no job is done any more."""
+        return self._ended.is_set()
 
     def submit(self, job: Job) -> None:
         """Have a job done after those that wait; Busy if there are too many."""
@@ -59,28 +69,49 @@ class Worker:
             self._jobs.put_nowait(job)
         except queue.Full:
             raise Busy(f"{MOST_WAITING} requests wait already") from None
+        if self.ended:
+            self._refuse()
 
     def close(self) -> None:
         """End after the job that is being done."""
         self._closed.set()
 
     def run(self) -> None:
-        """Do jobs until it is closed."""
-        told = time.monotonic()
-        while not self._closed.is_set():
-            try:
-                job = self._jobs.get(timeout=_LOOK)
-            except queue.Empty:
-                if time.monotonic() - told > _HEARTBEAT:
+        """Do jobs until it is closed. Whatever ends it, who waits is told."""
+        job: Job | None = None
+        self.failed = True
+        try:
+            spoken = time.monotonic()
+            while not self._closed.is_set():
+                job = self._next()
+                if job is not None:
+                    self._tell(_as_json(job))
+                    job.emit(self._do(job))
+                elif time.monotonic() - spoken > _HEARTBEAT:
                     self._tell({})
-                    told = time.monotonic()
-                continue
-            if job.cancelled.is_set():
-                continue
-            self._tell(_as_json(job))
-            job.emit(self._do(job))
-            told = time.monotonic()
-        self._tell({"closed": True})
+                else:
+                    continue
+                job, spoken = None, time.monotonic()
+            self._tell({"closed": True})
+            self.failed = False
+        finally:
+            self._ended.set()
+            if job is not None:
+                job.emit(_GONE)
+            self._refuse()
+
+    def _next(self) -> Job | None:
+        """The next job that somebody waits for; None where there is none just now."""
+        with contextlib.suppress(queue.Empty):
+            job = self._jobs.get(timeout=_LOOK)
+            return None if job.cancelled.is_set() else job
+        return None
+
+    def _refuse(self) -> None:
+        """Tell all that wait that they wait in vain."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._jobs.get_nowait().emit(_GONE)
 
     def follow(self) -> None:
         """Do what the first rank does, until it ends."""
@@ -110,7 +141,7 @@ class Worker:
             if self._in_step:
                 raise  # the ranks are no longer where each other is
             traceback.print_exc(file=sys.stderr)
-            return Failed(f"{type(error).__name__}: {str(error).splitlines()[0]}", True)
+            return Failed(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", True)
         return None
 
 

@@ -28,7 +28,7 @@ class Samples:
     one template, else as texts."""
 
     def __init__(self, inputs: Inputs, learner: Learner) -> None:
-        """UserError for prompts that cannot be read, or that leave no room."""
+        """UserError for prompts that leave no room."""
         templates = {corpus.entry.template for corpus in inputs.corpora}
         template = templates.pop() if len(templates) == 1 else ""
         self._texts = inputs.sample_prompts

@@ -92,3 +92,12 @@ def test_the_same_seed_draws_the_same() -> None:
 def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         Sampling(**settings)
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1e-6, 1e6, 1e30])
+def test_any_temperature_gives_tokens(temperature: float) -> None:
+    """The coldest the likeliest, the warmest any."""
+    drawn = Sampling(temperature=temperature).choose(logits().expand(-1, -1) * 100, None, torch.Generator())
+    assert ((drawn >= 0) & (drawn < VOCABULARY)).all()
+    if temperature < 1:
+        assert torch.equal(drawn, logits().argmax(-1))

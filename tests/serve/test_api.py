@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import uvicorn
 
 from fm9g.serve.api import Server
 from fm9g.serve.source import find_source
+from fm9g.serve.text_model import Piece as Delta
 from fm9g.serve.text_model import Request, TextModel, load
 from fm9g.serve.worker import Busy, Job, Worker
 from tests.serve.conftest import TEMPLATE, Forms
@@ -154,14 +156,41 @@ def test_many_at_once_are_all_answered(server: Serving, expected: str) -> None:
     assert found == [expected] * 12
 
 
-def test_who_hangs_up_is_not_generated_for(server: Serving, expected: str) -> None:
-    stream = server.client.chat.completions.create(
-        messages=ASKED, model="tiny", temperature=100, max_tokens=200, stream=True, stop=["never there"]
-    )
-    next(iter(stream))
-    stream.close()
-    answer = server.client.chat.completions.create(messages=ASKED, **GREEDY)
-    assert answer.choices[0].message.content == expected
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_hangs_up_is_not_generated_for(server: Serving, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that would go on for ever is given up."""
+    steps, plain = [], TextModel.generate
+
+    def endless(model: TextModel, prompts: Any, request: Request, chat: bool) -> Iterator[Any]:
+        while len(steps) < 10_000:
+            steps.append(1)
+            time.sleep(0.01)
+            yield [Delta(0, "a", None, "")]
+
+    monkeypatch.setattr(TextModel, "generate", endless)
+    client = server.client.with_options(timeout=1.0)
+    if stream:
+        chunks = client.chat.completions.create(messages=ASKED, stream=True, **GREEDY)
+        next(iter(chunks))
+        chunks.close()
+    else:
+        with pytest.raises(openai.APITimeoutError):
+            client.chat.completions.create(messages=ASKED, **GREEDY)
+    monkeypatch.setattr(TextModel, "generate", plain)
+    assert server.client.chat.completions.create(messages=ASKED, **GREEDY).choices[0].message.content
+    assert 0 < len(steps) < 1000
+
+
+def test_when_generating_ends_who_waits_is_told(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With whatever error: nobody waits for a thread that is gone."""
+    for gone in serving(load(find_source(forms.folder, None), None, TEMPLATE, None)):
+        monkeypatch.setattr(TextModel, "generate", lambda *asked: 1 // 0)
+        monkeypatch.setattr(threading, "excepthook", lambda told: None)
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError, match="nothing generates any more"):
+                gone.client.chat.completions.create(messages=ASKED, **GREEDY)
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"{gone.address}/health", timeout=30)
 
 
 def test_so_many_wait_and_no_more(server: Serving) -> None:
@@ -185,7 +214,10 @@ def test_so_many_wait_and_no_more(server: Serving) -> None:
         ({"temperature": True}, "temperature cannot be True"),
         ({"temperature": -1}, "temperature must be at least 0"),
         ({"n": 0}, "n must be from 1 to 16"),
-        ({"max_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"max_tokens": 0}, "max_tokens must be from 1"),
+        ({"tool_choice": "none"}, "tool_choice='none' is not supported"),
+        ({"stream_options": {"x": 1}}, "stream_options: unknown field 'x'"),
+        ({"repetition_penalty": float("inf")}, "Infinity is not a JSON number"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs must be from 0 to 20"),
         ({"stop": [""]}, "stop must be a text"),
         ({"presence_penalty": 1}, "presence_penalty=1 is not supported"),

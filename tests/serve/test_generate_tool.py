@@ -92,6 +92,8 @@ def test_a_conversation_ends_with_its_input(forms: Forms, tmp_path: Path, monkey
         (["--prompt", "a", "--chat"], "give one of"),
         (["--dev_file", "dev.jsonl"], "--dev_file needs --output_file"),
         (["--chat", "--output_file", "x"], "--output_file has no use with --chat"),
+        (["--chat", "--template", "none"], "--chat needs a template"),
+        (["--prompt", "a", "--system", "b"], "--system is for questions"),
         (["--prompt", "a", "--batch_size", "0"], "batch_size must be at least 1"),
         (["--prompt", "a", "--temperature", "-1"], "temperature must be at least 0"),
         (["--prompt", "a", "--template", "chatmk"], "template 'chatmk': .*did you mean 'chatml'"),

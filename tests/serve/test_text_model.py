@@ -35,8 +35,8 @@ def test_answers_do_not_depend_on_what_is_asked_beside(model: TextModel) -> None
     prompts = [model.chat_prompt(record) for record in ASKED]
     together = model.answers(prompts, Request(30), True)
     assert together == [model.answers([prompt], Request(30), True)[0] for prompt in prompts]
-    assert model.answers(prompts, Request(30, beams=2), True) == [
-        model.answers([prompt], Request(30, beams=2), True)[0] for prompt in prompts
+    assert model.answers(prompts, Request(30, num_beams=2), True) == [
+        model.answers([prompt], Request(30, num_beams=2), True)[0] for prompt in prompts
     ]
 
 
@@ -45,12 +45,12 @@ def test_a_row_says_why_it_ended(model: TextModel) -> None:
     whole, text = finishes(model, prompts, Request(30)), model.answers(prompts, Request(30), True)
     assert set(whole) == {STOP}
     assert set(finishes(model, prompts, Request(1))) == {LENGTH}
-    assert set(finishes(model, prompts, Request(1, beams=2))) == {LENGTH}
+    assert set(finishes(model, prompts, Request(1, num_beams=2))) == {LENGTH}
     word = text[0].split()[1]
     cut = Request(30, stops=(word,))
     assert model.answers(prompts[:1], cut, True)[0] == text[0][: text[0].index(word)].rstrip()
     assert finishes(model, prompts[:1], cut) == [STOP]
-    assert model.answers(prompts[:1], Request(30, stops=(word,), beams=2), True)[0].count(word) == 0
+    assert model.answers(prompts[:1], Request(30, stops=(word,), num_beams=2), True)[0].count(word) == 0
 
 
 def test_a_row_ends_where_the_model_does(model: TextModel) -> None:
@@ -74,8 +74,8 @@ def test_a_text_begins_as_a_document_does(model: TextModel) -> None:
     ("request_of", "says"),
     [
         (lambda: Request(0), "max_new_tokens must be at least 1"),
-        (lambda: Request(beams=0), "beams must be at least 1"),
-        (lambda: Request(beams=2, sampling=Sampling(temperature=1)), "leave temperature at 0"),
+        (lambda: Request(num_beams=0), "num_beams must be at least 1"),
+        (lambda: Request(num_beams=2, sampling=Sampling(temperature=1)), "leave temperature at 0"),
         (lambda: Request(sampling=Sampling(top_p=0)), "top_p must be above 0"),
     ],
 )

@@ -14,6 +14,7 @@ fixed day.
 
 from __future__ import annotations
 
+import contextlib
 import os.path
 import re
 from collections.abc import Iterator, Sequence
@@ -131,14 +132,16 @@ class JinjaTemplate:
 
     def _skeleton(self, given: Given, opened: bool, shape: tuple[Any, ...], plain_tools: bool) -> Skeleton | None:
         """Made once for each shape; None where its parts cannot be told."""
-        if shape not in self._skeletons:
-            if len(self._skeletons) >= _KEPT:
-                self._skeletons.clear()
-            try:
-                self._skeletons[shape] = self._make_skeleton(given, opened, plain_tools)
-            except NoText:
-                self._skeletons[shape] = None
-        return self._skeletons[shape]
+        with contextlib.suppress(KeyError):
+            return self._skeletons[shape]
+        try:
+            made = self._make_skeleton(given, opened, plain_tools)
+        except NoText:
+            made = None
+        if len(self._skeletons) >= _KEPT:
+            self._skeletons.clear()
+        self._skeletons[shape] = made
+        return made
 
     def _make_skeleton(self, given: Given, opened: bool, plain_tools: bool) -> Skeleton | None:
         marked = Given(given.conversation, True, given.as_texts, plain_tools)

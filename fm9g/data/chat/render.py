@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from fm9g.data.chat.conversation import Conversation, read_conversation
+from fm9g.data.chat.conversation import MOST_WEIGHT, Conversation, read_conversation
 from fm9g.data.chat.jinja import JinjaTemplate
 from fm9g.data.chat.pieces import NOBODY, Piece, make_parts
 from fm9g.data.chat.template import Rows, digest, read_template, template_path
@@ -88,6 +88,8 @@ class Renderer:
         }
         if not mine:
             raise NoText("has no answer to learn")
+        if max(mine.values()) > MOST_WEIGHT:
+            raise NoText(f"has a turn whose weight times the record's is above {MOST_WEIGHT:,}")
         if self._learned.train_on_prompt:
             mine = dict.fromkeys((NOBODY, *range(len(turns))), conversation.weight) | mine
         return self._parts(self._template.pieces(conversation), lambda turn: mine.get(turn, 0.0))

@@ -10,23 +10,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
+from fm9g.data.chat.conversation import Turn, read_history, read_turns
 from fm9g.data.record import optional_text, text_of
-from fm9g.errors import UserError, closest, shown
+from fm9g.errors import UserError
 
-Role = Literal["system", "user", "assistant"]
-Turn = tuple[Role, str]
 Pair = tuple[str, str]
-
-ROLES: dict[str, Role] = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-}
+Tags = dict[str, str]
+"""{role: what is written before what it says}."""
 
 
 class Format(Protocol):
@@ -95,9 +87,9 @@ class Alpaca:
     def pairs(self, record: dict[str, Any], left_out: Counter[str]) -> Iterator[Pair]:
         """Yield one pair, and one before it for each round of the history."""
         system = optional_text(record, "system")
-        turns = _history(record.get("history") or [])
+        turns = read_history(record.get("history"))
         if system.strip():
-            turns.insert(0, ("system", system))
+            turns.insert(0, Turn("system", system))
         if turns and not (self.user_tag and self.assistant_tag):
             raise UserError(
                 "has a system text or a history, whose turns nothing would tell apart; "
@@ -105,8 +97,8 @@ class Alpaca:
             )
         question, context = text_of(record, self.question_field), optional_text(record, self.context_field)
         asked = "\n".join(text for text in (question, context) if text.strip())
-        turns += [("user", asked), ("assistant", text_of(record, self.answer_field))]
-        tags: dict[Role, str] = {"system": self.system_tag, "user": self.user_tag, "assistant": self.assistant_tag}
+        turns += [Turn("user", asked), Turn("assistant", text_of(record, self.answer_field))]
+        tags: Tags = {"system": self.system_tag, "user": self.user_tag, "assistant": self.assistant_tag}
         yield from answer_pairs(turns, tags, left_out)
 
 
@@ -131,13 +123,13 @@ class ShareGPT:
 
     def pairs(self, record: dict[str, Any], left_out: Counter[str]) -> Iterator[Pair]:
         """Yield one pair for each answer: the whole conversation before it, and the answer."""
-        turns = _turns(record[self.conversations_field], self.conversations_field)
+        tags: Tags = {"system": self.system_tag, "user": self.user_tag, "assistant": self.assistant_tag}
+        turns = _turns(record[self.conversations_field], self.conversations_field, tags)
         system = optional_text(record, "system")
         if system.strip():
-            if turns and turns[0][0] == "system":
+            if turns and turns[0].role == "system":
                 raise UserError("has both a 'system' field and a system turn; keep one")
-            turns.insert(0, ("system", system))
-        tags: dict[Role, str] = {"system": self.system_tag, "user": self.user_tag, "assistant": self.assistant_tag}
+            turns.insert(0, Turn("system", system))
         yield from answer_pairs(turns, tags, left_out)
 
 
@@ -148,7 +140,7 @@ FORMATS: dict[str, type[Alpaca] | type[ShareGPT] | type[Text]] = {
 }
 
 
-def answer_pairs(turns: list[Turn], tags: dict[Role, str], left_out: Counter[str]) -> Iterator[Pair]:
+def answer_pairs(turns: list[Turn], tags: Tags, left_out: Counter[str]) -> Iterator[Pair]:
     """Yield (everything before the answer, the answer) for each assistant turn: before is, turn by turn, tag + text,
     and the tag of the answer itself.
 
@@ -156,7 +148,8 @@ def answer_pairs(turns: list[Turn], tags: dict[Role, str], left_out: Counter[str
     """
     before, asked = "", None
     previous, unanswered = None, 0
-    for role, text in turns:
+    for turn in turns:
+        role, text = turn.role, turn.text
         before += tags[role]
         if role == "user":
             asked = asked + text if asked is not None and previous == "user" else text
@@ -177,39 +170,9 @@ def answer_pairs(turns: list[Turn], tags: dict[Role, str], left_out: Counter[str
     left_out["empty conversations"] += previous in (None, "system")
 
 
-def _history(rounds: Any) -> list[Turn]:
-    if not isinstance(rounds, list):
-        raise UserError(f"'history' is not a list but {shown(rounds)}")
-    turns: list[Turn] = []
-    for number, pair in enumerate(rounds, 1):
-        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise UserError(f"'history', round {number}: not a question and an answer but {shown(pair)}")
-        turns += [("user", pair[0]), ("assistant", pair[1])]
+def _turns(found: Any, field: str, tags: Tags) -> list[Turn]:
+    turns = [] if found is None else read_turns(found, field)
+    for number, turn in enumerate(turns, 1):
+        if turn.role not in tags:
+            raise UserError(f'turn {number}: {turn.role}: a tool\'s, which "format": "chat" in the mixture reads')
     return turns
-
-
-def _turns(found: Any, field: str) -> list[Turn]:
-    if found is None:
-        return []
-    if not isinstance(found, list):
-        raise UserError(f"{field!r} is not a list but {shown(found)}")
-    turns: list[Turn] = []
-    for number, turn in enumerate(found, 1):
-        try:
-            turns.append(_turn(turn))
-        except UserError as error:
-            raise UserError(f"turn {number}: {error}") from None
-        if turns[-1][0] == "system" and number > 1:
-            raise UserError(f"turn {number}: a system text is not the first turn; move it there")
-    return turns
-
-
-def _turn(turn: Any) -> Turn:
-    if not isinstance(turn, dict):
-        raise UserError(f"not an object with 'from' and 'value' but {shown(turn)}")
-    # a table of both spellings has null for those that a turn does not use
-    speaker, text = ("from", "value") if turn.get("role") is None or turn.get("from") else ("role", "content")
-    name = text_of(turn, speaker)
-    if name not in ROLES:
-        raise UserError(f"unknown role {name!r}{closest(name, ROLES)}; known: {', '.join(ROLES)}")
-    return ROLES[name], text_of(turn, text)

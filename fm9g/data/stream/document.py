@@ -99,7 +99,7 @@ def make_document(example: Example, ids: Ids, oversize_rule: str, row_length: in
                 reason = f"of its {places} tokens, those of whole turns in max_length {row_length} have none to learn"
                 return Skip(record, reason, long=True)
         lost = len(tokens) - length
-        joined = [(tokens[:length], ranges, weights)]
+        joined = [(tokens[:length], ranges, None if weights is None else weights[:length])]
     sequences = []
     for tokens, ranges, weights in joined:
         if len(tokens) < 2:  # an empty answer without BOS: its EOS follows nothing

@@ -108,7 +108,7 @@ def test_other_spellings_of_a_conversation() -> None:
         (
             ShareGPT(),
             {"conversations": [{"from": "tool", "value": ""}]},
-            r"unknown role 'tool'.*; known: system, human",
+            r"turn 1: observation: a tool's, which .* in the mixture reads",
         ),
         (ShareGPT(), {"conversations": [{"from": "gpt", "values": ""}]}, r"no field 'value' \(did you mean 'values'"),
         (
