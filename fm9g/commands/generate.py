@@ -11,14 +11,15 @@ model that is too large for one, or the records of a --dev_file.
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fm9g.commandline import parse_flags, path
 from fm9g.commands.model_flags import NO_TEMPLATE, add_model_flags, need_template, open_model
+from fm9g.environment import tell
 from fm9g.errors import UserError
-from fm9g.files import atomic_file, read_text, require_file
+from fm9g.files import read_text, require_file
 
 if TYPE_CHECKING:  # torch is imported late here, after the flags have been checked
     from fm9g.serve.text_model import Request, TextModel
@@ -80,20 +81,38 @@ def check(flags: argparse.Namespace) -> None:
         raise UserError("--dev_file needs --output_file, the jsonl to write")
     if flags.output_file and flags.chat:
         raise UserError("--output_file has no use with --chat")
-    if flags.output_file and flags.output_file.exists() and not flags.overwrite:
-        raise UserError(f"{flags.output_file} exists; --overwrite replaces it")
+    if flags.output_file:
+        _check_output(flags)
     if flags.chat and flags.template == NO_TEMPLATE:
         raise UserError(
             "--chat needs a template, and --template none says that there is none: --prompt continues texts"
         )
     if flags.system and (flags.dev_file or (not flags.chat and flags.template in (None, NO_TEMPLATE))):
         raise UserError("--system is for questions: --chat, or --prompt with --template (records have their own)")
-    for file in filter(None, (flags.prompt_file, flags.dev_file)):
+    for file in filter(None, _inputs(flags)):
         require_file(file, streamed=True)
     if flags.batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {flags.batch_size}")
     if not 0 <= flags.seed < 1 << 32:
         raise UserError(f"seed must be from 0 to 4294967295, not {flags.seed}")
+
+
+def _check_output(flags: argparse.Namespace) -> None:
+    """Refuse an output that could not be written, or that is to be read, before the work rather than after."""
+    output: Path = flags.output_file
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; name a file")
+    if any(file and file.exists() and output.exists() and output.samefile(file) for file in _inputs(flags)):
+        raise UserError(f"{output}: is the file that is read; name another one")
+    if output.exists() and not flags.overwrite:
+        raise UserError(f"{output} exists; --overwrite replaces it")
+    there = next(folder for folder in output.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{output}: cannot be written: {there} is not a writable folder")
+
+
+def _inputs(flags: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    return flags.prompt_file, flags.dev_file
 
 
 def request_of(flags: argparse.Namespace) -> Request:
@@ -110,6 +129,8 @@ def main() -> None:
     flags = parse_flags(arguments())
     check(flags)
     request = request_of(flags)
+    if not flags.temperature and (flags.top_k or flags.top_p < 1 or flags.min_p):
+        tell("note: temperature is 0: the likeliest token is taken, and top_k, top_p and min_p do nothing")
     talks = flags.chat or flags.template not in (None, NO_TEMPLATE)
     with open_model(flags, talks or bool(flags.dev_file)) as model:
         if talks:
@@ -153,8 +174,7 @@ def _write(texts: list[str], predictions: list[str], output: Path | None) -> Non
         for text, said in zip(texts, predictions, strict=True):
             print(f"=== {text}\n{said}")
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for text, said in zip(texts, predictions, strict=True):
-            file.write(json.dumps({"input": text, "predict": said}, ensure_ascii=False) + "\n")
+    from fm9g.serve.records import write_lines
+
+    write_lines(output, [{"input": text, "predict": said} for text, said in zip(texts, predictions, strict=True)])
     print(f"{output}: {len(texts)} records")

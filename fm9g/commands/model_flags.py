@@ -45,7 +45,7 @@ def open_model(flags: argparse.Namespace, chat: bool) -> TextModel:
     from fm9g.serve.source import find_source
     from fm9g.serve.text_model import load
 
-    source = find_source(flags.model, flags.adapter)
+    source = find_source(flags.model, flags.adapter, dtype)
     template = None if flags.template == NO_TEMPLATE else flags.template
     if chat and flags.template is None:
         folder = flags.tokenizer or source.tokenizer

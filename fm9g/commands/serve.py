@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # torch is imported late here, after the flags have been chec
 
 PORT, NEW_TOKENS = 8000, 1024
 KEY = "FM9G_API_KEY"
+_HERE = ("127.0.0.1", "localhost", "::1")
 _GRACE = 5  # seconds that answers have when the server ends
 
 
@@ -57,6 +58,7 @@ def main() -> None:
         raise UserError(f"port must be from 1 to 65535, not {flags.port}")
     try:
         import uvicorn
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
 
         from fm9g.serve.api import Server
     except ImportError as error:
@@ -76,7 +78,12 @@ def main() -> None:
         path = flags.model.resolve()
         name = flags.name or (path.name if path.is_dir() else path.stem)
         server = Server(model, worker, name, flags.api_key, defaults, flags.page)
-        config = uvicorn.Config(server.app(), log_level="warning", timeout_graceful_shutdown=_GRACE)
+        if model.renderer is None:
+            print("warning: no chat template: /v1/completions alone is answered (--template)", file=sys.stderr)
+        app = server.app()
+        if flags.host in _HERE and not flags.api_key:  # a name that another site has given this machine is not answered
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*_HERE, "[::1]"])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE)
         _serve(uvicorn.Server(config), server, flags, listening)
 
 
@@ -95,7 +102,7 @@ def _serve(http: uvicorn.Server, server: Server, flags: argparse.Namespace, list
     thread.start()
     where = f"http://{flags.host}:{flags.port}"
     pages = f"{where}/ for talking, {where}/v1 for programs" if flags.page else f"{where}/v1"
-    if flags.host not in ("127.0.0.1", "localhost", "::1") and not flags.api_key:
+    if flags.host not in _HERE and not flags.api_key:
         print(f"warning: {flags.host} is open to others, and no --api_key is asked for", file=sys.stderr)
     print(f"serving {server.name}: {pages}", file=sys.stderr, flush=True)
     http.run([listening])

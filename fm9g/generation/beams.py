@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
-from fm9g.generation.engine import check_prompts, have
+from fm9g.generation.engine import check_finite, check_prompts, have
 from fm9g.generation.sampling import penalized
 from fm9g.model.cache import Cache
 from fm9g.model.decoder import Decoder
@@ -81,6 +81,7 @@ def beam_search(
         scores = torch.tensor([score for search in open_searches for score in search.scores]).to(runtime.device())
         with torch.no_grad():
             logits = model.next_logits(tokens.to(runtime.device()), model.context(lengths, cache))
+            check_finite(logits.amax(-1))
             log_probs = logits.log_softmax(-1)
             if seen is not None:
                 log_probs = penalized(log_probs, seen, repetition_penalty)

@@ -65,6 +65,7 @@ class Engine:
         for step in range(max_new_tokens):
             with torch.no_grad():
                 logits = self._model.next_logits(tokens.to(device), self._model.context(lengths, cache))
+                check_finite(logits.amax(-1))
                 chosen = sampling.choose(logits, seen, generator)
                 if self._lockstep:
                     chosen = runtime.broadcast(chosen)
@@ -101,6 +102,12 @@ def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
     for number, prompt in enumerate(prompts):
         if not prompt:
             raise UserError(f"prompt {number} has no token: there is nothing to continue")
+
+
+def check_finite(largest_R: Tensor) -> None:
+    """Refuse to go on with logits, by the largest of each row, that are no numbers."""
+    if not bool(largest_R.isfinite().all()):
+        raise UserError("the model's logits are not finite: its weights are damaged, or its dtype is too narrow")
 
 
 def have(prompts: Sequence[Sequence[int]], vocab_size: int) -> Tensor:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.responses import Response as HttpResponse
@@ -50,6 +52,7 @@ class Server:
             Route("/v1/chat/completions", self._guarded(self._complete(True)), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._complete(False)), methods=["POST"]),
             Route("/v1/models", self._guarded(self._models)),
+            Route("/v1/models/{name:path}", self._guarded(self._model)),
             Route("/health", self._health),
         ]
         if self.page:
@@ -61,7 +64,7 @@ class Server:
 
         async def answer(request: HttpRequest) -> HttpResponse:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if self.api_key and not hmac.compare_digest(given.encode(), self.api_key.encode()):
+            if self.api_key and not hmac.compare_digest(given.encode("latin-1"), self.api_key.encode()):
                 return _error(401, "a wrong API key, or none")
             try:
                 return await handler(request)
@@ -69,12 +72,15 @@ class Server:
                 return _error(400, str(error))
             except Busy as busy:
                 return _error(503, str(busy))
+            except ClientDisconnect:
+                return _error(400, "the body is not whole")
 
         return answer
 
     def _complete(self, chat: bool) -> Handler:
         async def answer(request: HttpRequest) -> HttpResponse:
-            asked = read_request(await _body(request), chat, self.model, self.defaults)
+            body = await _body(request)
+            asked = await run_in_threadpool(read_request, body, chat, self.model, self.defaults)
             job, steps = self._submitted(asked)
             response = Response(asked, self.name, self.model.tokenizer)
             if asked.stream:
@@ -96,10 +102,18 @@ class Server:
     async def _health(self, request: HttpRequest) -> HttpResponse:
         return _error(503, "nothing generates any more") if self.worker.ended else JSONResponse({"status": "ok"})
 
-    async def _models(self, request: HttpRequest) -> HttpResponse:
+    @property
+    def _told(self) -> dict[str, Any]:
         renderer = self.model.renderer
         told = {"id": self.name, "object": "model", "created": 0, "owned_by": "fm9g"}
-        return JSONResponse({"object": "list", "data": [told | {"template": renderer.name if renderer else None}]})
+        return told | {"template": renderer.name if renderer else None}
+
+    async def _models(self, request: HttpRequest) -> HttpResponse:
+        return JSONResponse({"object": "list", "data": [self._told]})
+
+    async def _model(self, request: HttpRequest) -> HttpResponse:
+        named = request.path_params["name"] == self.name
+        return JSONResponse(self._told) if named else _error(404, f"the model here is {self.name}")
 
 
 def _put(loop: asyncio.AbstractEventLoop, steps: asyncio.Queue[Any], step: Any) -> None:
@@ -110,7 +124,7 @@ def _put(loop: asyncio.AbstractEventLoop, steps: asyncio.Queue[Any], step: Any) 
 
 async def _body(request: HttpRequest) -> Any:
     """A body of JSON. Only what says that it is: a page of another site cannot send that unasked."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise UserError("the body must be JSON, and say so: content-type application/json")
     body = b""
     async for part in request.stream():
@@ -167,7 +181,8 @@ def _event(value: Any) -> str:
 
 
 def _told(message: str, status: int) -> dict[str, Any]:
-    kinds = {400: "invalid_request_error", 401: "authentication_error", 500: "server_error", 503: "overloaded_error"}
+    kinds = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error"}
+    kinds |= {500: "server_error", 503: "overloaded_error"}
     return {"error": {"message": message, "type": kinds[status], "param": None, "code": None}}
 
 

@@ -25,7 +25,7 @@ class Decoding:
 
     def add(self, token: int) -> str:
         """The text that is known since this token; nothing after a stop."""
-        if self.stopped:
+        if self.stopped or token >= self._tokenizer.vocab_size:  # a row of the model that no token has
             return ""
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)

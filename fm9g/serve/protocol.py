@@ -86,6 +86,8 @@ def _checked(body: Any, known: dict[str, tuple[type, ...]]) -> dict[str, Any]:
             raise UserError(f"unknown field {name!r}{closest(name, known)}")
         elif not isinstance(value, known[name]) or (isinstance(value, bool) and bool not in known[name]):
             raise UserError(f"{name} cannot be {shown(value)}")
+        elif isinstance(value, int) and abs(value) > sys.maxsize:
+            raise UserError(f"{name} cannot be {shown(value, 20)}")
     return {name: value for name, value in values.items() if name in known}
 
 
@@ -240,6 +242,9 @@ class Response:
         return {"token": text, "logprob": value, "bytes": list(text.encode())}
 
     def _spelled(self, id: int) -> str:
-        """A token's text by itself; a special one, and one that is a part of a character, as the vocabulary has it."""
+        """A token's text by itself; a special one, and one that is a part of a character, as the vocabulary has it, and
+        one that it does not have by its number."""
+        if id not in self._tokenizer.spellings:
+            return f"<{id}>"
         text = self._tokenizer.decode([id])
         return text if text and "\ufffd" not in text else self._tokenizer.spell(id)

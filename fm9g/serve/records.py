@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fm9g import runtime
-from fm9g.data.chat.conversation import Conversation, read_conversation
+from fm9g.data.chat.conversation import Conversation, read_conversation, read_question, waits
 from fm9g.data.prepare.readers import read_source
-from fm9g.data.record import plain_text
+from fm9g.data.record import plain_text, record_name
+from fm9g.data.tokens.tokenizer import without_surrogates
 from fm9g.errors import UserError, about
 from fm9g.files import atomic_file
 from fm9g.progress_bar import ProgressBar
@@ -29,13 +30,14 @@ class Asked(NamedTuple):
 
 
 def read_asked(path: Path, model: TextModel) -> list[Asked]:
-    """Each record of a file: of a conversation its last answer, if the model has a template; else of input and output.
+    """Each record of a file: of a conversation its last answer, if the model has a template, or the one that it waits
+    for, of which the target is empty; else of input and output.
 
     UserError for a record that is none of that, or that leaves no room for an answer.
     """
     found = []
     for number, record in enumerate(read_source(path, (), None)):
-        with about(f"{path}, record {number + 1}"):
+        with about(f"{path}, {record_name(number, path.suffix == '.jsonl')}"):
             asked = _by_template(record, model) if model.renderer else _by_text(record, model)
             model.check_room(asked.prompt)
             found.append(asked)
@@ -45,6 +47,9 @@ def read_asked(path: Path, model: TextModel) -> list[Asked]:
 
 
 def _by_template(record: dict[str, Any], model: TextModel) -> Asked:
+    if waits(record):
+        waiting = read_question(record)
+        return Asked(waiting.turns[-1].text, model.prompt_of(waiting), "")
     conversation = read_conversation(record)
     *before, answer = conversation.turns
     waiting = Conversation(tuple(before), conversation.system, conversation.tools)
@@ -79,10 +84,21 @@ def write_predictions(model: TextModel, path: Path, output: Path, request: Reque
     predictions = predict(model, asked, request, batch_size)
     if runtime.rank():
         return
+    lines = [
+        {"input": one.input, "predict": said, "target": one.target}
+        for one, said in zip(asked, predictions, strict=True)
+    ]
+    write_lines(output, lines)
+    known = [(line["predict"], line["target"]) for line in lines if line["target"]]
+    found = scores(*zip(*known, strict=True)) if known else {}
+    measured = "".join(f", {name} {value}" for name, value in found.items())
+    print(f"{output}: {len(asked)} records, {len(known)} with an answer of their own{measured}", file=sys.stderr)
+
+
+def write_lines(output: Path, lines: Sequence[Mapping[str, str]]) -> None:
+    """Write jsonl; what is half a character, and no text, becomes U+FFFD."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for one, said in zip(asked, predictions, strict=True):
-            line = {"input": one.input, "predict": said, "target": one.target}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    measured = ", ".join(f"{name} {value}" for name, value in scores(predictions, [a.target for a in asked]).items())
-    print(f"{output}: {len(asked)} records; {measured}", file=sys.stderr)
+        for line in lines:
+            whole = {name: without_surrogates(text) for name, text in line.items()}
+            file.write(json.dumps(whole, ensure_ascii=False) + "\n")

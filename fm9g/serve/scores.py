@@ -9,8 +9,8 @@ DIGITS = 4
 
 
 def scores(predictions: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
-    """Over all pairs: the share that is equal but for white space at the ends; BLEU (0 to 100, of the corpus) by
-    sacrebleu; ROUGE-1, -2 and -L (0 to 1, the mean of the F measures) by rouge-chinese.
+    """Over all pairs: the share that is equal but for white space at the ends; BLEU (0 to 100, of the corpus, up to the
+    length of its texts) by sacrebleu; ROUGE-1, -2 and -L (0 to 1, the mean of the F measures) by rouge-chinese.
 
     Both see Chinese characters one by one and other text by words, as sacrebleu's tokenizer `zh` does. Without these
     packages only the first is given, which is said.
@@ -24,7 +24,8 @@ def scores(predictions: Sequence[str], targets: Sequence[str]) -> dict[str, floa
     except ImportError as error:
         print(f"note: no BLEU and ROUGE ({error}): pip install sacrebleu rouge-chinese", file=sys.stderr)
         return found
-    found["bleu"] = corpus_bleu([said for said, _ in pairs], [[wanted for _, wanted in pairs]], tokenize="zh").score
+    hypotheses, references = ([pair[side] for pair in pairs] for side in (0, 1))
+    found["bleu"] = corpus_bleu(hypotheses, [references], tokenize="zh", use_effective_order=True).score
     words = TokenizerZh()
     said, wanted = ([words(text) for text in texts] for texts in zip(*pairs, strict=True))
     both = [number for number in range(len(pairs)) if said[number] and wanted[number]]  # of nothing, ROUGE is 0

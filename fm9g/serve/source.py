@@ -46,16 +46,19 @@ class Source:
     vocabulary: str | None = None
 
 
-def find_source(model: Path, adapter: Path | None) -> Source:
-    """What `model` holds, with `adapter` merged into it. UserError where it is no model, or the adapter none for it."""
+def find_source(model: Path, adapter: Path | None, dtype: str | None = None) -> Source:
+    """What `model` holds, with `adapter` merged into it, in `dtype` (a key of DTYPES; None: its own).
+
+    UserError where it is no model, or the adapter none for it.
+    """
     if (model / "config.json").is_file():
         source, weights = _hugging_face(model), None
     else:
         weights = _weights_in(model)
         if json_object(weights.with_name("state.json")).get("adapters"):
-            return _of_adapters(weights, model, adapter)
+            return _of_adapters(weights, model, adapter, dtype)
         source = _ours(weights)
-    return source if adapter is None else _with_adapter(source, weights, adapter)
+    return source if adapter is None else _with_adapter(source, weights, adapter, dtype)
 
 
 def _hugging_face(folder: Path) -> Source:
@@ -84,6 +87,8 @@ def _weights_in(path: Path) -> Path:
     """The .pt that `path` is, or that is in it."""
     if not path.exists():
         raise UserError(f"{path}: no such model (a .pt, a checkpoint's folder, or a Hugging Face folder)")
+    if path.name in ("best", "latest") and path.is_file() and is_step(step := read_text(path).strip()):
+        path = path.with_name(step)
     if path.is_file():
         return path
     if (latest := path / "latest").is_file():
@@ -100,7 +105,7 @@ def _weights_in(path: Path) -> Path:
     return weights
 
 
-def _of_adapters(adapters: Path, model: Path, adapter: Path | None) -> Source:
+def _of_adapters(adapters: Path, model: Path, adapter: Path | None, dtype: str | None) -> Source:
     """A checkpoint with adapters alone, with the weights that its run began with."""
     if adapter is not None:
         raise UserError(f"{model}: holds adapters, and --adapter names others: name the model that they are for")
@@ -109,17 +114,17 @@ def _of_adapters(adapters: Path, model: Path, adapter: Path | None) -> Source:
         wanted = f"{base} (pretrained_model of its run)" if base else "the weights of its run"
         raise UserError(f"{model}: holds adapters, and {wanted} is not there: name the model, and this as --adapter")
     tell(f"note: {model} holds adapters for {base}, which they are merged into")
-    return _with_adapter(_ours(Path(base)), Path(base), adapters)
+    return _with_adapter(_ours(Path(base)), Path(base), adapters, dtype)
 
 
-def _with_adapter(source: Source, weights: Path | None, adapter: Path) -> Source:
+def _with_adapter(source: Source, weights: Path | None, adapter: Path, dtype: str | None) -> Source:
     """A model with adapters; `weights`: its .pt, if it is one, by which it is known whether they are for it."""
     peft = (adapter / PEFT_CONFIG).is_file()
     path = adapter if peft else _weights_in(adapter)
     saved = _peft(path, source.config) if peft else read_adapters(path, None)
     if not peft:
         _check_base(path, source, weights)
-    tensors = with_adapters(source.tensors, saved, source.where, None)
+    tensors = with_adapters(source.tensors, saved, source.where, dtype)
     tokenizer, template = (None, None) if peft else (_tokenizer_of(path), trained_template(path))
     return dataclasses.replace(
         source, tensors=tensors, tokenizer=tokenizer or source.tokenizer, template=template or source.template

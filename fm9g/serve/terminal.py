@@ -46,6 +46,9 @@ def chat(model: TextModel, request: Request, system: str) -> None:
             return
         if word in ("/clear", "/system"):
             turns, system = [], rest.strip() if word == "/system" else system
+        elif word.startswith("/") and word[1:].isalpha():
+            if runtime.rank() == 0:
+                print(f"there is no {word}: {HELP}", file=sys.stderr)
         elif line.strip():
             turns.append({"role": "user", "content": line})
             _answer(model, turns, system, request)

@@ -155,7 +155,7 @@ def open_loop(inputs: Inputs) -> Loop:
     learner = Learner(settings, config)
     learner.load(opened.start, opened.saved)
     evaluation = Evaluation(inputs, learner) if inputs.held_out else None
-    samples = Samples(inputs, learner) if inputs.sample_prompts else None
+    samples = Samples(inputs, learner) if inputs.sample_prompts and inputs.held_out else None
     folder, writer = opened.checkpoints.folder, None
     if runtime.rank() == 0:
         first = stream.progress.step + 1

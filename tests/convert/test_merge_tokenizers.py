@@ -15,6 +15,7 @@ import sentencepiece
 import tokenizers
 import transformers
 
+from fm9g.convert.resized_rows import new_rows
 from fm9g.convert.tokenizer.check import generated_texts
 from fm9g.convert.tokenizer.merged import Report, merge_tokenizers
 from fm9g.data.tokens.special import Written
@@ -228,3 +229,21 @@ def test_added_tokens_that_a_model_file_does_not_have(places: dict[str, Path], t
     edit_json(folder / "added_tokens.json", **{"<pad>": size})
     with pytest.raises(UserError, match=f"token {size} stands where new pieces"):
         merge_tokenizers(folder, places["domain"], tmp_path / "out")
+
+
+def test_letters_that_the_base_lacks_are_left_out(tmp_path: Path) -> None:
+    """Bytes for which the model has no row, as SmolLM2 has none for those that no text holds: no row can be made."""
+    base, domain = byte_level(tmp_path / "b", BASE_TEXTS), byte_level(tmp_path / "d", DOMAIN_TEXTS)
+    content = json.loads((base / "tokenizer.json").read_text())
+    lacking = {"À", "Á", "õ", "ö"}
+    kept = [text for text in content["model"]["vocab"] if text not in lacking]
+    ids = {text: id for id, text in enumerate(kept)}
+    content["model"]["vocab"] = ids
+    for token in content["added_tokens"]:
+        token["id"] = ids[token["content"]]
+    (base / "tokenizer.json").write_text(json.dumps(content))
+    merge_tokenizers(base, domain, tmp_path / "out")
+    old, new = load_tokenizer(base), load_tokenizer(tmp_path / "out")
+    added = {text for id, text in new.spellings.items() if id not in old.spellings}
+    assert added and not any(set(text) & lacking for text in added)
+    assert new_rows(old, new, old.vocab_size).parts.keys() == {new.id_of(text) for text in added}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fm9g.errors import UserError
+from fm9g.generation.beams import beam_search
 from fm9g.generation.engine import Engine, continued
 from fm9g.generation.sampling import Sampling
 from fm9g.model.decoder import Decoder
@@ -84,3 +85,12 @@ def test_with_the_cache_logits_are_those_of_the_whole_row() -> None:
 def test_a_prompt_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="prompt 1 has no token"):
         next(Engine(decoder(config())).generate([[4], []], [], 3, GREEDY))
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    model = decoder(config())
+    model.load_state_dict({"encoder.output_layernorm.weight": torch.full((32,), torch.nan)}, strict=False)
+    with pytest.raises(UserError, match="logits are not finite"):
+        next(Engine(model).generate([[4]], [], 3, GREEDY))
+    with pytest.raises(UserError, match="logits are not finite"):
+        beam_search(model, [[4]], [], 3, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import urllib.error
@@ -131,6 +132,14 @@ def test_a_stop_ends_an_answer(server: Serving, expected: str) -> None:
     assert short.choices[0].finish_reason == "length"
 
 
+def test_tokens_that_the_tokenizer_lacks_are_no_text(server: Serving) -> None:
+    """Of the model's 700 rows, it has fewer."""
+    hot: Any = {"model": "tiny", "temperature": 1000, "max_tokens": 60, "logprobs": 20, "seed": 3}
+    found = server.client.completions.create(prompt="a", **hot)
+    lacking = [token for token in found.choices[0].logprobs.tokens if re.fullmatch(r"<\d\d\d>", token)]
+    assert lacking and not any(token in found.choices[0].text for token in lacking)
+
+
 def test_a_seed_says_what_is_drawn(server: Serving) -> None:
     warm: Any = {"model": "tiny", "temperature": 5, "max_tokens": 12}
     first, again, other = (
@@ -214,6 +223,8 @@ def test_so_many_wait_and_no_more(server: Serving) -> None:
         ({"temperature": True}, "temperature cannot be True"),
         ({"temperature": -1}, "temperature must be at least 0"),
         ({"n": 0}, "n must be from 1 to 16"),
+        ({"temperature": 10**400}, "temperature cannot be 1000"),
+        ({"top_p": -(10**400)}, "top_p cannot be -1000"),
         ({"max_tokens": 0}, "max_tokens must be from 1"),
         ({"tool_choice": "none"}, "tool_choice='none' is not supported"),
         ({"stream_options": {"x": 1}}, "stream_options: unknown field 'x'"),
@@ -246,6 +257,9 @@ def test_a_body_that_is_none_and_a_wrong_key_are_refused(server: Serving) -> Non
 
 def test_the_model_is_named_with_its_template(server: Serving) -> None:
     (model,) = server.client.models.list().data
+    assert server.client.models.retrieve("tiny") == model
+    with pytest.raises(openai.NotFoundError, match="the model here is tiny"):
+        server.client.models.retrieve("other")
     assert (model.id, model.model_extra["template"]) == ("tiny", TEMPLATE)
 
 

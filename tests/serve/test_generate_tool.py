@@ -46,6 +46,21 @@ def test_every_record_of_a_file_is_answered(forms: Forms, questions: Path, tmp_p
     assert lines(tmp_path / "other.jsonl") == written
 
 
+def test_records_may_wait_for_an_answer_and_hold_half_a_character(forms: Forms, tmp_path: Path) -> None:
+    turns = RECORDS[1]["conversations"]
+    (tmp_path / "dev.jsonl").write_text(
+        json.dumps({"conversations": turns[:-1]})
+        + "\n"
+        + json.dumps({"question": "Why\ud83d?", "answer": "So."})
+        + "\n"
+    )
+    words = ["--model", str(forms.run / "latest"), "--dev_file", "dev.jsonl", "--output_file", "said.jsonl"]
+    assert run_tool_here(TOOL, words, tmp_path).returncode == 0
+    waiting, other = lines(tmp_path / "said.jsonl")
+    assert (waiting["input"], waiting["target"]) == (turns[-2]["value"], "") and waiting["predict"]
+    assert (other["input"], other["target"]) == ("Why\ufffd?", "So.")
+
+
 def test_texts_without_a_template(forms: Forms, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "texts.jsonl", [{"input": "What is", "output": "a lane?"}, {"output": "nothing asked"}])
     words = ["--model", str(forms.folder), "--template", "none", "--dev_file", "texts.jsonl", "--max_new_tokens", "4"]
@@ -99,12 +114,19 @@ def test_a_conversation_ends_with_its_input(forms: Forms, tmp_path: Path, monkey
         (["--prompt", "a", "--template", "chatmk"], "template 'chatmk': .*did you mean 'chatml'"),
         (["--prompt", "a", "--dtype", "int8"], "dtype must be one of"),
         (["--dev_file", "none.jsonl", "--output_file", "x"], "none.jsonl"),
-        (["--dev_file", "bad.jsonl", "--output_file", "x"], "bad.jsonl, record 2: is a conversation without an answer"),
+        (
+            ["--dev_file", "bad.jsonl", "--output_file", "x"],
+            r"bad.jsonl, record 1 \(line 2\): turn 2: user follows user",
+        ),
+        (["--dev_file", "bad.jsonl", "--output_file", "bad.jsonl", "--overwrite"], "is the file that is read"),
+        (["--prompt", "a", "--output_file", "."], r"\.: is a folder; name a file"),
+        (["--prompt", "a", "--output_file", "bad.jsonl/x"], "bad.jsonl is not a writable folder"),
         (["--prompt_file", "empty.txt"], "empty.txt: holds no text"),
     ],
 )
 def test_bad_input_is_refused_in_a_line(words: list[str], says: str, forms: Forms, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "bad.jsonl", [RECORDS[0], {"conversations": [{"from": "human", "value": "?"}]}])
+    asked = {"from": "human", "value": "?"}
+    write_jsonl(tmp_path / "bad.jsonl", [RECORDS[0], {"conversations": [asked, asked]}])
     (tmp_path / "empty.txt").write_text(" \n\n")
     done = run_tool_here(TOOL, ["--model", str(forms.run), *words], tmp_path)
     assert done.returncode == 1

@@ -16,6 +16,10 @@ def test_what_is_equal_has_the_best_scores() -> None:
     }  # fmt: skip
 
 
+def test_short_texts_that_are_equal_have_them_too() -> None:
+    assert scores(["fish fish", "是"], ["fish fish", "是"])["bleu"] == 100.0
+
+
 def test_chinese_counts_by_characters() -> None:
     """今天天气 is in both: bigrams 3 of 5, a sequence of 4 of 6, and of the 5 different characters of each 3."""
     found = scores(["今天天气坏了"], ["今天天气很好"])

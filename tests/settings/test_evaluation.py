@@ -118,6 +118,7 @@ def test_prompts_are_gone_on_with_at_each_evaluation(run, held_out, tmp_path):
     assert found.learned() == plain.learned()
     assert [step for step, _ in found.events()["Samples/1/text_summary"]] == [0, 1, 2, 3, 4]
     assert run(**held_out, sample_prompts='["of them"]').log.count(": of them => ") == 5
+    assert run(sample_prompts='["of them"]').learned() == run().learned()  # without an evaluation nothing
 
 
 @pytest.mark.parametrize(

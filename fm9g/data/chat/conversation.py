@@ -106,6 +106,15 @@ def read_question(record: dict[str, Any]) -> Conversation:
     return _conversation(turns, system, record)
 
 
+def waits(record: dict[str, Any]) -> bool:
+    """Whether a record's conversation ends with a question; False of what is none."""
+    try:
+        turns, _ = _with_system(record)
+    except NoText:
+        return False
+    return bool(turns) and not turns[-1].answers
+
+
 def _conversation(turns: list[Turn], system: str, record: dict[str, Any]) -> Conversation:
     _check_order(turns)
     told = system if system.strip() else ""

@@ -18,7 +18,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fm9g.data.tokens.pieces import BLANKS, Pieces, bpe_content, kept_whole, pieces_of, sentencepieces, text_of
+from fm9g.data.tokens.pieces import (
+    BLANKS,
+    BYTES,
+    Pieces,
+    bpe_content,
+    kept_whole,
+    pieces_of,
+    sentencepieces,
+    text_of,
+)
 from fm9g.data.tokens.reached import Merges, joined, pair
 from fm9g.data.tokens.sentencepiece_proto import NORMAL, UNIGRAM, USER_DEFINED, Piece, SentencePieceModel, with_pieces
 from fm9g.data.tokens.special import Vocabulary
@@ -61,7 +70,8 @@ def merge(base: Path, domain: Path) -> Merged:
     content = bpe_content(base) if base.suffix == ".json" else sentencepieces(base)
     known = _base_of(content)
     wanted = [text for text in theirs.texts if text not in known.entries]
-    held = kept_whole(base, _outside(wanted, known.apart, mine.letters), mine.letters)
+    spelled = [text for text in wanted if mine.letters != BYTES or set(text) <= known.entries]  # no row for other bytes
+    held = kept_whole(base, _outside(spelled, known.apart, mine.letters), mine.letters)
     merged, made = _json(content, held) if isinstance(content, dict) else _model(base, content, held)
     new = [text for text in wanted if text in made]
     if not new:
