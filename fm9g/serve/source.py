@@ -32,6 +32,8 @@ from fm9g.tensors.fingerprint import fingerprint, fingerprint_of
 from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.readers import read_huggingface_folder, read_pt
 
+_WHOLE = "a whole Hugging Face model, and no adapters: name it as --model"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -86,7 +88,14 @@ def _ours(weights: Path) -> Source:
 def _weights_in(path: Path) -> Path:
     """The .pt that `path` is, or that is in it."""
     if not path.exists():
-        raise UserError(f"{path}: no such model (a .pt, a checkpoint's folder, or a Hugging Face folder)")
+        raise UserError(
+            f"{path}: no such model (a .pt, a checkpoint's folder, or a Hugging Face folder; nothing is downloaded)"
+        )
+    if path.suffix in (".safetensors", ".bin", ".gguf"):
+        raise UserError(f"{path}: name its folder, which says what model it is")
+    for name, what in ((PEFT_CONFIG, "a PEFT folder: name it as --adapter, beside its model"), ("config.json", _WHOLE)):
+        if (path / name).is_file():
+            raise UserError(f"{path}: {what}")
     if path.name in ("best", "latest") and path.is_file() and is_step(step := read_text(path).strip()):
         path = path.with_name(step)
     if path.is_file():

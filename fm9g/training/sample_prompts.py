@@ -13,11 +13,14 @@ MOST = 32  # prompts
 
 
 def read_prompts(value: str, find: Callable[[str], Path]) -> list[str]:
-    """A list in JSON, or a file (which `find` finds) with one a line; [] for an empty value."""
+    """A list in JSON, or a file (which `find` finds): with one a line, or if its name ends in .json such a list; [] for
+    an empty value."""
     if not value:
         return []
     with about("sample_prompts"):
-        texts = _listed(value) if value.lstrip().startswith("[") else read_text(find(value)).splitlines()
+        written = value.lstrip().startswith("[")
+        text = value if written else read_text(find(value))
+        texts = _listed(text) if written or value.endswith(".json") else text.splitlines()
         texts = [text for text in texts if text.strip()]
         if not 0 < len(texts) <= MOST:
             raise UserError(f"{len(texts)} prompts; give 1 to {MOST}")
@@ -29,6 +32,6 @@ def _listed(value: str) -> list[str]:
         texts = json.loads(value)
     except ValueError as error:
         raise UserError(f"no list in JSON: {error}") from None
-    if not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise UserError("must be a list of texts")
     return list(texts)

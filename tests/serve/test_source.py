@@ -96,6 +96,9 @@ def test_what_is_no_model_is_refused_with_what_is_missing(forms: Forms, tmp_path
         (tmp_path / "empty", None, "neither config.json .* nor state.json"),
         (copied, None, "fm9g_live_checkpoint-40.pt is missing"),
         (forms.weights, forms.weights, "holds no adapters"),
+        (forms.weights, forms.merged, "a whole Hugging Face model, and no adapters"),
+        (forms.peft, None, "a PEFT folder: name it as --adapter"),
+        (forms.folder / "model.safetensors", None, "name its folder"),
         (forms.adapters, adapter, "holds adapters, and --adapter names others"),
     ):
         with pytest.raises(UserError, match=says):

@@ -117,6 +117,8 @@ def test_prompts_are_gone_on_with_at_each_evaluation(run, held_out, tmp_path):
     assert [found.log.count(f"iter {step}: the tiny => ") for step in range(6)] == [1, 1, 1, 1, 1, 0]
     assert found.learned() == plain.learned()
     assert [step for step, _ in found.events()["Samples/1/text_summary"]] == [0, 1, 2, 3, 4]
+    (tmp_path / "prompts.json").write_text('["of\\nthem"]')
+    assert run(**held_out, sample_prompts=tmp_path / "prompts.json").log.count(": of\\nthem => ") == 5
     assert run(**held_out, sample_prompts='["of them"]').log.count(": of them => ") == 5
     assert run(sample_prompts='["of them"]').learned() == run().learned()  # without an evaluation nothing
 
