@@ -83,7 +83,8 @@ def _check_port(port: int) -> None:
 def check(settings: Settings, app: Path) -> None:
     """Refuse what every rank would refuse, but once."""
     inputs = open_inputs(settings, app)
-    check_overlap(inputs, COMPARED_AT_START)
+    for said in check_overlap(inputs, COMPARED_AT_START):
+        print(f"warning: {said}", flush=True)
     folder = inputs.folder
     folder.check_writable()
     start_from(inputs.settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))

@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from fm9g.errors import UserError
 from fm9g.serve.protocol import Asked, Response, read_request
-from fm9g.serve.text_model import Piece, Request, TextModel
+from fm9g.serve.text_model import Delta, Request, TextModel
 from fm9g.serve.worker import Busy, Failed, Job, Worker
 
 PAGE = Path(__file__).with_name("page.html")
@@ -141,9 +141,9 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-async def _all(request: HttpRequest, job: Job, steps: asyncio.Queue[Any]) -> list[list[Piece]] | Failed:
+async def _all(request: HttpRequest, job: Job, steps: asyncio.Queue[Any]) -> list[list[Delta]] | Failed:
     """All steps of a job, which is given up when nobody waits for them any more, or why it failed."""
-    found: list[list[Piece]] = []
+    found: list[list[Delta]] = []
     looked = time.monotonic()
     while True:
         with contextlib.suppress(asyncio.TimeoutError):

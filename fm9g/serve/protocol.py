@@ -17,7 +17,7 @@ from fm9g.data.tokens.tokenizer import Tokenizer
 from fm9g.errors import UserError, closest, shown
 from fm9g.generation.engine import Token
 from fm9g.generation.sampling import Sampling
-from fm9g.serve.text_model import Piece, Request, TextModel
+from fm9g.serve.text_model import Delta, Request, TextModel
 
 MOST_CHOICES, MOST_STOPS, MOST_LIKELIEST = 16, 16, 20
 _NUMBER, _WHOLE = (int, float), (int,)
@@ -164,9 +164,9 @@ class Response:
         self._head |= {"created": int(time.time()), "model": name}
         self._tokens = 0
 
-    def whole(self, steps: Iterable[Sequence[Piece]]) -> dict[str, Any]:
+    def whole(self, steps: Iterable[Sequence[Delta]]) -> dict[str, Any]:
         """The response to a request that is no stream."""
-        rows: list[list[Piece]] = [[] for _ in self._asked.prompts]
+        rows: list[list[Delta]] = [[] for _ in self._asked.prompts]
         for step in steps:
             for piece in step:
                 rows[piece.row].append(piece)
@@ -180,7 +180,7 @@ class Response:
         delta = {"role": "assistant", "content": ""}
         return [self._chunk(number, {"delta": delta}, None) for number in range(len(self._asked.prompts))]
 
-    def chunks(self, step: Sequence[Piece]) -> list[dict[str, Any]]:
+    def chunks(self, step: Sequence[Delta]) -> list[dict[str, Any]]:
         """The chunks of a step of a stream."""
         made = []
         for piece in step:
@@ -204,7 +204,7 @@ class Response:
     def _chunk(self, row: int, said: dict[str, Any], finish: str | None) -> dict[str, Any]:
         return self._head | self._of_chunks | {"choices": [{"index": row, **said, "finish_reason": finish}]}
 
-    def _choice(self, number: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+    def _choice(self, number: int, pieces: Sequence[Delta]) -> dict[str, Any]:
         text = "".join(piece.text for piece in pieces)
         self._tokens += sum(piece.token is not None for piece in pieces)
         said: dict[str, Any] = (
@@ -217,7 +217,7 @@ class Response:
         prompt = self._asked.prompt_tokens
         return {"prompt_tokens": prompt, "completion_tokens": self._tokens, "total_tokens": prompt + self._tokens}
 
-    def _logprobs(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
+    def _logprobs(self, pieces: Sequence[Delta]) -> dict[str, Any] | None:
         tokens = [piece.token for piece in pieces if piece.token is not None]
         if not self._asked.logprobs or not tokens:
             return None

@@ -49,7 +49,7 @@ class Request:
             raise UserError("num_beams above 1 takes what is likeliest: leave temperature at 0")
 
 
-class Piece(NamedTuple):
+class Delta(NamedTuple):
     """Some text of a row; `finish` says why it ended (STOP, LENGTH), "" if it has not. `token`: None of beams."""
 
     row: int
@@ -114,7 +114,7 @@ class TextModel:
             )
         return most - len(prompt)
 
-    def generate(self, prompts: Sequence[Sequence[int]], request: Request, chat: bool) -> Iterator[list[Piece]]:
+    def generate(self, prompts: Sequence[Sequence[int]], request: Request, chat: bool) -> Iterator[list[Delta]]:
         """The text of each prompt's continuation, as it comes; `chat`: they are answers.
 
         A row ends with the end of a document (or of an answer), before one of the request's stops, or where it has
@@ -141,7 +141,7 @@ class TextModel:
                 if token.ended:
                     finish = STOP if token.token in ends or decodings[token.row].stopped else LENGTH
                     text += decodings[token.row].end()
-                pieces.append(Piece(token.row, text, token, finish))
+                pieces.append(Delta(token.row, text, token, finish))
             yield pieces
 
     def _by_beams(
@@ -151,14 +151,14 @@ class TextModel:
         ends: set[int],
         request: Request,
         decodings: Sequence[Decoding],
-    ) -> Iterator[list[Piece]]:
+    ) -> Iterator[list[Delta]]:
         for row, (prompt, decoding) in enumerate(zip(prompts, decodings, strict=True)):
             penalty = request.sampling.repetition_penalty
             found = beam_search(
                 self._model, [prompt], ends, rooms[row], request.num_beams, penalty, not self.by_itself
             )[0]
             text = "".join([decoding.add(token) for token in found if token not in ends] + [decoding.end()])
-            yield [Piece(row, text, None, STOP if decoding.stopped or found[-1] in ends else LENGTH)]
+            yield [Delta(row, text, None, STOP if decoding.stopped or found[-1] in ends else LENGTH)]
 
     def answers(self, prompts: Sequence[Sequence[int]], request: Request, chat: bool) -> list[str]:
         """The whole text of each."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from fm9g import runtime
 from fm9g.errors import UserError
 from fm9g.generation.sampling import Sampling
-from fm9g.serve.text_model import Piece, Request, TextModel
+from fm9g.serve.text_model import Delta, Request, TextModel
 
 MOST_WAITING = 64
 _HEARTBEAT = 60.0  # seconds; ranks that wait for each other longer than some minutes are taken for dead
@@ -45,7 +45,7 @@ class Job:
     prompts: Sequence[Sequence[int]]
     request: Request
     chat: bool
-    emit: Callable[[list[Piece] | Failed | None], None]
+    emit: Callable[[list[Delta] | Failed | None], None]
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 

@@ -18,8 +18,7 @@ import uvicorn
 
 from fm9g.serve.api import Server
 from fm9g.serve.source import find_source
-from fm9g.serve.text_model import Piece as Delta
-from fm9g.serve.text_model import Request, TextModel, load
+from fm9g.serve.text_model import Delta, Request, TextModel, load
 from fm9g.serve.worker import Busy, Job, Worker
 from tests.serve.conftest import TEMPLATE, Forms
 from tests.support.chats import RECORDS

@@ -55,12 +55,17 @@ def test_ranks_that_share_a_model_answer_together(forms: Forms, tmp_path: Path) 
     assert "the model takes 256" in second  # and the ranks go on together
 
 
+def _interruptible() -> None:
+    """As from a terminal: whatever a shell starts in the background inherits that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_it_serves_until_it_is_told_to_end(forms: Forms, tmp_path: Path) -> None:
     port = free_port()
     words = ["--model", str(forms.run), "--port", str(port), "--page", "--name", "ours"]
     with open(tmp_path / "log", "w") as log:
         command = [sys.executable, str(TOOLS / "serve.py"), *words]
-        process = subprocess.Popen(command, stderr=log, env=environment(), cwd=tmp_path)
+        process = subprocess.Popen(command, stderr=log, env=environment(), cwd=tmp_path, preexec_fn=_interruptible)
     try:
         told = lambda: (tmp_path / "log").read_text()  # noqa: E731
         wait_until(lambda: "serving ours" in told() or process.poll() is not None, "the server")
