@@ -1,12 +1,13 @@
 #!/usr/bin/env python
 """Finetuning speed on the CPU against transformers, with PEFT for LoRA: answers learned per second of the processor.
 
-    python benchmarks/finetune_cpu.py [--documents 96] [--rounds 3]
+    python benchmarks/finetune_cpu.py [--documents 48] [--rounds 3] [--data FILE --tokenizer FOLDER]
 
-Conversations of one question and one answer, as long as instructions usually are (drawn, the same for all sides), are
-learned once: ours packed into rows without padding, the peer's in batches padded to their longest, which are taken at
-random, or of conversations of like length. Each round runs a process of each side, in turn; the table gives tokens of
-answers per second of the processor, medians over the rounds, and the most memory that a process had.
+Conversations of one question and one answer are learned once: ours packed into rows without padding, the peer's in
+batches padded to their longest, which are taken at random, or of conversations of like length. They are as long as
+those of --data (any form of docs/finetune.md) are with --tokenizer, or as instructions usually are (drawn); the same
+for all sides. Each round runs a process of each side, in turn; the table gives tokens of answers per second of the
+processor, medians over the rounds, and the most memory that a process had.
 """
 
 import argparse
@@ -25,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.training_sides import ADAM, in_own_process
 
-SHAPE = {"vocab_size": 8192, "dim_model": 384, "num_heads": 6, "num_layers": 6, "dim_ff": 1024, "tie_lm_head": True}
+SHAPE = {"vocab_size": 8192, "dim_model": 768, "num_heads": 12, "num_layers": 6, "dim_ff": 2048, "tie_lm_head": True}
 LORA = {"r": 16, "alpha": 32}
 THEIRS = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
 BATCH, ROW_LENGTH = 8, 1024
@@ -35,13 +36,34 @@ Document = tuple[int, int]
 """The tokens of a question, and of its answer."""
 
 
-def documents(count: int) -> list[Document]:
-    """Questions and answers with the spread of the usual instruction sets: a median of 25 and 60 tokens, long tails."""
+def documents(count: int, data: str | None, tokenizer: str) -> list[Document]:
+    """`count` questions and answers as long as some of `data`, or with the spread of the usual instruction sets: a
+    median of 25 and 60 tokens, long tails."""
     r = random.Random(1)
+    if data:
+        return r.sample(lengths(data, tokenizer), count)
     return [
         (min(400, round(r.lognormvariate(3.2, 0.7)) + 2), min(600, round(r.lognormvariate(4.1, 0.9)) + 1))
         for _ in range(count)
     ]
+
+
+def lengths(data: str, tokenizer: str) -> list[Document]:
+    """The conversations of a file in the alpaca template: tokens that are not learned, and those that are, where they
+    fit into a row."""
+    from fm9g.data.chat.render import Learned, Renderer
+    from fm9g.data.prepare.readers import read_source
+    from fm9g.data.tokens.tokenizer import load_tokenizer
+    from tests.support.chats import tokens_and_ranges
+
+    renderer = Renderer("alpaca", load_tokenizer(tokenizer), Learned())
+    found = []
+    for record in read_source(data, (), None):
+        tokens, ranges = tokens_and_ranges(renderer, record)
+        answer = sum(map(len, ranges))
+        if len(tokens) <= ROW_LENGTH:
+            found.append((len(tokens) - answer, answer))
+    return found
 
 
 def rows_of(found: list[Document]) -> list[list[Document]]:
@@ -138,9 +160,8 @@ def theirs(found: list[Document], lora: bool, by_length: bool) -> Callable[[], N
     return learn
 
 
-def measured(side: str, lora: bool, count: int) -> tuple[float, float]:
+def measured(side: str, lora: bool, found: list[Document]) -> tuple[float, float]:
     """(answers' tokens per second of the processor, gigabytes at most) of one side, in this process."""
-    found = documents(count)
     learn = ours(found, lora) if side == "ours" else theirs(found, lora, side == "padded by length")
     learn()  # memory is there then, and kernels are chosen
     started = time.process_time()
@@ -152,13 +173,18 @@ def measured(side: str, lora: bool, count: int) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=96, help="conversations that are learned in each process")
+    parser.add_argument("--documents", type=int, default=48, help="conversations that are learned in each process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each side, in turn")
+    parser.add_argument("--data", help="a file of conversations, whose lengths are taken")
+    parser.add_argument("--tokenizer", help="the tokenizer folder that --data is measured with")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--lora", type=int, choices=(0, 1), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.data and not arguments.tokenizer:
+        parser.error("--data needs --tokenizer, with which it is measured")
     if arguments.side:
-        print(json.dumps(measured(arguments.side, bool(arguments.lora), arguments.documents)))
+        found = documents(arguments.documents, arguments.data, arguments.tokenizer)
+        print(json.dumps(measured(arguments.side, bool(arguments.lora), found)))
         return
     print(f"{arguments.documents} conversations, float32; tokens of answers per second of the processor, memory in GB")
     print(f"{'':6} " + " ".join(f"{side:>24}" for side in SIDES) + f" {'ratios':>14}")

@@ -35,6 +35,10 @@ def conversation(rounds: int, first: int = 0, system: str = "") -> dict[str, Any
 
 
 RECORDS = [conversation(rounds, first) for first in range(len(QUESTIONS)) for rounds in (1, 2, 3, 5)]
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+END = {"chatglm3": "<|user|>", "cohere": "<|END_OF_TURN_TOKEN|>", "gemma": "<end_of_turn>", "internlm": "<eoa>"}
+END |= {"llama3": "<|eot_id|>", "phi3": "<|end|>", "starchat": "<|end|>"}
+END |= dict.fromkeys(("chatml", "qwen", "qwen3", "yi", "internlm2", "minicpm", "fm9g"), "<|im_end|>")
 TOKENS = sorted({name for path in FOLDER.glob("*.json") for name in read_template(path).tokens()} - {"bos", "eos"})
 # text, for these templates, that other models have tokens for
 TEXTS = {"llama2": ["[INST]", "[/INST]"], "llama2-zh": ["[INST]", "[/INST]"]}
@@ -62,6 +66,22 @@ def tokens_and_ranges(renderer: Renderer, record: dict[str, Any]) -> tuple[list[
 def answers(record: dict[str, Any]) -> list[str]:
     """What the assistant says in a record."""
     return [turn["value"] for turn in record["conversations"] if turn["from"] == "gpt"]
+
+
+def said_in(ranges: list[list[int]], tokenizer: Tokenizer) -> list[tuple[str, int]]:
+    """The text of each range that is learned, and the token that ends it."""
+    return [(tokenizer.decode(ids[:-1]).strip(), ids[-1]) for ids in ranges]
+
+
+def to_learn(record: dict[str, Any], template: str, tokenizer: Tokenizer) -> list[tuple[str, int]]:
+    """What the assistant says in a record, and the token with which a template of ours ends it."""
+    more = "###" if template == "aquila" else ""  # which ends its answers, too
+    end = tokenizer.id_of(END.get(template, "</s>"))
+    return [
+        ((turn.text.strip() if not more else turn.text + more).strip(), end)
+        for turn in read_conversation(record).turns
+        if turn.answers
+    ]
 
 
 def messages(record: dict[str, Any]) -> list[dict[str, str]]:

@@ -200,3 +200,8 @@ JINJA = {
 }
 # of which there is no template of ours that is just the same
 OTHERS = {"qwen3, thinking": QWEN3, "phi3": PHI3}
+
+
+def without_day(jinja: str) -> str:
+    """Of Llama 3, what depends on the day, which there is none of here."""
+    return "\n".join(line for line in jinja.splitlines() if "strftime_now" not in line)

@@ -9,11 +9,18 @@ import pytest
 
 from fm9g.data.chat.as_jinja import as_jinja
 from fm9g.data.chat.render import Learned, Renderer
-from fm9g.data.chat.template import FOLDER, read_template, template_path
+from fm9g.data.chat.template import read_template, template_path
 from fm9g.data.record import NoText
-from tests.support.chats import RECORDS, conversation, messages, their_ids, tokens_and_ranges, transformers_tokenizer
+from tests.support.chats import (
+    NAMES,
+    RECORDS,
+    conversation,
+    messages,
+    their_ids,
+    tokens_and_ranges,
+    transformers_tokenizer,
+)
 
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 CALLED: dict[str, Any] = {
     "messages": [
         {"role": "user", "content": "q"},

@@ -21,7 +21,17 @@ from tests.support.chats import (
     tokens_and_ranges,
     transformers_tokenizer,
 )
-from tests.support.jinja_templates import CHATML, JINJA, MISTRAL, MISTRAL_TOOLS, OTHERS, QWEN, QWEN3, VICUNA
+from tests.support.jinja_templates import (
+    CHATML,
+    JINJA,
+    MISTRAL,
+    MISTRAL_TOOLS,
+    OTHERS,
+    QWEN,
+    QWEN3,
+    VICUNA,
+    without_day,
+)
 
 
 @pytest.fixture
@@ -33,11 +43,6 @@ def opened(tokenizer_of):
         return Renderer("tokenizer", tokenizer, Learned()), tokenizer, transformers_tokenizer(tokenizer)
 
     return both
-
-
-def without_day(jinja):
-    """Of Llama 3, what depends on the day, which there is none of here."""
-    return "\n".join(line for line in jinja.splitlines() if "strftime_now" not in line)
 
 
 @pytest.mark.parametrize(("name", "jinja"), (JINJA | OTHERS).items(), ids=(JINJA | OTHERS).keys())

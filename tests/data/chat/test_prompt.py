@@ -6,13 +6,10 @@ import pytest
 
 from fm9g.data.chat.conversation import read_question
 from fm9g.data.chat.render import Learned, Renderer
-from fm9g.data.chat.template import FOLDER
 from fm9g.data.record import NoText
 from fm9g.data.stream.document import Document
-from tests.support.chats import RECORDS, conversation, document, messages, transformers_tokenizer
+from tests.support.chats import NAMES, RECORDS, conversation, document, messages, transformers_tokenizer
 from tests.support.jinja_templates import JINJA, OTHERS, QWEN, QWEN3
-
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def questions(record):

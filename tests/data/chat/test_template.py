@@ -7,18 +7,14 @@ import json
 import pytest
 
 from fm9g.data.chat.render import Learned, Renderer
-from fm9g.data.chat.template import FOLDER, read_template, template_path
+from fm9g.data.chat.template import read_template, template_path
 from fm9g.data.record import NoText
 from fm9g.errors import UserError
-from tests.support.chats import RECORDS, answers, conversation, tokens_and_ranges
+from tests.support.chats import NAMES, RECORDS, conversation, said_in, to_learn, tokens_and_ranges
 
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 ISSUED = """vicuna alpaca belle cpm chatml llama2 llama2-zh llama3 mistral zephyr qwen qwen3 baichuan baichuan2 chatglm2
 chatglm3 internlm internlm2 xverse yi orion deepseek deepseek3 starchat phoenix aquila ziya linly cohere gemma phi3
 minicpm fm9g"""
-END = {"chatglm3": "<|user|>", "cohere": "<|END_OF_TURN_TOKEN|>", "gemma": "<end_of_turn>", "internlm": "<eoa>"}
-END |= {"llama3": "<|eot_id|>", "phi3": "<|end|>", "starchat": "<|end|>"}
-END |= dict.fromkeys(("chatml", "qwen", "qwen3", "yi", "internlm2", "minicpm", "fm9g"), "<|im_end|>")
 
 
 def test_every_template_that_users_know_is_there():
@@ -31,10 +27,7 @@ def test_what_is_learned_is_every_answer_with_its_end(name, tokenizer_of):
     renderer = Renderer(name, tokenizer, Learned())
     for record in RECORDS:
         _, ranges = tokens_and_ranges(renderer, record)
-        said = [(tokenizer.decode(ids[:-1]).strip(), ids[-1]) for ids in ranges]
-        end = tokenizer.id_of(END.get(name, "</s>"))
-        more = "###" if name == "aquila" else ""  # which ends its answers, too
-        assert said == [((answer.strip() if not more else answer + more).strip(), end) for answer in answers(record)]
+        assert said_in(ranges, tokenizer) == to_learn(record, name, tokenizer)
 
 
 @pytest.mark.parametrize("name", NAMES)
