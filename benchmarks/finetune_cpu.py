@@ -78,6 +78,17 @@ def rows_of(found: list[Document]) -> list[list[Document]]:
     return rows
 
 
+def batches_of(found: list[Document], by_length: bool) -> list[list[Document]]:
+    """Documents in batches, as they come or those of like length together."""
+    ordered = sorted(found, key=sum) if by_length else found
+    return [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+
+
+def padding(found: list[Document], by_length: bool) -> float:
+    """How many tokens padded batches have for each that is no padding."""
+    return sum(len(batch) * max(map(sum, batch)) for batch in batches_of(found, by_length)) / sum(map(sum, found))
+
+
 def ours(found: list[Document], lora: bool) -> Callable[[], None]:
     """What learns all documents once with Decoder and BMTrain's optimizer."""
     import torch
@@ -141,8 +152,7 @@ def theirs(found: list[Document], lora: bool, by_length: bool) -> Callable[[], N
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, **ADAM)
-    ordered = sorted(found, key=sum) if by_length else found
-    batches = [ordered[i : i + BATCH] for i in range(0, len(ordered), BATCH)]
+    batches = batches_of(found, by_length)
 
     def learn() -> None:
         for batch in batches:
@@ -186,7 +196,12 @@ def main() -> None:
         found = documents(arguments.documents, arguments.data, arguments.tokenizer)
         print(json.dumps(measured(arguments.side, bool(arguments.lora), found)))
         return
-    print(f"{arguments.documents} conversations, float32; tokens of answers per second of the processor, memory in GB")
+    found = documents(arguments.documents, arguments.data, arguments.tokenizer)
+    padded = " and ".join(f"{padding(found, by_length):.2f}" for by_length in (False, True))
+    print(
+        f"{len(found)} conversations; with padding, at random and by length, {padded} times their tokens are computed"
+    )
+    print("float32; tokens of answers per second of the processor, memory in GB")
     print(f"{'':6} " + " ".join(f"{side:>24}" for side in SIDES) + f" {'ratios':>14}")
     speeds = {}
     for lora in (0, 1):
@@ -194,11 +209,11 @@ def main() -> None:
             [in_own_process(__file__, arguments, side=side, lora=lora) for side in SIDES]
             for _ in range(arguments.rounds)
         ]
-        found = [
+        medians = [
             [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*rounds, strict=True)
         ]
-        mine, *peers = speeds[lora] = [speed for speed, _ in found]
-        shown = " ".join(f"{speed:16,.0f} {memory:4.1f} GB" for speed, memory in found)
+        mine, *peers = speeds[lora] = [speed for speed, _ in medians]
+        shown = " ".join(f"{speed:16,.0f} {memory:4.1f} GB" for speed, memory in medians)
         ratios = " ".join(f"{mine / peer:6.2f}" for peer in peers)
         print(f"{'LoRA' if lora else 'full':6} {shown} {ratios:>14}", flush=True)
     print(f"LoRA is {speeds[1][0] / speeds[0][0]:.2f} of the speed of full training")
