@@ -43,3 +43,8 @@ for answering in $model $out/run/checkpoints/lora; do
   fm9g generate --model $answering --template tokenizer --prompt "What does textwrap.dedent do?" --max_new_tokens 64 \
     --repetition_penalty 1.1
 done
+
+if python -c 'import peft' 2> /dev/null; then
+  echo "== the adapter in PEFT, the merged model in transformers"
+  python $here/in_peft.py $model $out/peft $out/merged
+fi
