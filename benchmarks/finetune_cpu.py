@@ -36,11 +36,11 @@ Document = tuple[int, int]
 """The tokens of a question, and of its answer."""
 
 
-def documents(count: int, data: str | None, tokenizer: str) -> list[Document]:
+def documents(count: int, data: str | None, tokenizer: str | None) -> list[Document]:
     """`count` questions and answers as long as some of `data`, or with the spread of the usual instruction sets: a
     median of 25 and 60 tokens, long tails."""
     r = random.Random(1)
-    if data:
+    if data and tokenizer:
         return r.sample(lengths(data, tokenizer), count)
     return [
         (min(400, round(r.lognormvariate(3.2, 0.7)) + 2), min(600, round(r.lognormvariate(4.1, 0.9)) + 1))
@@ -192,11 +192,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.data and not arguments.tokenizer:
         parser.error("--data needs --tokenizer, with which it is measured")
+    found = documents(arguments.documents, arguments.data, arguments.tokenizer)
     if arguments.side:
-        found = documents(arguments.documents, arguments.data, arguments.tokenizer)
         print(json.dumps(measured(arguments.side, bool(arguments.lora), found)))
         return
-    found = documents(arguments.documents, arguments.data, arguments.tokenizer)
     padded = " and ".join(f"{padding(found, by_length):.2f}" for by_length in (False, True))
     print(
         f"{len(found)} conversations; with padding, at random and by length, {padded} times their tokens are computed"

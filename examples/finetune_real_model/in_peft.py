@@ -1,25 +1,23 @@
 #!/usr/bin/env python
-"""The adapter loaded in PEFT beside the merged model in transformers: in_peft.py MODEL ADAPTER MERGED"""
+"""The adapter merged by PEFT, in float32, beside the merged model that was written: in_peft.py MODEL ADAPTER MERGED"""
 
 import sys
+from pathlib import Path
 
-import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
-TEXT = "textwrap.dedent removes what white space all lines of a text begin with."
 
-
-@torch.no_grad()
 def main(model: str, adapter: str, merged: str) -> None:
-    tokens = AutoTokenizer.from_pretrained(merged)(TEXT, return_tensors="pt").input_ids
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    before = base(tokens).logits
-    with_adapter = PeftModel.from_pretrained(base, adapter).eval()(tokens).logits
-    of_merged = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()(tokens).logits
-    moved, apart = (float((with_adapter - other).abs().max()) for other in (before, of_merged))
-    print(f"logits to {float(of_merged.abs().max()):.1f}: the adapter in PEFT moves the model's by {moved:.2g}")
-    print(f"and differs from the merged model's by {apart:.2g}")
+    base = AutoModelForCausalLM.from_pretrained(model).float()
+    theirs = PeftModel.from_pretrained(base, adapter).float().merge_and_unload().state_dict()
+    different, count = 0, 0
+    for path in Path(merged).glob("*.safetensors"):
+        for name, weight in load_file(path).items():
+            different += int((theirs[name].to(weight.dtype) != weight).sum())
+            count += weight.numel()
+    print(f"{different:,} of {count:,} weights differ from PEFT's, rounded alike")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,6 @@ for answering in $model $out/run/checkpoints/lora; do
 done
 
 if python -c 'import peft' 2> /dev/null; then
-  echo "== the adapter in PEFT, the merged model in transformers"
+  echo "== the adapter merged by PEFT, beside the merged model"
   python $here/in_peft.py $model $out/peft $out/merged
 fi
