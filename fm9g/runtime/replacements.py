@@ -76,7 +76,7 @@ FUNCTIONS = (
     Replacement(
         "zero_context.ZeroContext.enter",
         lambda original: _zero_context().enter,
-        "makes two tensors for every parameter where a view does, while the GPU waits",
+        "makes two tensors for every parameter where a view does, while the GPU waits; copies what a rank has whole",
     ),
     Replacement(
         "zero_context.ZeroContext.exit",
