@@ -6,14 +6,16 @@ A call for every short document costs several times as much as one for all (meas
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fm9g.model.context import Context, Documents
+from fm9g.model.context import Context
 from fm9g.model.kernels.kernel import Kernel, everywhere, for_every_head
 
 LONGEST_BATCHED = 512
@@ -27,32 +29,94 @@ def _padded_length(length: int) -> int:
     return size
 
 
-def _batches(queries: Documents, keys: Documents) -> list[list[int]]:
-    """The numbers of the documents of each batch; a long document is one of its own."""
-    batches: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for number, lengths in enumerate(zip(queries.lengths, keys.lengths, strict=True)):
+class _Places(NamedTuple):
+    """Where T tokens stand among the P places of padded batches, which lie one after another; padding is places of a
+    token that has its own before them."""
+
+    shapes: list[tuple[int, int]]  # of each batch: documents, places of each
+    tokens_P: Tensor
+    places_T: Tensor
+    padding: Tensor  # places, increasing
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], batches: Sequence[Sequence[int]], device: torch.device) -> _Places:
+        """`batches` holds numbers of documents. A batch of equals needs no padding."""
+        starts = torch.tensor([0, *lengths]).cumsum(0)
+        shapes, tokens, valid = [], [], []
+        for members in batches:
+            sizes_n1 = torch.tensor([lengths[number] for number in members]).unsqueeze(1)
+            offsets_L = torch.arange(int(sizes_n1.max()))
+            shapes.append((len(members), len(offsets_L)))
+            tokens.append((starts[members].unsqueeze(1) + torch.minimum(offsets_L, sizes_n1 - 1)).flatten())
+            valid.append((offsets_L < sizes_n1).flatten())
+        tokens_P, valid_P = torch.cat(tokens), torch.cat(valid)
+        kept_T = valid_P.nonzero().squeeze(1)
+        places_T = kept_T[tokens_P[kept_T].argsort()]
+        return cls(shapes, *(x.to(device) for x in (tokens_P, places_T, (~valid_P).nonzero().squeeze(1))))
+
+
+class _Plan(NamedTuple):
+    """The batches of a strip, and what a query sees in each, [documents, 1, queries, keys]: None where that is all
+    until itself."""
+
+    queries: _Places
+    keys: _Places
+    visible: list[Tensor | None]
+
+
+@functools.lru_cache(maxsize=2)  # every layer, and a second forward of checkpointing, asks for the same
+def _plan(queries: tuple[int, ...], keys: tuple[int, ...], device: torch.device) -> _Plan:
+    """For documents of these numbers of queries and of keys; a long document is a batch of its own."""
+    grouped: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for number, lengths in enumerate(zip(queries, keys, strict=True)):
         alone = (number,) if lengths[1] > LONGEST_BATCHED else ()
-        batches[(*map(_padded_length, lengths), *alone)].append(number)
-    return list(batches.values())
+        grouped[(*map(_padded_length, lengths), *alone)].append(number)
+    batches = list(grouped.values())
+    of_queries = _Places.of(queries, batches, device)
+    if queries == keys:
+        return _Plan(of_queries, of_queries, [None] * len(batches))
+    visible = [_visible([(queries[n], keys[n]) for n in members]).to(device) for members in batches]
+    return _Plan(of_queries, _Places.of(keys, batches, device), [*visible])
 
 
-def _places(documents: Documents, members: list[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The token at each place [documents, padded length] of a batch, and which places are not padding.
-
-    A batch of equals needs no padding.
-    """
-    sizes = torch.tensor([documents.lengths[n] for n in members]).unsqueeze(1)
-    starts = torch.tensor([0, *documents.lengths]).cumsum(0)[members].unsqueeze(1)
-    offsets = torch.arange(int(sizes.max()))
-    return (starts + torch.minimum(offsets, sizes - 1)).to(device), (offsets < sizes).to(device)
-
-
-def _visible(context: Context, members: list[int], device: torch.device) -> Tensor:
+def _visible(lengths: list[tuple[int, int]]) -> Tensor:
     """[documents, 1, queries, keys]: whether a query sees a key; a document's queries are those of its last keys."""
-    lengths = [(context.queries.lengths[n], context.keys.lengths[n]) for n in members]
     before = torch.tensor([keys - queries for queries, keys in lengths])
     last_nq = before.unsqueeze(1) + torch.arange(max(queries for queries, _ in lengths))
-    return (torch.arange(max(keys for _, keys in lengths)) <= last_nq.unsqueeze(2)).unsqueeze(1).to(device)
+    return (torch.arange(max(keys for _, keys in lengths)) <= last_nq.unsqueeze(2)).unsqueeze(1)
+
+
+class _Pad(torch.autograd.Function):
+    """[T, ...] -> [P, ...]. Nothing comes back from padding, which no query sees and whose outputs nobody takes: a
+    gradient is taken from its place, and none are added, which on a CPU is as slow as a matrix product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: _Places) -> Tensor:
+        ctx.places = places
+        return x.index_select(0, places.tokens_P)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad.index_select(0, ctx.places.places_T), None
+
+
+class _Unpad(torch.autograd.Function):
+    """[P, ...] -> [T, ...]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, places: _Places) -> Tensor:
+        ctx.places = places
+        return x.index_select(0, places.places_T)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad.index_select(0, ctx.places.tokens_P).index_fill_(0, ctx.places.padding, 0), None
+
+
+def _in_batches(x: Tensor, places: _Places) -> list[Tensor]:
+    """[T, heads, dim_head] -> [documents, heads, places, dim_head] of each batch."""
+    parts = _Pad.apply(x, places).split([documents * length for documents, length in places.shapes])
+    return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, places.shapes, strict=True)]
 
 
 def batched_attention(query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
@@ -68,20 +132,16 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, context: Context) 
     if whole and context.queries.equal:
         return batched_attention(query, key, value, context)
     key, value = (for_every_head(x, query.size(1)) for x in (key, value))
-    outputs, order = [], []
-    for members in _batches(context.queries, context.keys):
-        of_queries, valid_nL = _places(context.queries, members, query.device)
-        of_keys = of_queries if whole else _places(context.keys, members, query.device)[0]
-        q, k, v = (
-            x.index_select(0, places.flatten()).view(*places.shape, *x.shape[1:]).transpose(1, 2)
-            for x, places in ((query, of_queries), (key, of_keys), (value, of_keys))
-        )
-        seen: dict[str, Any] = {"is_causal": True} if whole else {"attn_mask": _visible(context, members, query.device)}
-        output_nLHd = F.scaled_dot_product_attention(q, k, v, **seen).transpose(1, 2)
-        kept = valid_nL.flatten().nonzero().squeeze(1)
-        outputs.append(output_nLHd.flatten(0, 1).index_select(0, kept))
-        order.append(of_queries.flatten()[kept])
-    return torch.cat(outputs).index_select(0, torch.cat(order).argsort())
+    plan = _plan(context.queries.lengths, context.keys.lengths, query.device)
+    batches = (_in_batches(x, of) for x, of in ((query, plan.queries), (key, plan.keys), (value, plan.keys)))
+    outputs = [
+        F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
+        for q, k, v, visible in zip(*batches, plan.visible, strict=True)
+    ]
+    padded = torch.cat([output.transpose(1, 2).flatten(0, 1) for output in outputs])
+    result = _Unpad.apply(padded, plan.queries)
+    assert isinstance(result, Tensor)
+    return result
 
 
 KERNEL = Kernel("torch sdpa", everywhere, sdpa_attention)
