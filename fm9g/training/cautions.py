@@ -40,7 +40,7 @@ def sample(inputs: Inputs, documents: int) -> Samples:
         return Samples(trained, {} if inputs.settings.only_run_dataloader else of(inputs.held_out))
 
 
-def cautions(inputs: Inputs, start: Start, tokens_per_step: int, samples: Samples) -> list[str]:
+def cautions(inputs: Inputs, start: Start, tokens_per_step: float, samples: Samples) -> list[str]:
     """Warnings about a run, given samples of what it reads; [] where nothing looks wrong."""
     settings = inputs.settings
     said = []
@@ -90,7 +90,7 @@ def _about_idle_settings(settings: Settings) -> list[str]:
     ]
 
 
-def _about_data(inputs: Inputs, corpus: Corpus, sample: CorpusSample, tokens_per_step: int) -> list[str]:
+def _about_data(inputs: Inputs, corpus: Corpus, sample: CorpusSample, tokens_per_step: float) -> list[str]:
     settings, entry, size = inputs.settings, corpus.entry, sample.mean * corpus.records
     said = [f"dataset {entry.task_name!r}: {found}" for found in sample.warnings(inputs.tokenizer, settings.max_length)]
     epochs = settings.train_iters * tokens_per_step * entry.share / size if size else 0.0

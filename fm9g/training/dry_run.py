@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.dry_read import fill
 from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, CorpusSample, describe, endings, never_ends, places_of_a_pass
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
@@ -14,7 +15,7 @@ from fm9g.model.config import ModelConfig
 from fm9g.model.parameters import Parameter, count, num_parameters, parameters
 from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions, sample
-from fm9g.training.inputs import Inputs
+from fm9g.training.inputs import Inputs, whole_plan
 from fm9g.training.overlap import check_overlap
 from fm9g.training.schedule import FLOOR, drop_begin
 from fm9g.training.settings import Settings
@@ -90,29 +91,30 @@ def report(inputs: Inputs) -> str:
         f"data         {LANES_PER_ROW * rows} lanes",
     ]
     samples = sample(inputs, SAMPLED_DOCUMENTS)
-    lines += _describe_data(inputs, samples.trained, places)
+    tokens = places * fill(inputs.corpora, whole_plan(settings))
+    lines += _describe_data(inputs, samples.trained, tokens)
     lines += _describe_evaluation(inputs, samples.held_out, places)
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
     lines.append("settings")
     lines += [f"  {said}" for said in told_lines(settings)]
-    warnings = check_overlap(inputs, None) + cautions(inputs, start, places, samples) + _unexportable(inputs)
+    warnings = check_overlap(inputs, None) + cautions(inputs, start, tokens, samples) + _unexportable(inputs)
     lines += [f"warning: {said}" for said in warnings]
     return "\n".join([*lines, "dry run: everything checked, nothing started"])
 
 
-def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], places: int) -> list[str]:
-    """What a run reads of each dataset, and when they end; `places` are the tokens of a step."""
+def _describe_data(inputs: Inputs, samples: Mapping[str, CorpusSample], tokens: float) -> list[str]:
+    """What a run reads of each dataset, and when they end; `tokens` are those of a step, without room that is left."""
     settings, lines = inputs.settings, []
     for corpus in inputs.corpora:
         sample = samples.get(corpus.entry.task_name)
         if sample is None:
             lines.append(f"  {corpus.entry.task_name}: weight 0, not read")
         else:
-            lines.append(_describe_dataset(corpus, sample, places, settings.train_iters))
+            lines.append(_describe_dataset(corpus, sample, tokens, settings.train_iters))
             lines += _describe_special_tokens(corpus, sample)
-    found = endings(inputs.corpora, places, [0] * len(inputs.corpora), 0, samples)
+    found = endings(inputs.corpora, tokens, [0] * len(inputs.corpora), 0, samples)
     said = describe(found, settings.train_iters, never_ends(inputs.corpora), settings.stop_when_end)
     return lines + [f"  {line}" for line in said]
 
@@ -150,13 +152,13 @@ def _describe_optimisation(settings: Settings) -> str:
     return said + f"{settings.lr_scheduler}: flat, and falling from {drop_begin(settings):,} on ({drop:,} drop_iters)"
 
 
-def _describe_dataset(corpus: Corpus, sample: CorpusSample, places: int, train_iters: int) -> str:
+def _describe_dataset(corpus: Corpus, sample: CorpusSample, tokens: float, train_iters: int) -> str:
     entry, mean = corpus.entry, sample.mean
     total = mean * corpus.records
     if not total:
         return f"  {entry.task_name}: {entry.share:.1%}, {corpus.records:,} records, none of those sampled has tokens"
     doubt = f" ± {sample.standard_error:,.1f}" if sample.standard_error else ""
-    steps = total / (places * entry.share)
+    steps = total / (tokens * entry.share)
     ends = "repeats" if entry.epochs is None else f"ends after {entry.epochs * steps:,.0f} steps"
     return (
         f"  {entry.task_name}: {entry.share:.1%}, {corpus.records:,} records, about {total:,.0f} tokens "

@@ -50,6 +50,7 @@ class Loop:
         self._evaluate_start()
         self._name_best()
         if self._is_stale():
+            self._write_results()  # a kill may have come before it
             return
         started = time.perf_counter()
         if first < train_iters:
@@ -120,11 +121,15 @@ class Loop:
 
     def _evaluate_start(self) -> None:
         """Evaluate what a run starts from or goes on from: before anything is learned, it is found out whether held-out
-        data can be read, and a finished run has an evaluation too."""
+        data can be read, and a finished run has an evaluation too.
+
+        One that a run which went on without a stop does not have counts neither for the best nor for early_stop.
+        """
         if self.evaluation is None:
             return
-        evaluated = self._evaluate(self.evaluation)
-        self.best.add(self._progress.step, evaluated.loss)
+        evaluated, step = self._evaluate(self.evaluation), self._progress.step
+        if step == 0 or self.evaluation.is_due(step, data_ends=False):
+            self.best.add(step, evaluated.loss)
         if self.writer:
             self.writer.write_evaluated(evaluated, self._progress.step)
 
@@ -183,7 +188,7 @@ class Loop:
             return
         step = self.best.saved_step
         best = {
-            "best_metric": self.best.loss,
+            "best_metric": self.best.loss if step is None else self.best.saved_loss,
             "best_model_checkpoint": None if step is None else str(self.checkpoints.path(step)),
         }
         settings, logs = self._settings, self.checkpoints.folder.logs

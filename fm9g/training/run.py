@@ -11,6 +11,7 @@ from fm9g import runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
+from fm9g.data.stream.dry_read import fill
 from fm9g.data.stream.forecast import describe, endings, never_ends
 from fm9g.errors import UserError
 from fm9g.lora.told import check_told
@@ -126,11 +127,12 @@ def _announce(stream: RunStream, start: Start) -> None:
     if runtime.rank() > 0:
         return
     inputs, corpora, settings = stream.inputs, stream.corpora, stream.inputs.settings
-    tokens = stream.plan.rows_per_step * stream.plan.row_length
+    places = stream.plan.rows_per_step * stream.plan.row_length
     launched = "FM9G_LAUNCHER" in os.environ  # by what has compared them, and said it
     overlaps = [] if launched else check_overlap(inputs, COMPARED_AT_START)
     with generators_kept():  # from which transforms may draw
         samples = sample(inputs, _SAMPLED_AT_START)
+        tokens = places * fill(corpora, stream.plan)
     for said in overlaps + cautions(inputs, start, tokens, samples):
         log(f"warning: {said}")
     found = endings(corpora, tokens, stream.records_done(), stream.progress.step, samples.trained)

@@ -132,7 +132,7 @@ class RunStream:
             return
         settings = self.inputs.settings
         message = f"the mixture is exhausted after {self.progress.step} of {settings.train_iters} steps"
-        if not settings.stop_when_end:
+        if not (settings.stop_when_end or settings.counts_epochs):
             raise UserError(f"{message}: use stop_when_end=1 to end there, or allow_repeat for a dataset")
         log(message)
 

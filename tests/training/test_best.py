@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
+from fm9g.errors import UserError
 from fm9g.training.best import Best
 from fm9g.training.evaluation import Evaluation
 from fm9g.training.metrics import Evaluated
@@ -41,6 +43,8 @@ def evaluated(monkeypatch):
         left = list(losses)
 
         def run(self):
+            if not left:
+                raise UserError("killed")
             return Evaluated(left.pop(0), {}, {}, 1, 0, 0.0, True)
 
         monkeypatch.setattr(Evaluation, "run", run)
@@ -101,3 +105,33 @@ class TestRuns:
         evaluated(6, 7)
         run = train_here(place, tmp_path, **options | {"train_iters": 20}, early_stop=2, resume_ckpt="latest")
         assert run.latest() == 6 and (run.checkpoints / "best").read_text() == "2\n"
+
+    def test_a_stop_between_evaluations_changes_nothing(self, place, options, tmp_path, evaluated):
+        """What a resumed run finds where it goes on is no evaluation of the straight run."""
+        options |= {"eval_interval": 4, "save_iters": 6, "train_iters": 20, "early_stop": 3}
+        evaluated(9, 5, 6, 7, 4, 8)
+        straight = train_here(place, tmp_path / "straight", **options)
+        evaluated(9, 5)
+        with pytest.raises(UserError, match="killed"):
+            train_here(place, tmp_path / "killed", **options)
+        evaluated(5.5, 6, 7, 4, 8)
+        resumed = train_here(place, tmp_path / "killed", **options, resume_ckpt="latest")
+        assert resumed.latest() == straight.latest() == 20
+        assert resumed.state(20)["best"] == straight.state(20)["best"]
+
+    def test_what_is_told_of_the_best_is_of_one_checkpoint(self, place, options, tmp_path, evaluated):
+        evaluated(9, 5, 3, 4, 6)
+        run = train_here(place, tmp_path, **options | {"save_iters": 3})
+        state = json.loads(next(tmp_path.rglob("trainer_state.json")).read_text())
+        assert (state["best_metric"], Path(state["best_model_checkpoint"]).name) == (4.0, "6")
+        assert run.state(6)["best"]["loss"] == 3.0
+
+    def test_results_are_written_where_a_kill_came_before_them(self, place, options, tmp_path, evaluated):
+        evaluated(9, 5, 6, 7)
+        options |= {"train_iters": 20, "early_stop": 2}
+        train_here(place, tmp_path, **options)
+        results = next(tmp_path.rglob("trainer_state.json"))
+        results.unlink()
+        evaluated(7)
+        train_here(place, tmp_path, **options, resume_ckpt="latest")
+        assert results.exists()

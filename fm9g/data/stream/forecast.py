@@ -101,7 +101,7 @@ def places_of_a_pass(corpora: Sequence[Corpus], samples: Mapping[str, CorpusSamp
 
 def endings(
     corpora: Sequence[Corpus],
-    tokens_per_step: int,
+    tokens_per_step: float,
     done: Sequence[int],
     first_step: int,
     samples: Mapping[str, CorpusSample] | None = None,
@@ -109,7 +109,7 @@ def endings(
     """The datasets that end, in that order, if the run never does; those that repeat for ever are left out.
 
     `done` says how many documents of each have been read before `first_step`. The rest share the part of a dataset
-    that has ended. Steps are estimates: tokens are counted on a sample, and rows are taken to be full.
+    that has ended. Steps are estimates: tokens are counted on a sample.
     `samples` are those of the tasks that are sampled already; of others one is taken.
     """
     known = samples or {}
