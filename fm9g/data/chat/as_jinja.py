@@ -2,7 +2,8 @@
 
 What it makes of OpenAI's messages is what training made of the conversation, to the token, wherever the program that
 serves finds special tokens in the text of a template, and in that of people does not. A text that is white space alone
-counts as none in a system message, as in training.
+counts as none in a system message, as in training. The arguments of a call are to be an object, or text as `json.dumps`
+spaces it: Jinja reads no JSON, so other text stays as it is.
 """
 
 from __future__ import annotations

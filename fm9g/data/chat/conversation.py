@@ -201,6 +201,7 @@ def _turn(turn: Any) -> Turn:
     if isinstance(thought := turn.get("reasoning_content"), str) and thought.strip():
         content = f"<think>\n{thought}\n</think>\n\n{content}"
     ids = _ids([turn], "tool_call_id") if ROLES[name] == OBSERVATION else ()
+    content = _call_text(content) if ROLES[name] == CALL else content
     read = Turn(ROLES[name], content, _weight(turn) * _has_loss(turn), ids=ids)
     calls = turn.get("tool_calls")
     if not calls:
@@ -208,7 +209,7 @@ def _turn(turn: Any) -> Turn:
     if read.role != ASSISTANT:
         raise NoText(f"tool_calls of a {read.role} turn")
     calls = calls if isinstance(calls, list) else [calls]
-    return replace(read, role="call", text=_calls(calls), said=read.text, ids=_ids(calls, "id"))
+    return replace(read, role=CALL, text=_calls(calls), said=read.text, ids=_ids(calls, "id"))
 
 
 def _weight(found: dict[str, Any]) -> float:
@@ -256,6 +257,21 @@ def _calls(calls: list[Any]) -> str:
             raise NoText(f"tool_calls: the arguments of {function['name']} are not JSON: {shown(arguments)}") from None
         read.append({"name": function["name"], "arguments": given})
     return json.dumps(read[0] if len(read) == 1 else read, ensure_ascii=False)
+
+
+def _call_text(text: str) -> str:
+    """A call that is JSON of {"name", "arguments"}, or a list of those, as OpenAI's tool_calls are written: so it comes
+    back when it is served. Other text is left as it is."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    calls = found if isinstance(found, list) else [found]
+    if not all(isinstance(call, dict) and call.keys() == {"name", "arguments"} for call in calls):
+        return text
+    if not all(isinstance(call["name"], str) and isinstance(call["arguments"], dict) for call in calls):
+        return text
+    return _calls(calls)
 
 
 def _tools(tools: Any) -> str:

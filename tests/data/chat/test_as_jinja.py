@@ -35,6 +35,15 @@ PARTS = {
     "messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant", "content": "a"}]
 }
 AS_TEXT = {"messages": [ASKED, {**CALLS, "tool_calls": [CALL_AS_TEXT]}, RESULT, SAID]}
+CALL_OF_SHAREGPT = {
+    "conversations": [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": '{"name":"f","arguments":{"x":"\\u6708","y":[1.50]}}'},
+        {"from": "observation", "value": "r"},
+        {"from": "gpt", "value": "a"},
+    ]
+}
+COMPACT = {"function": {"name": "f", "arguments": '{"x":"月","y":[1.5]}'}}
 TWICE = {"messages": [ASKED, {**CALLS, "tool_calls": [CALL_AS_TEXT] * 2}, RESULT, SAID]}
 TWO_RESULTS = {"messages": [ASKED, CALLS, RESULT, RESULT, SAID]}
 TOOLS = [{"name": "f", "parameters": {"x": "月"}}, {"name": "g"}]
@@ -88,3 +97,15 @@ def test_what_one_has_no_place_for_the_other_has_none_for_either(name, record, b
             ours.parts(record)
         return
     assert tokens_and_ranges(ours, record)[0] == (ids if isinstance(ids, list) else ids["input_ids"])
+
+
+@pytest.mark.parametrize("name", ["qwen", "qwen3"])
+def test_a_call_is_trained_as_it_is_served(name, both):
+    """However it is spelled in the data: who serves gets an object."""
+    ours, theirs = both(name)
+    served = theirs.apply_chat_template(
+        [{**message, "content": message.get("content", "")} for message in CALLED["messages"]], tokenize=True
+    )
+    compact = {"messages": [ASKED, {**CALLS, "tool_calls": [COMPACT]}, RESULT, SAID]}
+    for record in (CALLED, AS_TEXT, compact, CALL_OF_SHAREGPT):
+        assert tokens_and_ranges(ours, record)[0] == (served if isinstance(served, list) else served["input_ids"])

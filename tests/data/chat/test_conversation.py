@@ -146,3 +146,11 @@ def test_what_is_no_conversation_says_why(record, says):
     with pytest.raises(NoText) as error:
         read_conversation(record)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["f(x=1)", '{"name": "f"}', '{"name":"f","arguments":"x"}', '{"name":"f","parameters":{}}', "[1]"]
+)
+def test_a_call_of_another_form_stays_as_it_is(text):
+    turns = [{"from": "human", "value": "q"}, {"from": "function_call", "value": text}]
+    assert read_conversation({"conversations": turns}).turns[1].text == text
