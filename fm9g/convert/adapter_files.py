@@ -8,15 +8,16 @@ from pathlib import Path
 
 from fm9g.convert.adapters import SavedAdapters
 from fm9g.convert.hf_config import family_for, family_of
-from fm9g.convert.outputs import check_output_file, check_output_folder, new_folder
+from fm9g.convert.outputs import check_output_file, check_output_folder, new_file, new_folder
 from fm9g.convert.peft import in_our_names, read_peft, write_peft
 from fm9g.errors import UserError
-from fm9g.files import atomic_file, read_json, write_json
+from fm9g.files import read_json, write_json
 from fm9g.lora.layers import LORA_A, adapter_parameters, matching
 from fm9g.lora.told import note_path
 from fm9g.model.config import ModelConfig
 from fm9g.model.parameters import EMBEDDING, HEAD, parameters
 from fm9g.progress_bar import ProgressBar
+from fm9g.tensors.finite import noting, warn_of
 from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.writers import write_pt
 
@@ -59,24 +60,23 @@ def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwri
     layers = _layers(list(tensors), config, peft_dir)
     _check_shapes(tensors, config, peft_dir)
     output.parent.mkdir(parents=True, exist_ok=True)
+    note = {
+        "lora": True,
+        "lora_layer": layers,
+        "lora_r": peft.kind.r,
+        "lora_alpha": peft.kind.alpha,
+        "lora_dropout": peft.dropout,
+        "use_rslora": peft.kind.rslora,
+        "use_dora": peft.kind.dora,
+        "modules_to_save": [name.rpartition(".")[0] for name in tensors if ".lora." not in name] or None,
+    }
+    found = dict[str, str]()
     with (
         ProgressBar(str(output), sum(tensor.nbytes for tensor in tensors.values())) as progress,
-        atomic_file(output) as temporary,
+        new_file(output, lambda: write_json(note_path(output), note)) as temporary,
     ):
-        write_pt(temporary, tensors, progress)
-        write_json(
-            note_path(output),
-            {
-                "lora": True,
-                "lora_layer": layers,
-                "lora_r": peft.kind.r,
-                "lora_alpha": peft.kind.alpha,
-                "lora_dropout": peft.dropout,
-                "use_rslora": peft.kind.rslora,
-                "use_dora": peft.kind.dora,
-                "modules_to_save": [name.rpartition(".")[0] for name in tensors if ".lora." not in name] or None,
-            },
-        )
+        write_pt(temporary, noting(tensors, found), progress)
+    warn_of(found, output)
     return len(peft.adapters)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from fm9g.convert.hf_config import family_of
 from fm9g.convert.layouts import converted
 from fm9g.convert.matching import match
-from fm9g.convert.outputs import check_output_file
+from fm9g.convert.outputs import check_output_file, new_file
 from fm9g.convert.resized_rows import NewRows, check_is_of, new_rows, resized
 from fm9g.convert.tokenizer.of_weights import note_path, note_tokenizer
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from fm9g.files import atomic_file, read_json
+from fm9g.files import read_json
 from fm9g.model.config import ModelConfig
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.finite import noting, warn_of
@@ -58,10 +58,13 @@ def huggingface_to_bmtrain(
     config = dataclasses.replace(config, dtype=DTYPES[main_dtype(list(tensors.values()))].config)
     output.parent.mkdir(parents=True, exist_ok=True)
     total, found = sum(tensor.nbytes for tensor in tensors.values()), dict[str, str]()
-    with ProgressBar(str(output), total) as progress, atomic_file(output) as temporary:
-        write_pt(temporary, noting(tensors, found), progress)
+
+    def describe() -> None:
         config.to_json(config_path)
         note_tokenizer(output, tokenizers[1] if tokenizers else huggingface_dir)
+
+    with ProgressBar(str(output), total) as progress, new_file(output, describe) as temporary:
+        write_pt(temporary, noting(tensors, found), progress)
     warn_of(found, output)
     return config
 

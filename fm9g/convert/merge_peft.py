@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fm9g.convert.outputs import check_output_folder, new_folder
-from fm9g.convert.peft import read_peft
+from fm9g.convert.peft import CONFIG, read_peft
 from fm9g.convert.resized_rows import NewRows, new_rows, resized
 from fm9g.convert.tokenizer.files import TOKENIZER_FILES, copy_files, training_reads
 from fm9g.data.tokens.tokenizer import load_tokenizer
@@ -17,6 +17,7 @@ from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
 from fm9g.lora.merge import merged
 from fm9g.progress_bar import ProgressBar
+from fm9g.tensors.finite import noting, warn_of
 from fm9g.tensors.lazy import DTYPES, LazyTensor
 from fm9g.tensors.readers import read_huggingface_folder
 from fm9g.tensors.writers import parse_size, write_safetensors
@@ -39,6 +40,7 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
     config = read_json(base / "config.json")
     if config.get("tie_word_embeddings") and peft.whole:
         raise UserError(f"{peft_dir}: {next(iter(peft.whole))} was trained untied, but {base} ties embedding and head")
+    _note_other_base(peft_dir, base)
     tokens = load_tokenizer(tokenizer).vocab_size
     for layer, adapter in peft.adapters.items():
         name = f"{layer}.weight"
@@ -56,13 +58,22 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
         weights |= _grown({name: weights[name] for name, count in rows.items() if count < tokens}, base, tokenizer)
     if (size := max([weights[name].shape[0] for name in rows], default=0)) > config.get("vocab_size", size):
         config = config | {"vocab_size": size}
+    found = dict[str, str]()
     with new_folder(target, overwrite) as folder:
         copy_files(base, folder, ("generation_config.json", "*.py"))
         copy_files(tokenizer, folder, TOKENIZER_FILES)
         write_json(folder / "config.json", config)
         with ProgressBar(str(target), sum(tensor.nbytes for tensor in weights.values())) as progress:
-            write_safetensors(folder, weights, parse_size(SHARD_SIZE), progress)
+            write_safetensors(folder, noting(weights, found), parse_size(SHARD_SIZE), progress)
+    warn_of(found, target)
     return len(peft.adapters)
+
+
+def _note_other_base(peft_dir: Path, base: Path) -> None:
+    """Say it where the adapters name a folder that is there and another one: shapes do not tell two models apart."""
+    told = read_json(peft_dir / CONFIG).get("base_model_name_or_path")
+    if isinstance(told, str) and told and Path(told).is_dir() and Path(told).resolve() != base.resolve():
+        print(f"warning: the adapters of {peft_dir} were trained on {told}, not {base}", file=sys.stderr)
 
 
 def _whole(
@@ -73,8 +84,9 @@ def _whole(
         if name not in weights:
             raise UserError(f"{peft_dir}: holds {name}, which {base} does not")
         ours, theirs = weights[name].shape, tensor.shape
-        if ours != theirs and not (resize and ours[1:] == theirs[1:]):
-            hint = ": --resize_emb takes it" if ours[1:] == theirs[1:] else ""
+        more = name.endswith(_EMBEDDINGS) and ours[1:] == theirs[1:] and ours[0] < theirs[0]
+        if ours != theirs and not (resize and more):
+            hint = ": --resize_emb takes it" if more else ""
             raise UserError(f"{peft_dir}: {name} is {list(theirs)}, in {base} {list(ours)}{hint}")
     return saved
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fm9g.convert.tokenizer.files import is_model_folder_file
 from fm9g.errors import UserError
-from fm9g.files import atomic_folder
+from fm9g.files import atomic_file, atomic_folder, fsync_path
 
 
 def _note_unfinished(path: Path) -> None:
@@ -48,17 +49,38 @@ def check_output_folder(path: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
+def new_file(path: Path, describe: Callable[[], None]) -> Iterator[Path]:
+    """Yield a temporary path that becomes `path` once `describe` has written what lies beside it. An old file goes
+    before: whenever a conversion is killed, none is there whose description is of another one."""
+    path = path.resolve()
+    aside = _aside(path)
+    with atomic_file(path) as temporary:
+        yield temporary
+        fsync_path(temporary)
+        if path.exists():
+            os.rename(path, aside)
+        describe()
+    aside.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.replaced")
+
+
+@contextlib.contextmanager
 def new_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path`, in place of what check_output_folder lets be replaced."""
     path = path.resolve()
-    aside = path.with_name(f".{path.name}.{os.getpid()}.replaced")
+    aside = _aside(path)
     try:
         with atomic_folder(path) as temporary:
             yield temporary
             if path.exists() and any(path.iterdir()):
                 os.rename(path, aside)
-    except BaseException:
+    except BaseException as error:
         if aside.exists() and not path.exists():
             os.rename(aside, path)
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise UserError(f"{path}: another process has written it meanwhile") from None
         raise
     shutil.rmtree(aside, ignore_errors=True)

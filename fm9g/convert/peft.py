@@ -6,6 +6,7 @@ encoder.layers.0.self_att.self_attention.project_q.lora.lora_A
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fm9g.lora.layers import LORA_A, LORA_B, MAGNITUDE
 from fm9g.lora.merge import Adapter
 from fm9g.model.config import ModelConfig
 from fm9g.progress_bar import ProgressBar
-from fm9g.tensors.lazy import LazyTensor
+from fm9g.tensors.lazy import DTYPES, LazyTensor, unsupported
 from fm9g.tensors.readers import Checkpoint, read_pt, read_safetensors
 from fm9g.tensors.writers import write_safetensors_file
 
@@ -40,6 +41,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_bdlora": (False, None),
     "alora_invocation_tokens": (None,),
 }
+_MOST = 1e6  # a rank or an alpha
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # init_lora_weights that take a part of the weights
 
 
@@ -57,12 +59,15 @@ def read_peft(folder: Path) -> SavedAdapters:
         if key.startswith("use_") and value and key not in ("use_rslora", "use_dora"):
             raise UserError(f"{where}: {key}={shown(value)} is not supported")
     init = config.get("init_lora_weights")
+    if not isinstance(init, bool | str | None):
+        raise UserError(f"{where}: init_lora_weights={shown(init)} is not supported")
     if isinstance(init, str) and init.startswith(_CHANGES_THE_BASE):
         raise UserError(f"{where}: init_lora_weights={init!r} changed the base, too: save it from PEFT as plain LoRA")
-    kind = Kind(
-        _number(config, "r", where), float(_number(config, "lora_alpha", where)),
-        bool(config.get("use_rslora")), bool(config.get("use_dora")),
-    )  # fmt: skip
+    rank = _number(config, "r", where)
+    if rank != int(rank):
+        raise UserError(f"{where}: r must be a whole number, not {shown(rank)}")
+    rslora, dora = (_flag(config, key, where) for key in ("use_rslora", "use_dora"))
+    kind = Kind(int(rank), _number(config, "lora_alpha", where), rslora, dora)
     tensors = _tensors(folder)
     layers = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
     if not layers:
@@ -74,20 +79,51 @@ def read_peft(folder: Path) -> SavedAdapters:
     for name in whole:
         if ".lora_" in name:
             raise UserError(f"{folder}: {name} is nothing that is known of LoRA here")
-    return SavedAdapters(folder, kind, float(config.get("lora_dropout") or 0), adapters, whole)
+    _compare(config, [*layers, *(name.removesuffix(".weight") for name in whole)], folder)
+    dropout = config.get("lora_dropout") or 0
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise UserError(f"{where}: lora_dropout must be a number from 0 to below 1, not {shown(dropout)}")
+    return SavedAdapters(folder, kind, float(dropout), adapters, whole)
 
 
-def _number(config: Mapping[str, Any], key: str, where: Path) -> int:
+def _compare(config: Mapping[str, Any], held: list[str], folder: Path) -> None:
+    """Refuse a folder without a module that it says was trained whole, and say which layers it names and has not: a
+    model may well not have them."""
+
+    def lacking(key: str) -> list[str]:
+        named = config.get(key)
+        names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        return sorted(name for name in names if not any(f".{layer}".endswith(f".{name}") for layer in held))
+
+    if missing := lacking("modules_to_save"):
+        raise UserError(f"{folder}: modules_to_save names {', '.join(missing)}, which it does not hold")
+    if missing := lacking("target_modules"):
+        said = f"note: {folder}: target_modules names {', '.join(missing)}, and there is no adapter for any such layer"
+        print(said, file=sys.stderr)
+
+
+def _number(config: Mapping[str, Any], key: str, where: Path) -> float:
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise UserError(f"{where}: {key} must be a number above 0, not {shown(value)}")
-    return value  # type: ignore[return-value]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
+        raise UserError(f"{where}: {key} must be a number above 0, at most {_MOST:,.0f}, not {shown(value)}")
+    return float(value)
+
+
+def _flag(config: Mapping[str, Any], key: str, where: Path) -> bool:
+    value = config.get(key)
+    if not isinstance(value, bool | None):
+        raise UserError(f"{where}: {key} must be true or false, not {shown(value)}")
+    return bool(value)
 
 
 def _tensors(folder: Path) -> Checkpoint:
     """The tensors by their names in the model, without what PEFT puts before and into them."""
     path = folder / SAFETENSORS
-    found = read_safetensors(path) if path.exists() else read_pt(folder / BIN)
+    path = path if path.exists() else folder / BIN
+    found = read_pt(path) if path.name == BIN else read_safetensors(path)
+    for name, tensor in found.items():
+        if tensor.dtype not in DTYPES:
+            raise UserError(f"{path}: {name}: dtype {tensor.dtype} ({unsupported(tensor.dtype)})")
     return {
         name.removeprefix(_PREFIX).replace(".default", "").replace(".modules_to_save", ""): tensor
         for name, tensor in found.items()

@@ -17,6 +17,7 @@ from fm9g.data.tokens.tokenizer import Tokenizer
 from fm9g.errors import UserError, closest, shown
 from fm9g.generation.engine import Token
 from fm9g.generation.sampling import Sampling
+from fm9g.serve.spelling import bytes_of, spelled
 from fm9g.serve.text_model import Delta, Request, TextModel
 
 MOST_CHOICES, MOST_STOPS, MOST_LIKELIEST = 16, 16, 20
@@ -33,7 +34,7 @@ _TEXT = {"prompt": (str, list), "logprobs": _WHOLE}
 _IGNORED = {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls"}
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("presence_penalty", "frequency_penalty"), (0,)),
-    **{"logit_bias": ({},), "response_format": ({"type": "text"},), "tool_choice": ("auto",)},
+    **{"logit_bias": ({},), "response_format": ({"type": "text"},), "tool_choice": ("auto", "none")},
     **{"echo": (False,), "best_of": (1,), "suffix": ("",)},
 }
 
@@ -238,13 +239,7 @@ class Response:
         }
 
     def _logprob(self, id: int, value: float) -> dict[str, Any]:
-        text = self._spelled(id)
-        return {"token": text, "logprob": value, "bytes": list(text.encode())}
+        return {"token": self._spelled(id), "logprob": value, "bytes": bytes_of(self._tokenizer, id)}
 
     def _spelled(self, id: int) -> str:
-        """A token's text by itself; a special one, and one that is a part of a character, as the vocabulary has it, and
-        one that it does not have by its number."""
-        if id not in self._tokenizer.spellings:
-            return f"<{id}>"
-        text = self._tokenizer.decode([id])
-        return text if text and "\ufffd" not in text else self._tokenizer.spell(id)
+        return spelled(self._tokenizer, id)

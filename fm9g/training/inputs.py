@@ -185,12 +185,12 @@ def fit_epochs(settings: Settings, corpora: list[Corpus]) -> Settings:
             "(allow_repeat, epochs), or lower it"
         )
     steps = steps_to_read(corpora, whole_plan(settings), epochs * places, ends and epochs >= most)
-    fitted = {"train_iters": max(1, round(steps))}
+    iterations, warmup = max(1, round(steps)), settings.warmup_iters
     sources = {**settings.sources, "train_iters": f"num_train_epochs {epochs:g} of about {places:,.0f} tokens"}
-    if "warmup_iters" not in sources and settings.iterations("warmup_iters") > fitted["train_iters"]:
-        fitted["warmup_iters"] = fitted["train_iters"] // WARMUP_PART
-        sources["warmup_iters"] = f"the default {settings.warmup_iters:g} is more than all iterations"
-    settings = dataclasses.replace(settings, **fitted, sources=sources)
+    if "warmup_iters" not in sources and warmup > iterations:
+        sources["warmup_iters"] = f"the default {warmup:g} is more than all iterations"
+        warmup = iterations // WARMUP_PART
+    settings = dataclasses.replace(settings, train_iters=iterations, warmup_iters=warmup, sources=sources)
     check(settings)
     return settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from fm9g.convert.adapter_files import adapters_to_peft, peft_to_bmtrain
 from fm9g.convert.adapters import read_adapters
@@ -153,7 +155,14 @@ def test_a_bin_file_is_read_too(llama: Path, tmp_path: Path) -> None:
         ({"fan_in_fan_out": True}, "fan_in_fan_out=True is not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4' changed the base, too"),
         ({"r": 8}, "has an adapter of rank 4, adapter_config.json says 8"),
-        ({"r": None}, "r must be a number above 0, not None"),
+        ({"r": None}, "r must be a number above 0, at most 1,000,000, not None"),
+        ({"r": 4.5}, "r must be a whole number, not 4.5"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be a number above 0"),
+        ({"lora_alpha": 10**400}, "lora_alpha must be a number above 0"),
+        ({"lora_dropout": "x"}, "lora_dropout must be a number from 0 to below 1, not 'x'"),
+        ({"use_rslora": "false"}, "use_rslora must be true or false, not 'false'"),
+        ({"init_lora_weights": ["pissa"]}, "init_lora_weights=.* is not supported"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save names lm_head, which it does not hold"),
         ({"use_dora": True}, "lora_magnitude_vector is missing"),
     ],
 )
@@ -163,6 +172,59 @@ def test_folders_of_another_kind_are_refused(llama: Path, tmp_path: Path, change
     with pytest.raises(UserError, match=says):
         peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
     assert not (tmp_path / "a.pt").exists()
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_tensors_that_are_no_weights_are_refused(llama: Path, tmp_path: Path, binary: bool) -> None:
+    reference = theirs(llama)
+    reference.save_pretrained(tmp_path / "peft", safe_serialization=not binary)
+    path = tmp_path / f"peft/adapter_model.{'bin' if binary else 'safetensors'}"
+    tensors = {name: value.double() for name, value in peft.get_peft_model_state_dict(reference).items()}
+    torch.save(tensors, path) if binary else save_file(tensors, path)
+    with pytest.raises(UserError, match=r"dtype (F64|float64) \(convert it to float32 first\)"):
+        peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+
+
+def test_what_the_config_names_and_the_folder_lacks_is_said(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs(llama).save_pretrained(tmp_path / "peft")
+    edit_json(tmp_path / "peft/adapter_config.json", target_modules=[*TARGETS, "k_proj", "W_pack"])
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    assert "target_modules names W_pack, k_proj, and there is no adapter for any such layer" in capsys.readouterr().err
+
+
+def test_a_kill_never_leaves_weights_with_the_note_of_others(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs(llama).save_pretrained(tmp_path / "peft")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    edit_json(tmp_path / "peft/adapter_config.json", lora_alpha=64)
+    rename, renamed = os.replace, []
+
+    def killed(source: Any, target: Any) -> None:
+        renamed.append(Path(target).name)
+        if renamed[-1] == "a.pt":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt", overwrite=True)
+    assert renamed == ["a.lora.json", "a.pt"] and not (tmp_path / "a.pt").exists()
+    monkeypatch.undo()
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt", overwrite=True)
+    assert read_adapters(tmp_path / "a.pt", None).kind.alpha == 64
+
+
+def test_values_that_are_not_finite_are_named(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapted = theirs(llama)
+    next(value for name, value in adapted.named_parameters() if "lora_B" in name).data *= torch.nan
+    adapted.save_pretrained(tmp_path / "peft")
+    peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    assert "no weights to train from: encoder.layers.0.self_att.self_attention.project_q.lora.lora_B (NaN)" in (
+        capsys.readouterr().err
+    )
 
 
 def test_adapters_for_another_model_are_refused(llama: Path, base: Path, tmp_path: Path) -> None:

@@ -9,12 +9,13 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from fm9g.convert.merge_peft import merge_peft
 from fm9g.convert.tokenizer.files import copy_files
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from tests.convert.helpers import IN_FLOAT32, save, tiny_llama
+from tests.convert.helpers import IN_FLOAT32, edit_json, save, tiny_llama
 from tests.support.tiny_tokenizers import with_tokens
 
 TOKENS = torch.arange(40)[None]
@@ -104,3 +105,23 @@ def test_an_adapter_of_another_model_is_refused(places: dict[str, Path], tmp_pat
     with pytest.raises(UserError, match=r"which .*base does not hold"):
         merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, False)
     assert not places["merged"].exists()
+
+
+def test_only_embeddings_may_have_other_rows(places: dict[str, Path]) -> None:
+    adapted(places["base"]).save_pretrained(places["adapter"])
+    path = places["adapter"] / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "base_model.model.model.norm.weight": torch.ones(63)}, path)
+    for resize in (False, True):
+        with pytest.raises(UserError, match=r"model.norm.weight is \[63\], in .* \[64\]$"):
+            merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], resize, False)
+
+
+def test_another_base_than_the_adapters_is_named(
+    places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapted(places["base"]).save_pretrained(places["adapter"])
+    for told, said in ((str(places["base"]), False), (str(tmp_path), True), ("someone/a-model", False)):
+        edit_json(places["adapter"] / "adapter_config.json", base_model_name_or_path=told)
+        merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, True)
+        assert (f"were trained on {told}" in capsys.readouterr().err) == said

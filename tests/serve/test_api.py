@@ -225,7 +225,7 @@ def test_so_many_wait_and_no_more(server: Serving) -> None:
         ({"temperature": 10**400}, "temperature cannot be 1000"),
         ({"top_p": -(10**400)}, "top_p cannot be -1000"),
         ({"max_tokens": 0}, "max_tokens must be from 1"),
-        ({"tool_choice": "none"}, "tool_choice='none' is not supported"),
+        ({"tool_choice": "required"}, "tool_choice='required' is not supported"),
         ({"stream_options": {"x": 1}}, "stream_options: unknown field 'x'"),
         ({"repetition_penalty": float("inf")}, "Infinity is not a JSON number"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs must be from 0 to 20"),

@@ -209,7 +209,7 @@ def _turn(turn: Any) -> Turn:
     if read.role != ASSISTANT:
         raise NoText(f"tool_calls of a {read.role} turn")
     calls = calls if isinstance(calls, list) else [calls]
-    return replace(read, role=CALL, text=_calls(calls), said=read.text, ids=_ids(calls, "id"))
+    return replace(read, role="call", text=_calls(calls), said=read.text, ids=_ids(calls, "id"))
 
 
 def _weight(found: dict[str, Any]) -> float:
