@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
+from fm9g.checkpoint.fit import SAFETENSORS_NAMES, fitting
 from fm9g.errors import UserError
 from fm9g.progress_bar import ProgressBar
 from fm9g.runtime.shards import gathered_weights, shards, whole_shapes
 from fm9g.tensors import finite
-from fm9g.tensors.lazy import DTYPES, LazyTensor, unsupported
-from fm9g.tensors.readers import map_tensors
+from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.writers import write_pt
 
-SAFETENSORS_NAMES = {dtype.torch: name for name, dtype in DTYPES.items()}
-ADAPTERS = ".lora."  # in the names of adapters' tensors
 WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
 
 
@@ -57,34 +55,11 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
     """Load a .pt into the parameters `names` of the model, every rank reading what it holds; returns the keys skipped
     when not strict.
 
-    Missing, unexpected or misshapen keys, those of other formats than the converters take, and values that are not
-    finite in the model's dtype are a UserError that names them. Collective: all ranks end alike.
+    What does not fit (`fitting`), and values that are not finite in the model's dtype, are a UserError that names them.
+    Collective: all ranks end alike.
     """
-    weights = map_tensors(path)
-    expected = {name: shape for name, shape in whole_shapes(model).items() if name in names}
-    missing = [f"missing {name} {list(expected[name])}" for name in expected if name not in weights]
-    unexpected = [f"unexpected {name} {list(weights[name].shape)}" for name in weights if name not in expected]
-    loaded = {name: weights[name] for name in expected if name in weights}
-    if not loaded:  # of such a file nobody wants the rest
-        strict = True
-        if any(ADAPTERS in name for name in expected):
-            missing, unexpected = ["it holds no adapters"], unexpected[:3]
-    misfits = [
-        f"{name}: the file has {list(weight.shape)}, the model {list(expected[name])}"
-        for name, weight in loaded.items()
-        if tuple(weight.shape) != expected[name]
-    ]
-    for name, weight in loaded.items():
-        if weight.dtype not in SAFETENSORS_NAMES:
-            dtype = str(weight.dtype).removeprefix("torch.")
-            misfits.append(f"{name}: dtype {dtype} ({unsupported(dtype)})")
-    if misfits or (strict and (missing or unexpected)):
-        problems = misfits + missing + unexpected
-        listed = "\n  ".join(problems[:20]) + (f"\n  and {len(problems) - 20} more" if len(problems) > 20 else "")
-        hint = "" if misfits else " (strict_state_dict=0 loads the rest)"
-        if any(ADAPTERS in name for name in weights) and not any(ADAPTERS in name for name in expected):
-            hint = ": it holds adapters, for runs with lora=1"
-        raise UserError(f"{path} does not fit the model{hint}:\n  {listed}")
+    shapes = {name: shape for name, shape in whole_shapes(model).items() if name in names}
+    loaded, skipped = fitting(path, shapes, strict)
     dtypes = {name: param.dtype for name, param in model.named_parameters()}
     wrong = _first_on_any_rank(_fault_in_share(loaded, dtypes))
     if wrong:
@@ -92,7 +67,7 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
             f"{path}: {wrong}: no weights to train from; take another checkpoint, or another dtype in the model config"
         )
     model.load_state_dict(loaded, strict=False)
-    return missing + unexpected
+    return skipped
 
 
 def fill(model: Any, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:

@@ -2,7 +2,8 @@
 
     %(prog)s --orig_data school_math.json --write_data school_math_conv.json --dataset_name school_math
 
-A record has an instruction, an output, and perhaps an input and an id:
+A record has an instruction, an output, and perhaps an input and an id; earlier rounds (history), a system text, tools
+and a weight are kept:
 
     {"id": …, "conversations": [{"from": "human", "value": instruction + input},
                                 {"from": "assistant", "value": output}]}

@@ -3,8 +3,9 @@
     %(prog)s --dataset_info data/dataset_info.json --dataset alpaca_zh_demo,identity --output dataset_config/demo.json
 
 Files, columns and tags are read as that file says. The datasets are written to a folder beside the mixture
-(demo.data/NAME), and weighed by their tokens, so that an epoch of the mixture is about one of each. The same command
-twice does nothing the second time.
+(demo.data/NAME), and weighed by their tokens, so that an epoch of the mixture is about one of each: exactly so with
+--tokenizer_path, without it by what tokenizers usually make of so many characters. The same command twice does nothing
+the second time.
 """
 
 import argparse
@@ -23,11 +24,14 @@ from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.prepare.dataset_info import Described, describe, write_records
 from fm9g.data.prepare.plain_text import convert_text
 from fm9g.data.prepare.question_answer import is_chinese
+from fm9g.data.tokens.sample import spread
+from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
 from fm9g.progress_bar import ProgressBar
 
 _LOOKED_AT = 200  # records whose language is told
+_COUNTED = 2000  # records whose tokens are counted
 
 
 def main() -> None:
@@ -38,7 +42,9 @@ def main() -> None:
     add("--dataset", required=True, metavar="NAME[,NAME]", help="which of its datasets")
     add("--output", type=path, required=True, help="the mixture to write, dataset_config/X.json")
     add("--template", default="tokenizer", help="of the conversations (default: tokenizer, its folder's own)")
+    add("--tokenizer-path", type=path, help="the model's tokenizer, with which datasets are weighed")
     arguments = parse_flags(parser)
+    tokenizer = load_tokenizer(arguments.tokenizer_path) if arguments.tokenizer_path else None
     if arguments.template != TOKENIZER:
         read_template(template_path(arguments.template))
     names = [name.strip() for name in arguments.dataset.split(",") if name.strip()]
@@ -48,7 +54,9 @@ def main() -> None:
         raise UserError(f"output: {arguments.output}: the name of a mixture ends in .json")
     described = describe(arguments.dataset_info, names)
     data = arguments.output.with_suffix(".data")
-    entries = [_entry(dataset, data, arguments.template) for dataset in described]
+    entries = [_entry(dataset, data, arguments.template, tokenizer) for dataset in described]
+    if tokenizer is None and len(entries) > 1:
+        print("note: weights are estimates by characters; --tokenizer_path has tokens counted", file=sys.stderr)
     if arguments.output.exists():
         if read_json(arguments.output) != entries:
             raise UserError(f"{arguments.output}: exists already and says something else; choose another name")
@@ -58,7 +66,7 @@ def main() -> None:
     print(f"{arguments.output}: a mixture of {', '.join(names)}")
 
 
-def _entry(dataset: Described, data: Path, template: str) -> dict[str, object]:
+def _entry(dataset: Described, data: Path, template: str, tokenizer: Tokenizer | None) -> dict[str, object]:
     """Index a dataset into its folder under `data`; its entry of the mixture."""
     for key in dataset.ignored:
         print(f"note: {dataset.name}: {key} is not looked at: all of its records are taken", file=sys.stderr)
@@ -77,9 +85,17 @@ def _entry(dataset: Described, data: Path, template: str) -> dict[str, object]:
         with ProgressBar(f"indexing {dataset.name}") as progress:
             build(parts, folder, _language(parts[0]), progress=progress)
     indexed = IndexedDataset(folder)
-    tokens = max(1, round(indexed.meta["avg_token_per_line"] * len(indexed)))
+    mean = indexed.meta["avg_token_per_line"] if tokenizer is None else _mean_tokens(indexed, tokenizer)
+    tokens = max(1, round(mean * len(indexed)))
     entry: dict[str, object] = {"path": f"{data.name}/{dataset.name}", "abs_weight": tokens, "task_name": dataset.name}
     return entry | ({"format": "chat", "template": template} if dataset.format == "chat" else {})
+
+
+def _mean_tokens(indexed: IndexedDataset, tokenizer: Tokenizer) -> float:
+    """The mean number of tokens of a record's texts, by a sample."""
+    sampled = spread(len(indexed), _COUNTED)
+    texts = ["\n".join(_texts(json.loads(indexed.read(number)))) for number in sampled]
+    return sum(map(len, tokenizer.encode_all(texts))) / len(sampled)
 
 
 def _language(part: Path) -> str:

@@ -82,12 +82,15 @@ def _check_port(port: int) -> None:
 
 def check(settings: Settings, app: Path) -> None:
     """Refuse what every rank would refuse, but once."""
+    from fm9g.training.start_check import check_start  # imports torch, which takes seconds
+
     inputs = open_inputs(settings, app)
     for said in check_overlap(inputs, COMPARED_AT_START):
         print(f"warning: {said}", flush=True)
     folder = inputs.folder
     folder.check_writable()
-    start_from(inputs.settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
+    begin = start_from(inputs.settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
+    check_start(begin, inputs.settings, inputs.model_config)
 
 
 def processes(settings: Settings) -> int:

@@ -111,8 +111,8 @@ def _other_text(path: Path, quoted: str, line: bytes) -> str:
         return f"it is a table with tabs: save it as csv, then {_PREPARE.format('NEW.csv')}"
     if line.startswith(b"["):
         return (
-            f"it looks like a JSON array: {_PREPARE.format(quoted)}; "
-            f"if its objects have input and output: jq -c '.[]' {quoted} > NEW.jsonl"
+            f"it looks like a JSON array: jq -c '.[]' {quoted} > NEW.jsonl (input and output, or conversations for "
+            f"format chat); pairs of other fields: {_PREPARE.format(quoted)}"
         )
     if line.startswith(b"{") and line.endswith(b"},"):
         return f"a comma stands after each object: sed 's/,[[:space:]]*$//' {quoted} > NEW.jsonl"

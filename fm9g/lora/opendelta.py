@@ -20,11 +20,14 @@ from fm9g.errors import UserError
 
 Adapt = Callable[[Any], Any]  # a layer to the module beside it
 _DISTILBERT = "transformers.models.distilbert.modeling_distilbert"
-# module: what is asked of it. For its hub, its web page, a line left over in basemodel.py, DeepSpeed, prefix tuning.
+# module: what is asked of it. For its hub, its web page, a line left over in basemodel.py, pictures of a model,
+# DeepSpeed, prefix tuning.
 STAND_INS = {
     "DeltaCenter": ("OssClient",),
     "web": ("application", "template"),
     "turtle": ("back",),
+    "rich": ("print",),
+    "rich.tree": ("Tree",),
     "transformers.deepspeed": ("deepspeed_config", "is_deepspeed_zero3_enabled"),
     _DISTILBERT: ("MultiHeadSelfAttention",),
 }

@@ -10,16 +10,18 @@ from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, CorpusSample, describe,
 from fm9g.data.stream.loader import LANES_PER_ROW
 from fm9g.environment import whole_number
 from fm9g.errors import UserError
-from fm9g.lora.layers import LORA_A, adapter_parameters, whole_modules
+from fm9g.lora.layers import LORA_A
 from fm9g.model.config import ModelConfig
-from fm9g.model.parameters import Parameter, count, num_parameters, parameters
+from fm9g.model.parameters import count, num_parameters, parameters
 from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions, sample
-from fm9g.training.inputs import Inputs, whole_plan
+from fm9g.training.epochs import whole_plan
+from fm9g.training.inputs import Inputs
 from fm9g.training.overlap import check_overlap
 from fm9g.training.schedule import FLOOR, drop_begin
 from fm9g.training.settings import Settings
 from fm9g.training.start import start_from
+from fm9g.training.start_check import check_start, trained_beside
 
 _BYTES = {"bf16": 2, "fp16": 2, "float32": 4}
 
@@ -32,7 +34,7 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     """
     width = _BYTES[config.dtype]
     table = parameters(config)
-    adapters = _adapters(config, settings)
+    adapters = trained_beside(settings, config)
     trained = count(adapters) if settings.lora else count(table)
     held, of_blocks = count(table), count(table, without=("embedding", "head"))
     held += count(adapter for adapter in adapters if adapter.role == "adapter")
@@ -55,17 +57,9 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     }
 
 
-def _adapters(config: ModelConfig, settings: Settings) -> list[Parameter]:
-    """What is trained beside a model that stays as it is: adapters and modules_to_save; [] where it is itself."""
-    if not settings.lora:
-        return []
-    table = adapter_parameters(config, settings.layers, settings.lora_r, settings.use_dora)
-    return table + whole_modules(config, settings.modules_to_save or [])
-
-
 def _describe_model(config: ModelConfig, settings: Settings) -> str:
     said = f"{num_parameters(config):,} parameters, {config.dtype}, {config.num_layers} layers"
-    adapters = _adapters(config, settings)
+    adapters = trained_beside(settings, config)
     layers = sum(adapter.name.endswith(LORA_A) for adapter in adapters)
     return said + (f"; {count(adapters):,} of adapters in {layers} layers are trained" if adapters else "")
 
@@ -76,6 +70,7 @@ def report(inputs: Inputs) -> str:
     folder = inputs.folder
     folder.check_writable()
     start = start_from(settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
+    check_start(start, settings, config)
     ranks = settings.n_gpus * whole_number("NNODES", 1, least=1)
     rows = ranks * settings.batch_size * settings.grad_accum
     places = rows * settings.max_length

@@ -12,25 +12,20 @@ from fm9g.checkpoint.folder import RunFolder
 from fm9g.commandline import command
 from fm9g.data.chat.render import Learned
 from fm9g.data.stream.corpus import Corpus, open_corpora
-from fm9g.data.stream.dry_read import steps_to_read
-from fm9g.data.stream.forecast import never_ends, places_of_a_pass, sample_corpus
-from fm9g.data.stream.loader import Plan
 from fm9g.data.stream.mixture import INFORMATIVE, MixtureEntry, read_mixture
 from fm9g.data.stream.view import View, trained
 from fm9g.data.stream.view import held_out as held_out_part
 from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from fm9g.environment import REPOSITORY, whole_number
+from fm9g.environment import REPOSITORY
 from fm9g.errors import UserError, shown
 from fm9g.files import user_path
 from fm9g.lora.layers import matching, whole_modules
 from fm9g.lora.opendelta import find_opendelta
 from fm9g.model.config import ModelConfig
-from fm9g.settings import DEFAULT, check
+from fm9g.settings import DEFAULT
 from fm9g.training.sample_prompts import read_prompts
 from fm9g.training.settings import COMMAND_LINE, TABLE, Settings, config_paths
 
-EPOCH_SAMPLE = 2000  # records of each dataset, from which it is told how many tokens an epoch has
-WARMUP_PART = 10  # of a short run's iterations, one is of warm-up, where nobody chose
 _REPOSITORY_APP = REPOSITORY / "apps" / "fm9g_7b"
 # beside it relative paths are also looked for, and in its data/ a run writes; an installed fm9g has none
 APP = _REPOSITORY_APP if _REPOSITORY_APP.is_dir() else Path.cwd()
@@ -117,7 +112,10 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     settings = dataclasses.replace(settings, pretrained_model=weights, pretrained_lora=adapters)
     prompts = read_prompts(settings.sample_prompts, lambda value: find(settings, app, value))
     count = len(entries)
-    settings = fit_epochs(settings, corpora[:count])
+    if settings.counts_epochs:
+        from fm9g.training.epochs import fit_epochs  # imports torch, which takes seconds
+
+        settings = fit_epochs(settings, corpora[:count])
     return Inputs(settings, config, tokenizer, tokenizer_path, corpora[:count], corpora[count:], prompts, app)
 
 
@@ -166,39 +164,6 @@ def fit_length(settings: Settings, config: ModelConfig) -> Settings:
     length = min(settings.max_length, positions)
     source = f"the model has {positions:,} positions, {given or DEFAULT} {settings.max_length:,}"
     return dataclasses.replace(settings, max_length=length, sources={**settings.sources, "max_length": source})
-
-
-def fit_epochs(settings: Settings, corpora: list[Corpus]) -> Settings:
-    """Settings with the train_iters that num_train_epochs comes to, by the tokens of a sample of each dataset and by
-    how full rows are; a UserError for more epochs than may be read."""
-    epochs = settings.num_train_epochs
-    if epochs is None or not settings.counts_epochs:
-        return settings
-    read = [corpus for corpus in corpora if corpus.entry.share > 0]
-    samples = {corpus.entry.task_name: sample_corpus(corpus, EPOCH_SAMPLE) for corpus in read}
-    places = places_of_a_pass(corpora, samples)
-    ends = not never_ends(corpora)
-    most = sum(samples[c.entry.task_name].mean * c.records * (c.entry.epochs or 0.0) for c in read) / max(places, 1.0)
-    if ends and epochs > max(1.0, most):
-        raise UserError(
-            f"num_train_epochs {epochs:g}, but the mixture may be read {most:g} times: let its datasets repeat "
-            "(allow_repeat, epochs), or lower it"
-        )
-    steps = steps_to_read(corpora, whole_plan(settings), epochs * places, ends and epochs >= most)
-    iterations, warmup = max(1, round(steps)), settings.warmup_iters
-    sources = {**settings.sources, "train_iters": f"num_train_epochs {epochs:g} of about {places:,.0f} tokens"}
-    if "warmup_iters" not in sources and warmup > iterations:
-        sources["warmup_iters"] = f"the default {warmup:g} is more than all iterations"
-        warmup = iterations // WARMUP_PART
-    settings = dataclasses.replace(settings, train_iters=iterations, warmup_iters=warmup, sources=sources)
-    check(settings)
-    return settings
-
-
-def whole_plan(settings: Settings) -> Plan:
-    """The plan of all ranks' rows, before there are ranks."""
-    ranks = settings.n_gpus * whole_number("NNODES", 1, least=1)
-    return Plan(settings.seed, settings.max_length, settings.batch_size, settings.grad_accum, ranks=ranks)
 
 
 def _check_dataset(corpus: Corpus) -> None:

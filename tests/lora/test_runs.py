@@ -20,7 +20,7 @@ from fm9g.training.run import open_loop
 from fm9g.training.settings import read_settings
 from tests.support.outputs import Output
 from tests.support.places import Place
-from tests.support.runs_here import APP, refused_here, train_here, training_here
+from tests.support.runs_here import APP, refused_early, refused_here, train_here, training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 
@@ -103,8 +103,9 @@ def test_what_is_saved_whole_is_in_the_checkpoint(place, options, tmp_path):
 )
 def test_adapters_of_another_kind_are_refused(place, options, tmp_path, changes, says):
     train_here(place, tmp_path, **options, train_iters=2)
-    message = refused_here(place, tmp_path, **{**options, **changes}, resume_ckpt="latest")
-    assert "adapters that do not fit this run" in message and says in message
+    for refused in (refused_here, refused_early):
+        message = refused(place, tmp_path, **{**options, **changes}, resume_ckpt="latest")
+        assert "adapters that do not fit this run" in message and says in message
 
 
 def test_adapters_for_other_weights_are_refused(place, options, base, tmp_path):
@@ -112,8 +113,9 @@ def test_adapters_for_other_weights_are_refused(place, options, base, tmp_path):
     other = tmp_path / "other.pt"
     torch.save({name: value + 1 for name, value in torch.load(base, weights_only=True).items()}, other)
     changed = {**options, "pretrained_model": other}
-    message = refused_here(place, tmp_path / "a", **changed, resume_ckpt="latest")
-    assert f"adapters for other weights than {other}" in message
+    for refused in (refused_here, refused_early):
+        message = refused(place, tmp_path / "a", **changed, resume_ckpt="latest")
+        assert f"adapters for other weights than {other}" in message
     path = run.checkpoints / "2/fm9g_live_checkpoint-2.pt"
     assert "other weights" in refused_here(place, tmp_path / "b", **changed, pretrained_lora=path)
     shutil.copy(path, tmp_path / "moved.pt")  # away from its state.json, nobody knows, and that is said
@@ -130,10 +132,11 @@ def test_adapters_for_other_weights_are_refused(place, options, base, tmp_path):
 
 def test_a_run_without_lora_says_what_adapters_are(place, options, base, tmp_path):
     train_here(place, tmp_path / "a", **options, train_iters=2)
-    message = refused_here(place, tmp_path / "a", resume_ckpt="latest")
-    assert "it holds adapters, for runs with lora=1" in message
-    message = refused_here(place, tmp_path / "b", **options, pretrained_lora=base, strict_state_dict=0)
-    assert "it holds no adapters" in message
+    for refused in (refused_here, refused_early):
+        message = refused(place, tmp_path / "a", resume_ckpt="latest")
+        assert "it holds adapters, for runs with lora=1" in message
+        message = refused(place, tmp_path / "b", **options, pretrained_lora=base, strict_state_dict=0)
+        assert "it holds no adapters" in message
 
 
 def test_adapters_need_a_model(place, tmp_path):

@@ -50,6 +50,25 @@ def refused_here(place: Place, output: Path, **changes: object) -> str:
     return str(error.value)
 
 
+def refused_early(place: Place, output: Path, **changes: object) -> str:
+    """What such a run is refused for before any process of it starts, by a dry run and by the launcher alike."""
+    import pytest
+
+    from fm9g.commands.train import check
+    from fm9g.errors import UserError
+    from fm9g.training.dry_run import report
+    from fm9g.training.inputs import open_inputs
+    from fm9g.training.settings import read_settings
+
+    settings = read_settings(place.words(output, **changes))
+    with pytest.raises(UserError) as dry:
+        report(open_inputs(settings, APP))
+    with pytest.raises(UserError) as launched:
+        check(settings, APP)
+    assert str(dry.value) == str(launched.value)
+    return str(dry.value)
+
+
 def run_words_here(words: list[str], output: Path, name: str = "u") -> Ended:
     """Like train_here, with the words of a whole command line."""
     import torch

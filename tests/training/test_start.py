@@ -10,6 +10,7 @@ from fm9g.model.config import ModelConfig
 from fm9g.training.inputs import fit_length
 from fm9g.training.settings import COMMAND_LINE, Settings, read_settings
 from fm9g.training.start import Start, deal_rows, start_from
+from tests.support.runs_here import refused_early, train_here
 
 
 def model(positions):
@@ -134,3 +135,14 @@ def test_a_start_is_told_in_words(tmp_path):
     assert str(Start()) == "step 0 with new weights"
     assert str(Start(weights=tmp_path / "w.pt")) == f"step 0 with the weights of {tmp_path}/w.pt"
     assert str(Start(weights=tmp_path / "w.pt", resumed=tmp_path / "5")) == str(tmp_path / "5")
+
+
+@pytest.mark.usefixtures("single_rank")
+def test_weights_of_another_shape_are_refused_before_anything_starts(place, tmp_path):
+    run = train_here(place, tmp_path / "run")
+    weights = run.checkpoints / "4/fm9g_live_checkpoint-4.pt"
+    config = json.loads(place.config.read_text())
+    wider = place.root / "model_configs/wider.json"
+    wider.write_text(json.dumps(config | {"dim_ff": config["dim_ff"] + 8}))
+    message = refused_early(place, tmp_path / "other", pretrained_model=weights, config=wider)
+    assert "does not fit the model" in message and "w_0" in message

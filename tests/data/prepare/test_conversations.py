@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fm9g.data.chat.conversation import read_conversation
 from fm9g.data.prepare.conversations import with_ids, without_ids
 from fm9g.errors import UserError
 
@@ -45,6 +46,17 @@ def test_belles_form_joins_instruction_and_input_and_numbers_from_1(tmp_path: Pa
         {"id": 7, "conversations": talk("a", "", "assistant")},
     ]
     assert "译" in (tmp_path / "out.jsonl").read_text("utf-8")  # not escaped
+
+
+@pytest.mark.parametrize("write", [lambda a, b: with_ids(a, b, "x"), lambda a, b: without_ids(a, b, "alpaca")])
+def test_what_came_before_and_what_is_beside_is_kept(tmp_path: Path, write: Any) -> None:
+    record = {"instruction": "Q", "output": "A", "history": [["q", "a"]], "system": "S", "weight": 0.5, "tools": []}
+    write(source(tmp_path, [record, {"instruction": "Q", "output": "A", "system": ""}]), tmp_path / "out.jsonl")
+    first, second = read(tmp_path / "out.jsonl")
+    read_first = read_conversation(first)
+    assert [turn.text for turn in read_first.turns] == ["q", "a", "Q", "A"]
+    assert (read_first.system, read_first.weight) == ("S", 0.5)
+    assert "system" not in second
 
 
 def test_the_other_form_has_a_blank_line_before_an_input(tmp_path: Path) -> None:
