@@ -115,6 +115,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    """The lines of a small file of text that are not empty, without the mark that files from Windows begin with; only
+    line feeds end lines."""
+    lines = (line.removesuffix("\r") for line in read_text(path).removeprefix("\ufeff").split("\n"))
+    return [line for line in lines if line.strip()]
+
+
 def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a small file; a UserError for one that is none."""
     try:

@@ -19,7 +19,7 @@ from fm9g.commandline import parse_flags, path
 from fm9g.commands.model_flags import NO_TEMPLATE, add_model_flags, need_template, open_model
 from fm9g.environment import tell
 from fm9g.errors import UserError
-from fm9g.files import read_text, require_file
+from fm9g.files import read_lines, require_file
 
 if TYPE_CHECKING:  # torch is imported late here, after the flags have been checked
     from fm9g.serve.text_model import Request, TextModel
@@ -153,7 +153,7 @@ def _continue(model: TextModel, flags: argparse.Namespace, request: Request) -> 
     from fm9g.serve.records import Asked, predict
     from fm9g.serve.terminal import stream
 
-    texts = flags.prompt or [line for line in read_text(flags.prompt_file).splitlines() if line.strip()]
+    texts = flags.prompt or read_lines(flags.prompt_file)
     chat, asked = model.renderer is not None, []
     for text in texts:
         record = {"messages": [{"role": "user", "content": text}], **({"system": flags.system} if flags.system else {})}

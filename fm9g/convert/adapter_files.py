@@ -9,7 +9,7 @@ from pathlib import Path
 from fm9g.convert.adapters import SavedAdapters
 from fm9g.convert.hf_config import family_for, family_of
 from fm9g.convert.outputs import check_output_file, check_output_folder, new_file, new_folder
-from fm9g.convert.peft import in_our_names, read_peft, write_peft
+from fm9g.convert.peft import check_sayable, in_our_names, read_peft, write_peft
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
 from fm9g.lora.layers import LORA_A, adapter_parameters, matching
@@ -37,6 +37,7 @@ def adapters_to_peft(
         family = family_for(config, str(model_config))
     if reference is not None and target.resolve() == reference.resolve():
         raise UserError(f"{target}: is the model's own folder; choose another one to save to")
+    check_sayable(saved, config)
     config = _with_rows(config, saved)
     _check_shapes(saved.tensors(), config, saved.path)
     check_output_folder(target, overwrite)

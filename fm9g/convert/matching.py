@@ -51,6 +51,8 @@ def match(
             problems.append(f"{name}: shape {list(tensor.shape)}, expected {list(shape)}")
         if tensor.dtype not in DTYPES:
             problems.append(f"{name}: dtype {tensor.dtype} ({unsupported(tensor.dtype)})")
+    if problems and any(".lora." in name for name in found):
+        raise UserError(f"{where}: holds adapters: give it as --lora-ckpt-path, and what they are for as the model")
     if problems:
         raise UserError(_report(problems, where))
     return tied, found

@@ -171,13 +171,17 @@ def _known(theirs: str, names: Mapping[str, str], folder: Path) -> str:
     return names[theirs]
 
 
-def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base: str, folder: Path) -> None:
-    """Write adapters of ours into a folder; `base`: what base_model_name_or_path is to be."""
+def check_sayable(saved: SavedAdapters, config: ModelConfig) -> None:
+    """Refuse adapters of ours for which there is no folder."""
     if config.tie_lm_head and saved.whole:
         raise UserError(
             f"{saved.path}: the embedding was trained whole, with the head tied to it, which PEFT's folder cannot say: "
-            "merge the adapters instead"
+            "merge the adapters instead (without --adapter-only)"
         )
+
+
+def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base: str, folder: Path) -> None:
+    """Write adapters of ours into a folder; `base`: what base_model_name_or_path is to be."""
     theirs = {ours: name for name, ours in our_names(config, layouts).items()}
     tensors = dict(_theirs(saved, theirs))
     modules = {name.removesuffix(".lora_A.weight").rpartition(".")[2] for name in tensors if ".lora_A." in name}

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from fm9g.errors import UserError
 
+COLD = 1e-5  # below it, dividing by the temperature may leave the range of float32, and the likeliest token is taken
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -30,7 +32,7 @@ class Sampling:
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "between 0 and 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
+            ("repetition_penalty", 0.01 <= self.repetition_penalty <= 100, "from 0.01 to 100"),
         )
         for name, holds, says in bounds:
             if not holds:
@@ -40,7 +42,7 @@ class Sampling:
         """The next token [rows] of float32 logits; `seen`: bool, the tokens that each row has, for the penalty."""
         if seen_RV is not None:
             logits_RV = penalized(logits_RV, seen_RV, self.repetition_penalty)
-        if not self.temperature:
+        if self.temperature < COLD:
             return logits_RV.argmax(-1)
         cooled_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) / self.temperature  # the likeliest stays at 0
         weights = self.filtered(cooled_RV).softmax(-1)

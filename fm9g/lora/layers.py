@@ -72,6 +72,18 @@ def matching(config: ModelConfig, layers: Sequence[str]) -> list[str]:
     return [name for name in there if ALL in layers or any(_ends_with(name, layer) for layer in layers)]
 
 
+def check_named(layers: Iterable[str], named: Sequence[str], where: str) -> None:
+    """Refuse adapters of `layers`, which may be many blocks', whose train config has `named` others for lora_layer."""
+    layers = sorted(layers)
+    if ALL in named:
+        return
+    lacking = [name for name in named if not any(_ends_with(layer, name) for layer in layers)]
+    more = [layer for layer in layers if not any(_ends_with(layer, name) for name in named)]
+    if lacking or more:
+        said = f"has no adapter for {lacking[0]}" if lacking else f"has an adapter for {more[0]}"
+        raise UserError(f"{where}: {said}, and lora_layer says {', '.join(named)}: another run's config")
+
+
 def _ends(names: Iterable[str]) -> list[str]:
     return [name.rpartition(".")[2] for name in names]
 

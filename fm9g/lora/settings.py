@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,8 +99,8 @@ class LoraSettings(Group):
             raise UserError("lora_layer names no layer: adapters need some, or all")
         if self.lora_dropout >= 1:
             raise UserError(f"lora_dropout is a share below 1, not {self.lora_dropout:g}")
-        if self.lora_alpha <= 0:
-            raise UserError(f"lora_alpha must be above 0, not {self.lora_alpha:g}")
+        if not 0 < self.lora_alpha < math.inf:
+            raise UserError(f"lora_alpha must be a number above 0, not {self.lora_alpha:g}")
         layers_of(self.lora_target_modules or [])
         saved_modules(self.modules_to_save or [])
 

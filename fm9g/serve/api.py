@@ -183,6 +183,7 @@ def _event(value: Any) -> str:
 def _told(message: str, status: int) -> dict[str, Any]:
     kinds = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error"}
     kinds |= {500: "server_error", 503: "overloaded_error"}
+    message = message.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair, of what was asked
     return {"error": {"message": message, "type": kinds[status], "param": None, "code": None}}
 
 

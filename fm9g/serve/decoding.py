@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fm9g.data.tokens.tokenizer import Tokenizer
+from fm9g.serve.spelling import bytes_of
 
 _KEPT, _MOST = 8, 32  # tokens that the next is decoded with; how many there may be before the older ones are let go
 _BYTES = 4  # of a character at most, each a token if need be
+_LEADS = ((0xF0, 4), (0xE0, 3), (0xC0, 2))  # the first byte of a character of so many bytes, and above
 _PARTIAL = "\ufffd"  # what a decoder makes of the bytes of a character that is not whole
 
 
@@ -29,14 +31,23 @@ class Decoding:
             return ""
         self._ids.append(token)
         text = self._tokenizer.decode(self._ids)
-        if text.endswith(_PARTIAL) and len(self._ids) < _MOST + _BYTES:
+        if text.endswith(_PARTIAL) and self._is_cut(len(self._ids)):
             return ""
         self._held += text[len(self._decoded) :]
         self._decoded = text
         if len(self._ids) >= _MOST:
-            self._ids = self._ids[-_KEPT:]
+            kept = next(n for n in range(_KEPT, _KEPT + _BYTES) if not self._is_cut(len(self._ids) - n))
+            self._ids = self._ids[-kept:]
             self._decoded = self._tokenizer.decode(self._ids)
         return self._given(self._free())
+
+    def _is_cut(self, count: int) -> bool:
+        """Whether the first so many tokens end within a character."""
+        found = b"".join(bytes(bytes_of(self._tokenizer, id) or ()) for id in self._ids[max(0, count - _BYTES) : count])
+        for left, byte in enumerate(reversed(found[-_BYTES + 1 :]), 1):
+            if byte & 0xC0 != 0x80:  # not one that goes on with a character
+                return next((left < size for lead, size in _LEADS if byte >= lead), False)
+        return False
 
     def end(self) -> str:
         """What is left when the row has ended: a character that is not whole is told as such."""

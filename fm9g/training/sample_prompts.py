@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fm9g.errors import UserError, about
-from fm9g.files import read_text
+from fm9g.files import read_lines, read_text
 
 MOST = 32  # prompts
 
@@ -19,9 +19,10 @@ def read_prompts(value: str, find: Callable[[str], Path]) -> list[str]:
         return []
     with about("sample_prompts"):
         written = value.lstrip().startswith("[")
-        text = value if written else read_text(find(value))
-        texts = _listed(text) if written or value.endswith(".json") else text.splitlines()
-        texts = [text for text in texts if text.strip()]
+        if written or value.endswith(".json"):
+            texts = [text for text in _listed(value if written else read_text(find(value))) if text.strip()]
+        else:
+            texts = read_lines(find(value))
         if not 0 < len(texts) <= MOST:
             raise UserError(f"{len(texts)} prompts; give 1 to {MOST}")
         return texts

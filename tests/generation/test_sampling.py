@@ -85,7 +85,8 @@ def test_the_same_seed_draws_the_same() -> None:
         ({"top_p": 0}, "top_p must be above 0 and at most 1, not 0"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1, not 1.5"),
         ({"min_p": 2}, "min_p must be between 0 and 1, not 2"),
-        ({"repetition_penalty": 0}, "repetition_penalty must be above 0, not 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty must be from 0.01 to 100, not 0"),
+        ({"repetition_penalty": 1e-38}, "repetition_penalty must be from 0.01 to 100, not 1e-38"),
         ({"temperature": float("nan")}, "temperature must be at least 0, not nan"),
     ],
 )
@@ -94,7 +95,7 @@ def test_values_that_mean_nothing_are_refused(settings: dict[str, Any], says: st
         Sampling(**settings)
 
 
-@pytest.mark.parametrize("temperature", [1e-40, 1e-6, 1e6, 1e30])
+@pytest.mark.parametrize("temperature", [1e-320, 1e-46, 1e-40, 1e-6, 1e6, 1e30])
 def test_any_temperature_gives_tokens(temperature: float) -> None:
     """The coldest the likeliest, the warmest any."""
     drawn = Sampling(temperature=temperature).choose(logits().expand(-1, -1) * 100, None, torch.Generator())

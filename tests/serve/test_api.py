@@ -28,6 +28,11 @@ from tests.support.ranks import free_port
 KEY = "a key"
 QUESTION = RECORDS[0]["conversations"][0]["value"]
 ASKED: Any = [{"role": "user", "content": QUESTION}]
+CALLED_ODDLY = [
+    {"role": "user", "content": "x"},
+    {"role": "assistant", "tool_calls": [{"function": {"name": "\ud800", "arguments": "["}}]},
+    {"role": "tool", "content": "y"},
+]
 GREEDY: Any = {"model": "tiny", "temperature": 0, "max_tokens": 30}
 
 
@@ -235,6 +240,8 @@ def test_so_many_wait_and_no_more(server: Serving) -> None:
         ({"messages": [{"role": "user", "content": "a " * 500}]}, "a prompt of .* tokens, and the model takes 256"),
         ({"tools": [{"type": "function"}]}, "has tools, for which the template chatml has no place"),
         ([], "the body must be a JSON object"),
+        ({"messages": CALLED_ODDLY}, r"tool_calls: the arguments of '\\ud800' are not JSON"),
+        ({"messages": [{"role": "\ud800", "content": "a"}]}, "unknown role"),
     ],
 )
 def test_a_wrong_request_is_told_what_is_wrong(server: Serving, body: Any, says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,13 @@ def test_a_character_that_is_never_whole_is_told_as_such(tmp_path: Path) -> None
     ids = tokenizer.encode("😀")
     assert len(ids) > 3
     assert "\ufffd" in "".join(told(Decoding(tokenizer, []), ids[:-1]))
+
+
+def test_a_text_may_hold_what_stands_for_half_a_character(tokenizer: Tokenizer) -> None:
+    """U+FFFD of a text is no sign that more of a character is to come, wherever the window of tokens ends."""
+    before, chance = tokenizer.encode("A prompt: "), random.Random(1)
+    for _ in range(60):
+        text = "".join(chance.choice(["\ufffd", "😀", "👨\u200d👩", "月光", "é", " a", "\n"]) for _ in range(60))
+        ids = tokenizer.encode(text)
+        whole = tokenizer.decode(before + ids).removeprefix(tokenizer.decode(before))
+        assert "".join(told(Decoding(tokenizer, before), ids)) == whole

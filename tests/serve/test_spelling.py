@@ -22,15 +22,9 @@ def bytes_level(folder):
 def sentencepieces(folder):
     corpus = folder / "text"
     corpus.write_text("the moon is bright\nthe words are few\n" * 50)
-    options = {
-        "byte_fallback": True,
-        "model_type": "bpe",
-        "vocab_size": 290,
-        "normalization_rule_name": "identity",
-        "hard_vocab_limit": False,
-    }
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / "sp"), remove_extra_whitespaces=False, **options
+        f"--input={corpus} --model_prefix={folder / 'sp'} --byte_fallback=true --model_type=bpe --vocab_size=290 "
+        "--normalization_rule_name=identity --hard_vocab_limit=false --remove_extra_whitespaces=false"
     )
     return folder / "sp.model"
 

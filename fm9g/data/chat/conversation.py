@@ -215,9 +215,11 @@ def _turn(turn: Any) -> Turn:
 def _weight(found: dict[str, Any]) -> float:
     """How much a turn or a record counts, where it says so."""
     weight = found.get("weight")
-    if weight is not None and not (isinstance(weight, int | float) and 0 <= weight <= MOST_WEIGHT):
+    if weight is None:
+        return 1.0
+    if isinstance(weight, bool) or not (isinstance(weight, int | float) and 0 <= weight <= MOST_WEIGHT):
         raise NoText(f"weight must be a number from 0 to {MOST_WEIGHT:,}, not {shown(weight)}")
-    return 1.0 if weight is None else float(weight)
+    return float(weight)
 
 
 def _has_loss(turn: dict[str, Any]) -> bool:
@@ -253,10 +255,11 @@ def _calls(calls: list[Any]) -> str:
         arguments = function.get("arguments", {})
         try:
             given = json.loads(arguments) if isinstance(arguments, str) else arguments
-        except ValueError:
-            raise NoText(f"tool_calls: the arguments of {function['name']} are not JSON: {shown(arguments)}") from None
+        except (ValueError, RecursionError):
+            name = shown(function["name"])
+            raise NoText(f"tool_calls: the arguments of {name} are not JSON: {shown(arguments)}") from None
         read.append({"name": function["name"], "arguments": given})
-    return json.dumps(read[0] if len(read) == 1 else read, ensure_ascii=False)
+    return _written(read[0] if len(read) == 1 else read, "tool_calls")
 
 
 def _call_text(text: str) -> str:
@@ -280,4 +283,11 @@ def _tools(tools: Any) -> str:
         return "" if text in ("[]", "null") else text
     if not isinstance(tools, list):
         raise NoText(f"'tools' is neither a list nor a text but {shown(tools)}")
-    return json.dumps(tools, ensure_ascii=False) if tools else ""
+    return _written(tools, "'tools'") if tools else ""
+
+
+def _written(value: Any, what: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise NoText(f"{what}: nested too deeply") from None

@@ -55,9 +55,10 @@ def check_fields(required: Iterable[str], names: Iterable[str]) -> None:
     for field in required:
         if field not in names:
             shown = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
-            raise UserError(
-                f"no field {field!r}{closest(field, names)}; there are {shown or 'none'} (the --…-field flags choose)"
-            )
+            hint = "where the command has --…-field flags, they choose"
+            if {"conversations", "messages"} & set(names):
+                hint = "these are conversations already, which format chat reads as they are"
+            raise UserError(f"no field {field!r}{closest(field, names)}; there are {shown or 'none'} ({hint})")
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ Q, A = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
         ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
-            "turn 1: tool_calls: the arguments of f are not JSON",
+            "turn 1: tool_calls: the arguments of 'f' are not JSON",
         ),
     ],
 )
@@ -154,3 +154,23 @@ def test_what_is_no_conversation_says_why(record, says):
 def test_a_call_of_another_form_stays_as_it_is(text):
     turns = [{"from": "human", "value": "q"}, {"from": "function_call", "value": text}]
     assert read_conversation({"conversations": turns}).turns[1].text == text
+
+
+@pytest.mark.parametrize("depth", [3000, 200_000])
+def test_what_is_nested_too_deeply_is_no_conversation(depth):
+    deep = "[" * depth + "]" * depth
+    call = {"function": {"name": "\ud800", "arguments": deep}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]
+    with pytest.raises(NoText, match=r"tool_calls: the arguments of '\\ud800' are not JSON"):
+        read_conversation({"messages": turns})
+    value: list[object] = []
+    for _ in range(depth):
+        value = [value]
+    answered = [turns[0], {"role": "assistant", "content": "a"}]
+    with pytest.raises(NoText, match="'tools': nested too deeply"):
+        read_conversation({"messages": answered, "tools": [value]})
+
+
+def test_a_weight_is_a_number():
+    with pytest.raises(NoText, match="weight must be a number from 0"):
+        read_conversation({"prompt": "q", "response": "a", "weight": True})
