@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from fm9g.progress_bar import ProgressBar
+
 DIGITS = 4
 
 
@@ -29,7 +31,11 @@ def scores(predictions: Sequence[str], targets: Sequence[str]) -> dict[str, floa
     words = TokenizerZh()
     said, wanted = ([words(text) for text in texts] for texts in zip(*pairs, strict=True))
     both = [number for number in range(len(pairs)) if said[number] and wanted[number]]  # of nothing, ROUGE is 0
-    measures = Rouge().get_scores([said[n] for n in both], [wanted[n] for n in both]) if both else []
+    rouge, measures = Rouge(), []
+    with ProgressBar("scoring", len(both), unit="answers") as progress:  # long ones take seconds each
+        for number in both:
+            measures += rouge.get_scores(said[number], wanted[number])
+            progress.add(1)
     for name in ("rouge-1", "rouge-2", "rouge-l"):
         found[name] = sum(measure[name]["f"] for measure in measures) / len(pairs)
     return {name: round(value, DIGITS) for name, value in found.items()}
