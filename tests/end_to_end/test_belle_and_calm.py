@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
 
+from tests.convert.helpers import IN_FLOAT32
 from tests.support.ranks import REPOSITORY, environment
 
 EXAMPLE = "examples/belle_and_calm"
@@ -45,12 +49,29 @@ def test_every_held_out_record_is_answered(out: Path, name: str, right: int) -> 
     assert sum(line["predict"] == line["target"] for line in lines) >= right
 
 
-def test_both_ways_of_merging_are_one(out: Path) -> None:
+def test_both_ways_of_merging_are_one_and_what_peft_computes(out: Path) -> None:
+    """PEFT computes base and adapter side by side, and merges nothing."""
     ids = torch.arange(4, 40).unsqueeze(0)
-    logits = []
-    for name in ("merged", "merged_peft", "llama"):
-        model = transformers.AutoModelForCausalLM.from_pretrained(out / name)
-        with torch.no_grad():
-            logits.append(model(ids).logits)
-    torch.testing.assert_close(logits[0], logits[1], rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(logits[0], logits[2], atol=0.1)
+    models = [loaded(out / name) for name in ("merged", "merged_peft", "llama")]
+    models.append(peft.PeftModel.from_pretrained(loaded(out / "llama"), out / "peft").eval())
+    with torch.no_grad():
+        merged, merged_peft, base, expected = (model(ids).logits for model in models)
+    torch.testing.assert_close(merged, merged_peft, rtol=1e-5, atol=1e-5)
+    assert (merged - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert not torch.allclose(merged, base, atol=0.1)
+
+
+def loaded(folder: Path) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **IN_FLOAT32)
+
+
+def test_the_comparison_with_peft_of_another_example_can_fail(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """examples/finetune_real_model ends with it: exit status 1 and a line where the merged model is not PEFT's."""
+    compare = runpy.run_path(str(REPOSITORY / "examples/finetune_real_model/in_peft.py"))["main"]
+    base, adapter = str(out / "llama"), str(out / "peft")
+    compare(base, adapter, str(out / "merged"))
+    assert "weights differ from PEFT's, rounded alike\n" in capsys.readouterr().out
+    with pytest.raises(
+        SystemExit, match=r"^error: [\d,]+ of [\d,]+ weights of .* differ from PEFT's, more than 0\.1 %$"
+    ):
+        compare(base, adapter, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "one for all": {"num_kv_heads": 1},
     "tied": {"tie_lm_head": True},
 }
+MUP: dict[str, Any] = {"scale": True, "scale_emb": 0.5, "scale_depth": 1.4, "dim_model_base": 8}
 
 
 def prompts(count: int = PROMPTS, seed: int = 0) -> list[list[int]]:
@@ -49,6 +51,27 @@ def by_us(model: Decoder, batch: int, ends: Sequence[int], sampling: Sampling = 
     return found
 
 
+def without_mup(model: Decoder) -> Decoder:
+    """The same function as a LLaMA: muP's multipliers are in its weights."""
+    ours, weights = model.config, model.state_dict()
+    table = weights["input_embedding.weight"]
+    weights["lm_head.weight"] = weights.get("lm_head.weight", table) / (ours.dim_model / MUP["dim_model_base"])
+    weights["input_embedding.weight"] = table * MUP["scale_emb"]
+    for name in weights:
+        if name.endswith(("attention_out.weight", "w_out.weight")):
+            weights[name] = weights[name] * MUP["scale_depth"] / ours.num_layers**0.5
+    plain: dict[str, Any] = {
+        "scale": False,
+        "scale_emb": 1.0,
+        "scale_depth": -1.0,
+        "dim_model_base": 0,
+        "tie_lm_head": False,
+    }
+    llama = Decoder(dataclasses.replace(ours, **plain, spelling=None))
+    llama.load_state_dict(weights)
+    return llama
+
+
 @pytest.mark.parametrize("batch", [1, 8, PROMPTS])
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_is_transformers_token_for_token(kind: str, batch: int) -> None:
@@ -59,6 +82,25 @@ def test_greedy_is_transformers_token_for_token(kind: str, batch: int) -> None:
     assert by_us(model, batch, ends) == expected
     lengths = {len(row) for row in expected}
     assert len(lengths) > 3 and max(lengths) == NEW
+
+
+@pytest.mark.parametrize("tie_lm_head", [False, True])
+def test_greedy_with_mup_is_transformers_token_for_token(tie_lm_head: bool) -> None:
+    """And as likely: what hidden states are divided by before the head shows in that alone."""
+    model = decoder(config(**MUP, tie_lm_head=tie_lm_head))
+    ends, other = [5, 17, 40], theirs(without_mup(model))
+    expected = [by_transformers(other, prompt, ends) for prompt in prompts()]
+    for batch in (1, 8, PROMPTS):
+        assert by_us(model, batch, ends) == expected
+    lengths = {len(row) for row in expected}
+    assert len(lengths) > 3 and max(lengths) == NEW
+    given = prompts(4)
+    steps = list(Engine(model).generate(given, [], 8, GREEDY))
+    for i, prompt in enumerate(given):
+        with torch.no_grad():
+            logits = other(torch.tensor([prompt + [step[i].token for step in steps]])).logits[0]
+        likely = logits.log_softmax(-1)[len(prompt) - 1 : -1].amax(-1)
+        torch.testing.assert_close(torch.tensor([step[i].log_prob for step in steps]), likely, rtol=1e-5, atol=1e-5)
 
 
 def test_a_penalty_is_transformers() -> None:
