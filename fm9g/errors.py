@@ -24,7 +24,7 @@ def about(what: str) -> Iterator[None]:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.54)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 

@@ -123,8 +123,8 @@ def _describe_evaluation(inputs: Inputs, samples: Mapping[str, CorpusSample], pl
     if settings.eval_iters:
         tokens = min(tokens, settings.eval_iters * places)
     return [
-        f"evaluation   every {settings.eval_interval:,} iterations, {names}: about {tokens:,.0f} tokens each time, as "
-        f"many as {tokens / places:,.1f} steps train on"
+        f"evaluation   every {settings.eval_interval:,.0f} iterations, {names}: about {tokens:,.0f} tokens each time, "
+        f"as many as {tokens / places:,.1f} steps train on"
     ]
 
 

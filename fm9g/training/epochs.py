@@ -21,7 +21,8 @@ def fit_epochs(settings: Settings, corpora: list[Corpus]) -> Settings:
     """Settings with the train_iters that num_train_epochs comes to, by the tokens of a sample of each dataset and by
     how full rows are; a UserError for more epochs than may be read."""
     epochs = settings.num_train_epochs
-    assert epochs is not None
+    if epochs is None or not settings.counts_epochs:
+        return settings
     read = [corpus for corpus in corpora if corpus.entry.share > 0]
     samples = {corpus.entry.task_name: sample_corpus(corpus, EPOCH_SAMPLE) for corpus in read}
     places = places_of_a_pass(corpora, samples)
@@ -41,6 +42,16 @@ def fit_epochs(settings: Settings, corpora: list[Corpus]) -> Settings:
     settings = dataclasses.replace(settings, train_iters=iterations, warmup_iters=warmup, sources=sources)
     check(settings)
     return settings
+
+
+def fit_interval(settings: Settings, corpora: list[Corpus]) -> Settings:
+    """Settings with the iterations that an eval_interval below 1, a part of an epoch, comes to."""
+    part = settings.eval_interval
+    if part >= 1:
+        return settings
+    steps = steps_to_read(corpora, whole_plan(settings), places_of_a_pass(corpora), False)
+    sources = {**settings.sources, "eval_interval": f"{part:g} of an epoch of about {steps:,.0f} iterations"}
+    return dataclasses.replace(settings, eval_interval=max(1, round(part * steps)), sources=sources)
 
 
 def whole_plan(settings: Settings) -> Plan:

@@ -45,11 +45,12 @@ class EvaluationSettings(Group):
         needs=("eval_dataset", "validation_split"),
         learned_with=True,
     )
-    eval_interval: int = setting(
+    eval_interval: float = setting(
         500,
-        "iterations between evaluations; the first and the last are at the run's beginning and end",
-        "两次评估之间的迭代数；运行开始和结束时总会评估",
-        least=1,
+        "iterations between evaluations, or below 1 a part of an epoch; the first and the last are at the run's "
+        "beginning and end",
+        "两次评估之间的迭代数，小于 1 时为一轮的一部分；运行开始和结束时总会评估",
+        least=0,
         needs=("eval_dataset", "validation_split"),
     )
     save_best: bool = setting(
@@ -87,3 +88,6 @@ class EvaluationSettings(Group):
         """What is held out is said once."""
         if self.eval_dataset and self.validation_split:
             raise UserError("eval_dataset and validation_split both say what is held out: set one of them")
+        every = self.eval_interval
+        if every <= 0 or (every >= 1 and every != int(every)):
+            raise UserError(f"eval_interval must be whole iterations, or a part of an epoch below 1, not {every:g}")

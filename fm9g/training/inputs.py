@@ -83,7 +83,9 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     settings = fit_length(settings, config)
     tokenizer_path = find(settings, app, settings.tokenizer_path)
     if not tokenizer_path.exists():
-        raise UserError(f"tokenizer_path: {tokenizer_path}: no such file or folder ({command('tokenizer')} makes one)")
+        started = settings.pretrained_model or settings.resume_ckpt
+        hint = "give the one that the weights came with" if started else f"{command('tokenizer')} makes one"
+        raise UserError(f"tokenizer_path: {tokenizer_path}: no such file or folder ({hint})")
     tokenizer = load_tokenizer(tokenizer_path)
     if tokenizer.vocab_size > config.vocab_size:
         raise UserError(
@@ -103,20 +105,33 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     for corpus in corpora:
         _check_dataset(corpus)
     if settings.validation_split:
-        part = held_out_part(settings.validation_split, settings.max_eval_samples)
-        read = [corpus for corpus in corpora[: len(entries)] if corpus.entry.share > 0]
-        corpora += [corpus.viewed(part, dataclasses.replace(corpus.entry, allow_repeat=False)) for corpus in read]
+        corpora += _split_off(settings, corpora[: len(entries)])
     weights, adapters = (
         value and str(find(settings, app, value)) for value in (settings.pretrained_model, settings.pretrained_lora)
     )
     settings = dataclasses.replace(settings, pretrained_model=weights, pretrained_lora=adapters)
     prompts = read_prompts(settings.sample_prompts, lambda value: find(settings, app, value))
     count = len(entries)
-    if settings.counts_epochs:
-        from fm9g.training.epochs import fit_epochs  # imports torch, which takes seconds
+    if settings.counts_epochs or settings.eval_interval < 1:
+        from fm9g.training.epochs import fit_epochs, fit_interval  # they import torch, which takes seconds
 
-        settings = fit_epochs(settings, corpora[:count])
+        settings = fit_interval(fit_epochs(settings, corpora[:count]), corpora[:count])
     return Inputs(settings, config, tokenizer, tokenizer_path, corpora[:count], corpora[count:], prompts, app)
+
+
+def _split_off(settings: Settings, corpora: list[Corpus]) -> list[Corpus]:
+    """What validation_split holds out of these; of a small dataset it may be nothing, which is said."""
+    part = held_out_part(settings.validation_split, settings.max_eval_samples)
+    read = [corpus for corpus in corpora if corpus.entry.share > 0]
+    some = [corpus for corpus in read if part.count(len(corpus.dataset))]
+    for corpus in read if some else []:
+        if not part.count(len(corpus.dataset)):
+            print(
+                f"warning: dataset {corpus.entry.task_name!r}: validation_split {settings.validation_split:g} holds "
+                f"none of its {len(corpus.dataset):,} records out, so it is not evaluated on",
+                file=sys.stderr,
+            )
+    return [corpus.viewed(part, dataclasses.replace(corpus.entry, allow_repeat=False)) for corpus in some or read]
 
 
 def _read_named(settings: Settings, app: Path, setting: str) -> list[MixtureEntry]:

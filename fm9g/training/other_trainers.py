@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-BELLE, MEDICAL = "BELLE, CALM", "MedicalGPT"
+BELLE, MEDICAL, FACTORY = "BELLE, CALM", "MedicalGPT", "LLaMA-Factory"
 SAME = (  # their names are ours, with the same meaning
     "lora_config",
     "lora_alpha",
@@ -67,6 +67,19 @@ _RANK = Flag(_BOTH, "lora_r", "lora_r")
 _LORA = Flag(_BOTH, "lora, or run_bmtrain_lora.sh", "lora，或使用 run_bmtrain_lora.sh")
 _LENGTH = Flag(_BOTH, "max_length", "max_length")
 _WARMUP = Flag(_BOTH, "warmup_iters", "warmup_iters")
+_TEMPLATE = Flag(f"{MEDICAL}, {FACTORY}", "template in the mixture's entry", "数据混合条目中的 template")
+_FACTORY_DATA = Flag(
+    FACTORY,
+    "dataset_config, a mixture: tools/convert_dataset_info.py makes it of a dataset_info.json",
+    "dataset_config，即数据混合：tools/convert_dataset_info.py 由 dataset_info.json 生成",
+)
+_BETAS = Flag(_BOTH, "betas: (0.9, 0.95)", "betas：(0.9, 0.95)")
+_PACKED = Flag(
+    f"{_BOTH}, {FACTORY}",
+    "nothing: leave it out, rows are packed and have no padding",
+    "不需要：行总是打包的，没有填充",
+)
+_PREDICT = Flag(f"{_BOTH}, {FACTORY}", "tools/generate.py --dev_file", "tools/generate.py --dev_file")
 _QUANTISED = Flag(_BOTH, "nothing yet: bases are in bf16, fp16 or fp32", "尚不支持：基座为 bf16、fp16 或 fp32")
 
 ELSEWHERE = {
@@ -128,7 +141,32 @@ ELSEWHERE = {
         "pretrained_lora，由 tools/hgface_2_bmtrain.py --peft-dir 从 PEFT 目录转换得到",
     ),
     "train_on_inputs": Flag(MEDICAL, "train_on_prompt", "train_on_prompt"),
-    "template_name": Flag(MEDICAL, "template in the mixture's entry", "数据混合条目中的 template"),
+    "template_name": _TEMPLATE,
+    "template": _TEMPLATE,
+    "dataset": _FACTORY_DATA,
+    "dataset_dir": _FACTORY_DATA,
+    "cutoff_len": Flag(FACTORY, "max_length", "max_length"),
+    "val_size": Flag(FACTORY, "validation_split, a share", "validation_split，一个比例"),
+    "max_samples": Flag(FACTORY, "max_train_samples", "max_train_samples"),
+    "stage": Flag(FACTORY, "nothing: the mixture's format says what is learned", "不需要：由数据混合的 format 决定"),
+    "finetuning_type": Flag(
+        FACTORY,
+        "lora, or run_bmtrain_lora.sh; full finetuning needs nothing",
+        "lora，或 run_bmtrain_lora.sh；全参数微调不需要",
+    ),
+    "lora_target": Flag(FACTORY, "lora_target_modules", "lora_target_modules"),
+    "additional_target": Flag(FACTORY, "modules_to_save", "modules_to_save"),
+    "adapter_name_or_path": Flag(
+        FACTORY,
+        "pretrained_lora, which tools/hgface_2_bmtrain.py --peft-dir makes of a PEFT folder",
+        "pretrained_lora，由 tools/hgface_2_bmtrain.py --peft-dir 从 PEFT 目录转换得到",
+    ),
+    "neftune_noise_alpha": Flag(FACTORY, "neft_alpha", "neft_alpha"),
+    "packing": _PACKED,
+    "neat_packing": _PACKED,
+    "group_by_length": _PACKED,
+    "do_predict": _PREDICT,
+    "predict_with_generate": _PREDICT,
     "tool_format": Flag(MEDICAL, "nothing: the template says how tools are written", "没有：工具的写法由模板决定"),
     "rope_scaling": Flag(
         MEDICAL,
@@ -142,6 +180,23 @@ ELSEWHERE = {
     "use_flash_attention": _ATTENTION,
     "shift_attn": Flag(MEDICAL, "nothing yet: attention is dense", "尚不支持：注意力是稠密的"),
     "qlora": _QUANTISED,
+    "load_in_4bit": _QUANTISED,
+    "load_in_8bit": _QUANTISED,
+    "quantization_bit": _QUANTISED,
+    "adam_beta1": _BETAS,
+    "adam_beta2": _BETAS,
+    "adam_epsilon": Flag(_BOTH, "adam_eps", "adam_eps"),
+    "optim": Flag(_BOTH, "nothing yet: AdamW, on the host with offload", "尚不支持：使用 AdamW，offload 时在主机上"),
+    "tf32": Flag(_BOTH, "nothing: leave it out", "不需要，去掉即可"),
+    "fsdp": _ZERO,
+    "model_type": Flag(
+        MEDICAL, "nothing: leave it out, the model config says what the model is", "不需要：模型配置已说明结构"
+    ),
+    "overwrite_output_dir": Flag(
+        f"{_BOTH}, {FACTORY}",
+        "nothing: nothing is overwritten; another model_unique begins another run",
+        "没有：从不覆盖；换一个 model_unique 即开始新的运行",
+    ),
     "use_int8_training": _QUANTISED,
     "deepspeed": _ZERO,
     "zero_stage": _ZERO,

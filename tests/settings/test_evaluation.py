@@ -1,5 +1,6 @@
 """Held-out evaluation: defaults, what is refused, and what each setting does."""
 
+import json
 import re
 
 import pytest
@@ -35,7 +36,8 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--eval_interval", "0"], "eval_interval must be at least 1, not 0"),
+        (["--eval_interval", "0"], "eval_interval must be whole iterations, or a part of an epoch below 1, not 0"),
+        (["--eval_interval", "2.5"], "eval_interval must be whole iterations"),
         (["--eval_iters", "-1"], "eval_iters must be at least 0, not -1"),
     ],
 )
@@ -155,6 +157,10 @@ def test_a_part_of_each_dataset_is_held_out_and_never_trained_on(place, tmp_path
     few = open_inputs(read_settings(place.words(tmp_path / "x", **options, max_eval_samples=3)), APP)
     assert [corpus.records for corpus in few.held_out] == [3, 3]
     assert "both say what is held out" in refused("--validation_split", "0.1", "--eval_dataset", "x")
+    changed = options | {"train_iters": None, "num_train_epochs": 2, "eval_interval": 0.5}
+    half = open_inputs(read_settings(place.words(tmp_path / "y", **changed)), APP).settings
+    assert half.eval_interval == pytest.approx(half.train_iters / 4, abs=1)
+    assert "0.5 of an epoch" in half.source("eval_interval")
     nothing = refused_here(place, tmp_path / "none", **options | {"validation_split": 0.001})
     assert "none is in the part that is asked for" in nothing
 
@@ -162,3 +168,14 @@ def test_a_part_of_each_dataset_is_held_out_and_never_trained_on(place, tmp_path
 def test_what_is_wrong_with_it_is_told_by_the_setting_that_holds_it_out(place, tmp_path):
     options = {"validation_split": 0.2, "max_length": 16, "train_iters": 2}
     assert "of validation_split: " in train_here(place, tmp_path, **options).log
+
+
+def test_a_dataset_of_which_nothing_is_held_out_is_named(place, tmp_path, capsys):
+    """As a handful of records beside a large dataset are."""
+    index(tmp_path / "few", prose_records(2))
+    entries = [*json.loads(place.mixture.read_text()), {"path": str(tmp_path / "few"), "abs_weight": 1}]
+    mixture = place.write_mixture("with_few", entries)
+    options = {"dataset_config": mixture, "validation_split": 0.1}
+    inputs = open_inputs(read_settings(place.words(tmp_path, **options)), APP)
+    assert [corpus.entry.task_name for corpus in inputs.held_out] == [entry["task_name"] for entry in entries[:-1]]
+    assert "validation_split 0.1 holds none of its 2 records out, so it is not evaluated on" in capsys.readouterr().err

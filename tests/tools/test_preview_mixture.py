@@ -57,3 +57,12 @@ def test_preview_of_what_cannot_be_read(shown_by, place, tmp_path):
     index(tmp_path / "plain", [{"text": "x"}])
     mixture = Place(tmp_path).write_mixture("m", [{"path": "plain", "abs_weight": 1}])
     assert "no text to learn in" in preview(shown_by, place, "--dataset_config", mixture, status=1)
+
+
+def test_preview_counts_what_is_left_out(shown_by, place, tmp_path):
+    good = {"prompt": "a", "completion": "b"}
+    index(tmp_path / "chat", [good, {"prompt": "a", "completion": ""}, good, {"conversations": []}] * 5)
+    entry = {"path": "chat", "abs_weight": 1, "format": "chat", "template": "belle", "task_name": "chat"}
+    mixture = Place(tmp_path).write_mixture("m", [entry | {"allow_repeat": False}])
+    shown = preview(shown_by, place, "--dataset_config", mixture, "--steps", 40, "--rows", 0)
+    assert re.search(r"^chat: 10 records left out, the first is record \d+ .*: ", shown, re.M)

@@ -13,6 +13,7 @@ from itertools import groupby
 
 import numpy as np
 
+from fm9g.data.record import record_name
 from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.lane import Lane, Row
 from fm9g.data.stream.loader import Loader, Plan, StepBatch, StepStream
@@ -64,6 +65,7 @@ class Totals:
     documents: list[int] = field(default_factory=list)  # whose first piece was in a row
     records: list[set[int]] = field(default_factory=list)  # seen, by number
     short: list[int] = field(default_factory=list)  # answers of which a template leaves out something
+    skipped: list[list[str]] = field(default_factory=list)  # why records gave nothing, one after another
 
     @property
     def filled(self) -> int:
@@ -90,7 +92,11 @@ class Preview:
         self._lanes: dict[int, Lane] = {}
         count = len(corpora)
         self.totals = Totals(
-            tokens=[0] * count, documents=[0] * count, records=[set() for _ in corpora], short=[0] * count
+            tokens=[0] * count,
+            documents=[0] * count,
+            records=[set() for _ in corpora],
+            short=[0] * count,
+            skipped=[[] for _ in corpora],
         )
         self.ended = False  # whether the datasets came to their end
 
@@ -139,6 +145,8 @@ class Preview:
         for task in range(len(self.entries)):
             totals.tokens[task] += batch.tokens[task]
             totals.short[task] += batch.short[task]
+        for task, skip in batch.skipped:
+            totals.skipped[task].append(f"{record_name(skip.record)}: {skip.reason}")
         found = []
         for number, row in enumerate(rows):
             micro, within = divmod(number, plan.ranks * plan.batch_size)

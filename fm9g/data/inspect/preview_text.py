@@ -109,9 +109,10 @@ def total_lines(totals: Totals, entries: Sequence[MixtureEntry]) -> list[str]:
             f"{entry.share:7.1%} {tokens / filled if filled else 0.0:7.1%} {tokens:14,} {totals.documents[task]:12,} "
             f"{len(totals.records[task]):12,}  {printable(entry.task_name)}"  # last, since names differ in width
         )
-    named = zip(entries, totals.short, strict=True)
-    return lines + [
-        f"{printable(entry.task_name)}: the template leaves something out of {_counted(count, 'answer')}"
-        for entry, count in named
-        if count
-    ]
+    for entry, count, skipped in zip(entries, totals.short, totals.skipped, strict=True):
+        name = printable(entry.task_name)
+        if count:
+            lines.append(f"{name}: the template leaves something out of {_counted(count, 'answer')}")
+        if skipped:
+            lines.append(f"{name}: {_counted(len(skipped), 'record')} left out, the first is {printable(skipped[0])}")
+    return lines
