@@ -159,6 +159,9 @@ def read_settings(words: list[str], table: str = "") -> Settings:
     from_table, from_line = parse_lines(Settings, table, TABLE), parse_words(Settings, words, COMMAND_LINE)
     config = from_line.get("config", from_table.get("config", fields(Settings)["config"].default))
     train_config = config_paths(config)[1]
+    adapted = train_config.with_name(f"{train_config.stem}{ADAPTED}.json")
+    if from_line.get("lora", from_table.get("lora")) and adapted.exists():
+        train_config = adapted
     from_file = read_train_config(train_config) if train_config.exists() else {}
     from_file.pop("config", None)
     given = [(TABLE, from_table), (_shown(train_config), from_file)]

@@ -140,3 +140,17 @@ def test_a_run_starts_from_adapters(adapted):
 )
 def test_what_means_nothing_is_refused(words, says):
     assert says in refused("--lora", "1", "--pretrained_model", "x.pt", "--lr", "1", *words)
+
+
+def test_a_run_with_adapters_takes_their_train_config_for_any_model_of_the_name(tmp_path):
+    """As for a model that was converted, whose shape lies beside its weights."""
+    for folder in ("9g_models", "train_configs"):
+        (tmp_path / folder).mkdir()
+    model = tmp_path / "9g_models/7b.json"
+    for name, lr in (("7b", 1e-4), ("7b_lora", 2e-4)):
+        (tmp_path / f"train_configs/{name}.json").write_text(json.dumps({"lr": lr}))
+    words = ["--config", str(model), "--pretrained_model", "x.pt"]
+    assert read_settings(words).lr == 1e-4
+    assert read_settings(words, "lora=1").lr == read_settings([*words, "--lora", "1"]).lr == 2e-4
+    (tmp_path / "train_configs/7b_lora.json").unlink()
+    assert read_settings(words, "lora=1").lr == 1e-4
