@@ -272,6 +272,13 @@ def test_what_pefts_folders_cannot_say_is_refused(tmp_path: Path) -> None:
     embedding = {"input_embedding.weight": read_pt(tmp_path / "tied.pt")["input_embedding.weight"]}
     with pytest.raises(UserError, match="which PEFT's folder cannot say: merge the adapters instead"):
         adapters_to_peft(saved._replace(whole=embedding), tied, None, tmp_path / "out")
+    rows = torch.zeros(VOCAB_SIZE + 8, 64)  # of a model that was given more tokens, it says the same
+    torch.save({**torch.load(tmp_path / "a.pt", weights_only=True), "input_embedding.weight": rows}, tmp_path / "b.pt")
+    (tmp_path / "b.lora.json").write_text((tmp_path / "a.lora.json").read_text())
+    with pytest.raises(UserError, match="which PEFT's folder cannot say: merge the adapters instead"):
+        adapters_to_peft(read_adapters(tmp_path / "b.pt", None), tied, None, tmp_path / "out")
+    with pytest.raises(UserError, match=r"a.pt: holds adapters: give it as --lora-ckpt-path"):
+        with_reference(tied, tmp_path / "a.pt", tmp_path / "out")
     with pytest.raises(UserError, match="is the model's own folder"):
         adapters_to_peft(saved, tied, None, tied, overwrite=True)
     wider = save(tiny_llama(hidden_size=128), tmp_path / "wider")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fm9g.errors import UserError
-from fm9g.lora.layers import adapter_parameters, layers_of, matching, saved_modules, whole_modules
+from fm9g.lora.layers import adapter_parameters, check_named, layers_of, matching, saved_modules, whole_modules
 from fm9g.model.config import ModelConfig
 
 SHAPE = {"vocab_size": 61, "dim_model": 32, "num_heads": 4, "num_kv_heads": 2, "num_layers": 3, "dim_ff": 48}
@@ -74,3 +74,15 @@ def test_tensors_have_the_shapes_of_their_layers():
         ("lora_B", (32, 4)),
         ("magnitude", (32,)),
     ]
+
+
+def test_a_train_config_of_other_layers_than_a_files_is_told():
+    """Of a file that was moved away from what its run says of it, the layers alone can tell."""
+    both = ("project_q", "project_k")
+    held = [f"encoder.layers.{i}.self_att.self_attention.{name}" for i in range(2) for name in both]
+    for named in (["project_q", "project_k"], ["all"], ["[r]project_[qk]"]):
+        check_named(held, named, "a.pt")
+    with pytest.raises(UserError, match=r"a.pt: has an adapter for .*0.*project_k, and lora_layer says project_q"):
+        check_named(held, ["project_q"], "a.pt")
+    with pytest.raises(UserError, match=r"a.pt: has no adapter for w_0, and lora_layer says project_q, project_k, w_0"):
+        check_named(held, ["project_q", "project_k", "w_0"], "a.pt")

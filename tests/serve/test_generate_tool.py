@@ -27,7 +27,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").removesuffix("\n").split("\n")]
 
 
 def test_every_record_of_a_file_is_answered(forms: Forms, questions: Path, tmp_path: Path) -> None:
@@ -74,9 +74,12 @@ def test_prompts(forms: Forms, tmp_path: Path) -> None:
     one = run_tool_here(TOOL, [*model, "--prompt", questions[0]], tmp_path)
     several = run_tool_here(TOOL, [*model, "--prompt", *questions], tmp_path)
     assert several.output.startswith(f"=== {questions[0]}\n{one.output}=== {questions[1]}\n")
-    (tmp_path / "prompts.txt").write_text("\n\n".join(q.replace("\n", " ") for q in questions))
+    lines_of = "\ufeff" + "\r\n\n".join([*(q.replace("\n", " ") for q in questions), "one\u2028line\x0c"])
+    (tmp_path / "prompts.txt").write_text(lines_of, "utf-8", newline="")
     run_tool_here(TOOL, [*model, "--prompt_file", "prompts.txt", "--output_file", "p.jsonl"], tmp_path)
-    assert lines(tmp_path / "p.jsonl")[0] == {"input": questions[0], "predict": one.output.removesuffix("\n")}
+    first, *_, last = lines(tmp_path / "p.jsonl")
+    assert first == {"input": questions[0], "predict": one.output.removesuffix("\n")}
+    assert last["input"] == "one\u2028line\x0c" and len(lines(tmp_path / "p.jsonl")) == 3
 
 
 def test_a_conversation(forms: Forms, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

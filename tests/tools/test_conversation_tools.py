@@ -8,6 +8,8 @@ from pathlib import Path
 
 from fm9g.data.index.dataset import IndexedDataset
 from fm9g.data.stream.mixture import read_mixture
+from fm9g.data.tokens.tokenizer import load_tokenizer
+from tests.support.places import Place
 
 RECORDS = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": "d", "output": "e"}]
 Shown = Callable[..., str]
@@ -38,7 +40,7 @@ def test_conversations_of_either_kind(shown_by: Shown, tmp_path: Path) -> None:
     assert "--file_type is json, which the file's suffix contradicts" in wrong
 
 
-def test_datasets_of_llama_factory_become_a_mixture(shown_by: Shown, tmp_path: Path) -> None:
+def test_datasets_of_llama_factory_become_a_mixture(shown_by: Shown, tmp_path: Path, place: Place) -> None:
     (tmp_path / "a.json").write_text(json.dumps(RECORDS * 3))
     (tmp_path / "t.txt").write_text("月光\n故乡\n")
     info = {"a": {"file_name": "a.json", "num_samples": 2}, "t": {"file_name": "t.txt", "columns": {"prompt": "text"}}}
@@ -53,6 +55,11 @@ def test_datasets_of_llama_factory_become_a_mixture(shown_by: Shown, tmp_path: P
     assert "mixtures/x.json: is there already, nothing to do" in again
     assert "exists already and says something else" in shown_by("convert_dataset_info.py", *flags, status=1)
     assert sorted(path.name for path in (tmp_path / "mixtures/x.data").iterdir()) == ["a", "t"]
+    counted = (*flags[:-1], "mixtures/y.json", "--template", "belle", "--tokenizer_path", place.tokenizer)
+    assert "mixtures/y.json: a mixture" in shown_by("convert_dataset_info.py", *counted)
+    known = load_tokenizer(place.tokenizer)
+    weights = [entry["abs_weight"] for entry in json.loads((tmp_path / "mixtures/y.json").read_text())]
+    assert weights[1] == sum(len(known.encode(f"\n{text}")) for text in ("月光", "故乡"))
     for wrong in ("a,a", ""):
         assert "names a dataset twice, or none" in shown_by(
             "convert_dataset_info.py", *flags[:3], wrong, *flags[4:], status=1
