@@ -4,17 +4,17 @@
     python benchmarks/finetune_cpu.py [--documents 48] [--rounds 3] [--data FILE --tokenizer FOLDER]
 
 Conversations of one question and one answer are learned once: ours packed into rows without padding, the peer's in
-batches padded to their longest, which are taken at random, or of conversations of like length. They are as long as
-those of --data (any form of docs/finetune.md) are with --tokenizer, or as instructions usually are (drawn); the same
-for all sides. Each round runs a process of each side, in turn; the table gives tokens of answers per second of the
-processor, medians over the rounds, and the most memory that a process had.
+batches of 8 padded to their longest, which are taken at random, or of conversations of like length. A row has as many
+tokens as 8 conversations on average, so that all sides take the same number of steps. Conversations are as long as
+those of --data (any form of docs/finetune.md) are with --tokenizer, or as instructions usually are (drawn): others in
+each round, the same for all sides. A round runs a process of each side, in turn; the table gives tokens of answers per
+second of the processor, over all rounds, and the most memory that a process had.
 """
 
 import argparse
 import json
 import random
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from benchmarks.training_sides import ADAM, in_own_process
 SHAPE = {"vocab_size": 8192, "dim_model": 768, "num_heads": 12, "num_layers": 6, "dim_ff": 2048, "tie_lm_head": True}
 LORA = {"r": 16, "alpha": 32}
 THEIRS = ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
-BATCH, ROW_LENGTH = 8, 1024
+BATCH, LONGEST = 8, 1024
 SIDES = ("ours", "padded at random", "padded by length")
 
 Document = tuple[int, int]
@@ -38,10 +38,10 @@ Learn = Callable[[int | None], None]
 """Learns the first so many of its batches, or all."""
 
 
-def documents(count: int, data: str | None, tokenizer: str | None) -> list[Document]:
+def documents(count: int, number: int, data: str | None, tokenizer: str | None) -> list[Document]:
     """`count` questions and answers as long as some of `data`, or with the spread of the usual instruction sets: a
-    median of 25 and 60 tokens, long tails."""
-    r = random.Random(1)
+    median of 25 and 60 tokens, long tails. `number`: of the round."""
+    r = random.Random(number)
     if data and tokenizer:
         return r.sample(lengths(data, tokenizer), count)
     return [
@@ -63,17 +63,18 @@ def lengths(data: str, tokenizer: str) -> list[Document]:
     for record in read_source(data, (), None):
         tokens, ranges = tokens_and_ranges(renderer, record)
         answer = sum(map(len, ranges))
-        if len(tokens) <= ROW_LENGTH:
+        if len(tokens) <= LONGEST:
             found.append((len(tokens) - answer, answer))
     return found
 
 
 def rows_of(found: list[Document]) -> list[list[Document]]:
-    """Documents in rows of ROW_LENGTH, each in the first that has room for it."""
+    """Documents in rows as long as BATCH of them are on average, each in the first that has room for it."""
     rows: list[list[Document]] = []
+    length = max(max(map(sum, found)), BATCH * sum(map(sum, found)) // len(found))
     for document in found:
         size = sum(document)
-        row = next((row for row in rows if sum(map(sum, row)) + size <= ROW_LENGTH), None)
+        row = next((row for row in rows if sum(map(sum, row)) + size <= length), None)
         if row is None:
             rows.append(row := [])
         row.append(document)
@@ -102,7 +103,7 @@ def ours(found: list[Document], lora: bool) -> Learn:
     from fm9g.model.decoder import Decoder, as_it_is
 
     runtime.initialize(seed=1)
-    config = ModelConfig(**SHAPE, dtype="float32", max_length=ROW_LENGTH)  # type: ignore[arg-type]
+    config = ModelConfig(**SHAPE, dtype="float32", max_length=LONGEST)  # type: ignore[arg-type]
     settings = LoraSettings(lora=lora, lora_r=LORA["r"], lora_alpha=LORA["alpha"])
     model = Decoder(config, prepare=Adapters(settings, config).prepare if lora else as_it_is)
     runtime.bmt.init_parameters(model)
@@ -141,7 +142,7 @@ def theirs(found: list[Document], lora: bool, by_length: bool) -> Learn:
         num_hidden_layers=SHAPE["num_layers"],
         intermediate_size=SHAPE["dim_ff"],
         tie_word_embeddings=True,
-        max_position_embeddings=ROW_LENGTH,
+        max_position_embeddings=LONGEST,
         attn_implementation="sdpa",
         use_cache=False,
     )
@@ -173,14 +174,12 @@ def theirs(found: list[Document], lora: bool, by_length: bool) -> Learn:
 
 
 def measured(side: str, lora: bool, found: list[Document]) -> tuple[float, float]:
-    """(answers' tokens per second of the processor, gigabytes at most) of one side, in this process."""
+    """(seconds of the processor, gigabytes at most) of one side, in this process."""
     learn = ours(found, lora) if side == "ours" else theirs(found, lora, side == "padded by length")
     learn(2)  # memory is there then, and kernels are chosen
     started = time.process_time()
     learn(None)
-    seconds = time.process_time() - started
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return sum(answer for _, answer in found) / seconds, memory
+    return time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def main() -> None:
@@ -190,34 +189,42 @@ def main() -> None:
     parser.add_argument("--data", help="a file of conversations, whose lengths are taken")
     parser.add_argument("--tokenizer", help="the tokenizer folder that --data is measured with")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--number", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--lora", type=int, choices=(0, 1), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.data and not arguments.tokenizer:
         parser.error("--data needs --tokenizer, with which it is measured")
-    found = documents(arguments.documents, arguments.data, arguments.tokenizer)
+    sets = {n: documents(arguments.documents, n, arguments.data, arguments.tokenizer) for n in _numbers(arguments)}
     if arguments.side:
-        print(json.dumps(measured(arguments.side, bool(arguments.lora), found)))
+        print(json.dumps(measured(arguments.side, bool(arguments.lora), sets[arguments.number])))
         return
-    padded = " and ".join(f"{padding(found, by_length):.2f}" for by_length in (False, True))
-    print(
-        f"{len(found)} conversations; with padding, at random and by length, {padded} times their tokens are computed"
+    tokens = sum(sum(map(sum, found)) for found in sets.values())
+    padded = " and ".join(
+        f"{sum(padding(found, by_length) * sum(map(sum, found)) for found in sets.values()) / tokens:.2f}"
+        for by_length in (False, True)
     )
-    print("float32; tokens of answers per second of the processor, memory in GB")
+    print(
+        f"{len(sets)} times {arguments.documents} conversations; with padding, at random and by length, {padded}",
+        end="",
+    )
+    print(" times their tokens are computed\nfloat32; tokens of answers per second of the processor, memory in GB")
     print(f"{'':6} " + " ".join(f"{side:>24}" for side in SIDES) + f" {'ratios':>14}")
-    speeds = {}
+    answers, speeds = sum(answer for found in sets.values() for _, answer in found), {}
     for lora in (0, 1):
-        rounds = [
-            [in_own_process(__file__, arguments, side=side, lora=lora) for side in SIDES]
-            for _ in range(arguments.rounds)
-        ]
-        medians = [
-            [statistics.median(values) for values in zip(*side, strict=True)] for side in zip(*rounds, strict=True)
-        ]
-        mine, *peers = speeds[lora] = [speed for speed, _ in medians]
-        shown = " ".join(f"{speed:16,.0f} {memory:4.1f} GB" for speed, memory in medians)
+        rounds = [[in_own_process(__file__, arguments, side=side, lora=lora, number=n) for side in SIDES] for n in sets]
+        seconds, memory = ([[run[side][i] for run in rounds] for side in range(len(SIDES))] for i in (0, 1))
+        mine, *peers = speeds[lora] = [answers / sum(some) for some in seconds]
+        shown = " ".join(
+            f"{speed:16,.0f} {max(most):4.1f} GB" for speed, most in zip(speeds[lora], memory, strict=True)
+        )
         ratios = " ".join(f"{mine / peer:6.2f}" for peer in peers)
         print(f"{'LoRA' if lora else 'full':6} {shown} {ratios:>14}", flush=True)
     print(f"LoRA is {speeds[1][0] / speeds[0][0]:.2f} of the speed of full training")
+
+
+def _numbers(arguments: argparse.Namespace) -> list[int]:
+    """Those of all rounds, or of the one that this process is for."""
+    return [arguments.number] if arguments.side else list(range(1, arguments.rounds + 1))
 
 
 if __name__ == "__main__":
