@@ -6,7 +6,7 @@
 set -eu
 here=examples/belle_and_calm
 out=$here/out
-mkdir -p $out
+source examples/made_of.sh $out "${*:-what the example brings}"
 if [ $# -ge 2 ]; then
   model=$1
   data=$2

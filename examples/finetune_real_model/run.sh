@@ -5,7 +5,7 @@
 set -eu
 here=examples/finetune_real_model
 out=$here/out
-mkdir -p $out
+source examples/made_of.sh $out "${*:-what the example brings}"
 
 # the model: a Hugging Face folder with a chat template
 model=${1:-$out/hf}

@@ -9,7 +9,6 @@ import threading
 from typing import Any
 
 from fm9g import runtime
-from fm9g.data.record import NoText
 from fm9g.errors import UserError
 from fm9g.serve.text_model import Request, TextModel
 
@@ -57,8 +56,8 @@ def chat(model: TextModel, request: Request, system: str) -> None:
 def _answer(model: TextModel, turns: list[dict[str, str]], system: str, request: Request) -> None:
     """Answer the last turn; it is forgotten if it cannot be answered."""
     try:
-        prompt = _prompt(model, turns, system)
-    except (NoText, UserError) as error:
+        prompt = _prompt(model, turns, system, request.max_new_tokens)
+    except UserError as error:
         turns.pop()
         if runtime.rank() == 0:
             print(f"error: {error}", file=sys.stderr)
@@ -70,20 +69,20 @@ def _answer(model: TextModel, turns: list[dict[str, str]], system: str, request:
         turns.pop()
 
 
-def _prompt(model: TextModel, turns: list[dict[str, str]], system: str) -> list[int]:
-    """The prompt of a conversation, without its earliest rounds where it is too long."""
+def _prompt(model: TextModel, turns: list[dict[str, str]], system: str, answer: int) -> list[int]:
+    """The prompt of a conversation, without its earliest rounds where they leave no room for an `answer` of so many
+    tokens, or of a quarter of the model's."""
     while True:
         record: dict[str, Any] = {"messages": turns, **({"system": system} if system else {})}
         prompt = model.chat_prompt(record)
-        try:
+        if len(turns) < 3:
             model.check_room(prompt)
             return prompt
-        except UserError:
-            if len(turns) < 3:
-                raise
-            del turns[:2]
-            if runtime.rank() == 0:
-                print("note: the conversation is too long: its first round is forgotten", file=sys.stderr)
+        if len(prompt) + min(answer, model.max_length // 4) <= model.max_length:
+            return prompt
+        del turns[:2]
+        if runtime.rank() == 0:
+            print("note: the conversation is too long: its first round is forgotten", file=sys.stderr)
 
 
 def _line() -> str | None:

@@ -105,9 +105,14 @@ class TextModel:
         assert self.renderer is not None, "needs a template"
         return self.renderer.prompt(conversation)
 
+    @property
+    def max_length(self) -> int:
+        """The tokens that the model takes, an answer's among them."""
+        return int(self._model.config.max_length)
+
     def check_room(self, prompt: Sequence[int]) -> int:
         """How many tokens may follow a prompt; UserError where there is no room for any."""
-        most = self._model.config.max_length
+        most = self.max_length
         if len(prompt) >= most:
             raise UserError(
                 f"a prompt of {len(prompt)} tokens, and the model takes {most} with what follows: shorten it"

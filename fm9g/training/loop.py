@@ -100,7 +100,8 @@ class Loop:
         """Whether early_stop says that it is enough; that is told."""
         stale = self.best.is_stale(self._settings.early_stop)
         if stale:
-            log(f"early_stop: {self.best.since} evaluations without a held-out loss below {self.best.loss:.4f}")
+            found = f"{self.best.since} evaluations without a held-out loss below {self.best.loss:.4f}"
+            log(f"early_stop: {found}; with a higher early_stop it would go on")
         return stale
 
     def _name_best(self) -> None:

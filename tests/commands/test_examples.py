@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,16 @@ def test_the_texts(tmp_path):
     assert not re.search(r"零十|十零|一十", sums)
     train, held_out = ((tmp_path / name).read_text("utf-8").splitlines() for name in ("train.txt", "held_out.txt"))
     assert not set(train) & set(held_out)
+
+
+@pytest.mark.parametrize("name", ["finetune_real_model", "belle_and_calm"])
+def test_outputs_of_another_model_are_not_gone_on_with(name, tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("out"))
+    out = tmp_path / f"examples/{name}/out"
+    out.mkdir()
+    (out / "made_of").write_text("models/a data/a.json\n")
+    script = ["bash", f"examples/{name}/run.sh", "models/b", "data/b.json"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "out is made of models/a data/a.json: move it away" in done.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["made_of"]

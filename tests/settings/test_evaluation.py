@@ -154,6 +154,8 @@ def test_a_part_of_each_dataset_is_held_out_and_never_trained_on(place, tmp_path
     assert train_here(place, tmp_path / "whole", **options, resume_ckpt=20).learned() == learned
     message = refused_here(place, tmp_path / "whole", **options | {"validation_split": 0.3}, resume_ckpt=20)
     assert "part was [800, none] when the checkpoint was made and is [700, none] now" in message
+    message = refused_here(place, tmp_path / "whole", **options | {"validation_split": 0}, resume_ckpt=20)
+    assert "part was [800, none] when the checkpoint was made and is none now" in message
     few = open_inputs(read_settings(place.words(tmp_path / "x", **options, max_eval_samples=3)), APP)
     assert [corpus.records for corpus in few.held_out] == [3, 3]
     assert "both say what is held out" in refused("--validation_split", "0.1", "--eval_dataset", "x")

@@ -135,9 +135,10 @@ def _turns_of(record: dict[str, Any]) -> list[Turn]:
     for field in _LISTS:
         if record.get(field) is not None:
             return read_turns(record[field], field)
-    for question, answer in QUESTIONS:
-        if record.get(question) is not None and answer in record:
-            return _question_and_answer(record, question, answer)
+    there = [pair for pair in QUESTIONS if record.get(pair[0]) is not None and pair[1] in record]
+    if there:  # a table of several spellings has null for those that a record does not use
+        filled = [pair for pair in there if record[pair[1]] is not None]
+        return _question_and_answer(record, *(filled or there)[0])
     raise NoText(f"is no conversation (its fields: {field_names(record)})")
 
 

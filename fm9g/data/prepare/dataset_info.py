@@ -85,6 +85,8 @@ def _described(name: str, entry: Any, folder: Path, where: str) -> Described:
     if "file_name" not in entry or elsewhere:
         told = f"{elsewhere[0]} names a place on the net" if elsewhere else "file_name is missing"
         raise UserError(f"{where}: {told}: download its file, and give that alone as file_name")
+    if not isinstance(entry["file_name"], str) or not entry["file_name"].strip():
+        raise UserError(f"{where}: file_name must be the name of a file or a folder, not {shown(entry['file_name'])}")
     formatting = entry.get("formatting", "alpaca")
     if formatting not in FORMATTINGS:
         raise UserError(f"{where}: formatting {shown(formatting)} is not one of {', '.join(FORMATTINGS)}")

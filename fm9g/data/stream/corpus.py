@@ -40,6 +40,7 @@ from fm9g.errors import UserError
 
 _LOOKED_AT = 32  # records, where nobody has counted those without text
 PILOTS = 32  # documents from whose sizes it is told how full rows will be
+PART = "part"  # the reading rule of a corpus that is not all of its dataset
 BYTES_PER_TOKEN = 4  # a rough scale for phases, never for accounting
 
 Pilot = tuple[int, bool]
@@ -114,7 +115,7 @@ class Corpus:
         """What, besides its records and the tokenizer, decides about its documents."""
         rules = {"format": self.entry.format, "special_tokens": self.entry.special_tokens}
         if self._view != WHOLE:
-            rules["part"] = [len(self._view.places), self._view.limit]
+            rules[PART] = [len(self._view.places), self._view.limit]
         return rules | self.renderer.rules if self.renderer else rules
 
     @property

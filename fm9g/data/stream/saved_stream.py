@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fm9g.data.stream.continuation import balanced, rearrange_states
-from fm9g.data.stream.corpus import Corpus
+from fm9g.data.stream.corpus import PART, Corpus
 from fm9g.data.stream.loader import STREAM_RULES, Plan
 from fm9g.data.stream.record_formats import TEXT
 from fm9g.data.tokens.tokenizer import Tokenizer
@@ -76,8 +76,11 @@ def _check_dataset(corpus: Corpus, before: dict[str, Any]) -> None:
     entry = corpus.entry
     name = f"dataset {entry.task_name!r}"
     rules = corpus.reading_rules
-    for key in rules:
-        was, now = before.get(key, TEXT if key == "format" else None), rules[key]  # older saves know no other format
+    for key in rules.keys() | (before.keys() & {PART}):  # of a whole dataset no rule says that it is
+        was, now = (
+            before.get(key, TEXT if key == "format" else None),
+            rules.get(key),
+        )  # older saves know no other format
         if was != now:
             if key == "template":  # of which the digests say nothing to a person
                 was, now = (

@@ -174,3 +174,8 @@ def test_what_is_nested_too_deeply_is_no_conversation(depth):
 def test_a_weight_is_a_number():
     with pytest.raises(NoText, match="weight must be a number from 0"):
         read_conversation({"prompt": "q", "response": "a", "weight": True})
+
+
+def test_of_two_spellings_that_which_is_filled_is_taken():
+    record = {"prompt": "q", "completion": None, "response": "r"}
+    assert [turn.text for turn in read_conversation(record).turns] == ["q", "r"]

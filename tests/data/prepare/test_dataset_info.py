@@ -94,6 +94,7 @@ def test_a_folder_is_all_of_its_files(tmp_path):
     [
         ([], "x: expected an object"),
         ({}, "x: file_name is missing"),
+        ({"file_name": ""}, "x: file_name must be the name of a file or a folder, not ''"),
         ({"hf_hub_url": "a/b"}, "x: hf_hub_url names a place on the net: download its file"),
         ({"file_name": "nowhere.json"}, "x: file_name: .*nowhere.json: no such file or folder"),
         ({"file_name": "set.json", "formating": "alpaca"}, "x: unknown key 'formating'.*'formatting'"),
