@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Finetuning speed on the CPU against transformers, with PEFT for LoRA: answers learned per second of the processor.
 
-    python benchmarks/finetune_cpu.py [--documents 48] [--rounds 3] [--data FILE --tokenizer FOLDER]
+    python benchmarks/finetune_cpu.py [--documents 40] [--rounds 3] [--data FILE --tokenizer FOLDER]
 
 Conversations of one question and one answer are learned once: ours packed into rows without padding, the peer's in
 batches of 8 padded to their longest, which are taken at random, or of conversations of like length. A row has as many
@@ -184,7 +184,7 @@ def measured(side: str, lora: bool, found: list[Document]) -> tuple[float, float
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=48, help="conversations that are learned in each process")
+    parser.add_argument("--documents", type=int, default=40, help="conversations that are learned in each process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each side, in turn")
     parser.add_argument("--data", help="a file of conversations, whose lengths are taken")
     parser.add_argument("--tokenizer", help="the tokenizer folder that --data is measured with")
