@@ -24,9 +24,9 @@ EXAMPLE = "examples/belle_and_calm"
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the script leaves: run beside a copy of the example, so that the repository stays as it is."""
+    """What the script leaves: run in a copy of the examples, so that the repository stays as it is."""
     root = tmp_path_factory.mktemp("loop")
-    shutil.copytree(REPOSITORY / EXAMPLE, root / EXAMPLE, ignore=shutil.ignore_patterns("out"))
+    shutil.copytree(REPOSITORY / "examples", root / "examples", ignore=shutil.ignore_patterns("out"))
     (root / "tools").symlink_to(REPOSITORY / "tools")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
