@@ -59,16 +59,11 @@ def rows_per_piece(shape: tuple[int, ...], itemsize: int) -> int:
 
 
 @dataclass(frozen=True)
-class LazyTensor:
-    """`pieces()` reads the tensor as flat tensors in row-major order, each of about PIECE_BYTES.
-
-    `read_rows(start, stop)` reads some of its rows, flat; None where they can only be had in order.
-    """
+class Described:
+    """What a tensor is, without its values."""
 
     dtype: str  # a key of DTYPES, or the name of a format that is not supported
     shape: tuple[int, ...]
-    pieces: Callable[[], Iterator[torch.Tensor]]
-    read_rows: Callable[[int, int], torch.Tensor] | None = None
 
     @property
     def numel(self) -> int:
@@ -77,6 +72,17 @@ class LazyTensor:
     @property
     def nbytes(self) -> int:
         return self.numel * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class LazyTensor(Described):
+    """`pieces()` reads the tensor as flat tensors in row-major order, each of about PIECE_BYTES.
+
+    `read_rows(start, stop)` reads some of its rows, flat; None where they can only be had in order.
+    """
+
+    pieces: Callable[[], Iterator[torch.Tensor]]
+    read_rows: Callable[[int, int], torch.Tensor] | None = None
 
 
 def as_dtype(name: str, tensor: LazyTensor, dtype: str | None) -> LazyTensor:

@@ -1,4 +1,7 @@
-"""A zip file of uncompressed, aligned entries, written as a stream, in the dialect that every torch reads.
+"""Where the bytes of a zip file of uncompressed, aligned entries lie, in the dialect that every torch reads.
+
+Entries are placed by their sizes alone, so that they can be written in any order, by several processes, and the rest
+of the file around them when their checksums are known.
 
 Python's zipfile would do, but it uses zip64 offsets from 2 GiB on, and the zip reader in torch 2.4 takes
 an offset below 4 GiB in that form for corruption. Format: PKWARE's APPNOTE.TXT, sections 4.3 and 4.5.
@@ -7,9 +10,8 @@ an offset below 4 GiB in that form for corruption. Format: PKWARE's APPNOTE.TXT,
 from __future__ import annotations
 
 import struct
-import zlib
-from collections.abc import Iterable
-from typing import IO, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 ALIGNMENT = 64  # torch.save's: a mapped tensor starts at a multiple of any element's size
 LIMIT = 0xFFFFFFFF  # stands for "see the zip64 field"
@@ -17,14 +19,12 @@ VERSION = 45  # of the format: zip64
 DATE = (1 << 5) | 1  # 1980-01-01, so that equal tensors make equal files
 LOCAL = struct.Struct("<4s5H3L2H")
 CENTRAL = struct.Struct("<4s6H3L5H2L")
-CRC_OFFSET = 14  # of the checksum in a local header
 
 
 class _Entry(NamedTuple):
     name: bytes
-    offset: int
+    offset: int  # of its header
     nbytes: int
-    crc: int
 
 
 def _zip64_field(*values: int) -> bytes:
@@ -32,59 +32,55 @@ def _zip64_field(*values: int) -> bytes:
 
 
 class StoredZip:
-    """Writes entries to `file`, opened for binary writing and seekable; `finish()` makes it a zip file."""
+    """Places entries one after the other."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self) -> None:
         self._entries: list[_Entry] = []
+        self._end = 0
 
-    def add(self, name: str, nbytes: int, chunks: Iterable[bytes | memoryview]) -> None:
-        """Add an entry of `chunks`, `nbytes` long together, whose data starts at a multiple of ALIGNMENT."""
-        offset = self._file.tell()
-        self._file.write(self._local_header(name.encode("ascii"), offset, nbytes))
-        start, crc = self._file.tell(), 0
-        for chunk in chunks:
-            crc = zlib.crc32(chunk, crc)
-            self._file.write(chunk)
-        end = self._file.tell()
-        assert end - start == nbytes, f"{name}: {end - start} bytes, {nbytes} announced"
-        self._file.seek(offset + CRC_OFFSET)
-        self._file.write(struct.pack("<L", crc))
-        self._file.seek(end)
-        self._entries.append(_Entry(name.encode("ascii"), offset, nbytes, crc))
+    def add(self, name: str, nbytes: int) -> int:
+        """Place an entry of `nbytes`; where its data starts in the file, a multiple of ALIGNMENT."""
+        entry = _Entry(name.encode("ascii"), self._end, nbytes)
+        start = entry.offset + len(self._local_header(entry, 0))
+        self._entries.append(entry)
+        self._end = start + nbytes
+        return start
 
-    def finish(self) -> None:
-        """Write the directory of entries."""
-        start = self._file.tell()
-        for entry in self._entries:
-            self._file.write(self._central_header(entry))
-        end, count = self._file.tell(), len(self._entries)
-        if max(start, end - start) >= LIMIT or count >= 0xFFFF:
-            record = struct.pack(
-                "<4sQ2H2L4Q", b"PK\x06\x06", 44, VERSION, VERSION, 0, 0, count, count, end - start, start
-            )
-            self._file.write(record + struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1))
+    def frame(self, crcs: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """(offset, bytes) of all but the entries' data; `crcs` are the checksums of the entries in their order."""
+        directory = b""
+        for entry, crc in zip(self._entries, crcs, strict=True):
+            yield entry.offset, self._local_header(entry, crc)
+            directory += self._central_header(entry, crc)
+        yield self._end, directory + self._trailer(len(directory))
+
+    def _trailer(self, nbytes: int) -> bytes:
+        """What follows the directory, which is `nbytes` long."""
+        start, count, record = self._end, len(self._entries), b""
+        if max(start, nbytes) >= LIMIT or count >= 0xFFFF:
+            record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, VERSION, VERSION, 0, 0, count, count, nbytes, start)
+            record += struct.pack("<4sLQL", b"PK\x06\x07", 0, start + nbytes, 1)
         few = min(count, 0xFFFF)
-        sizes = (min(end - start, LIMIT), min(start, LIMIT))
-        self._file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, few, few, *sizes, 0))
+        sizes = (min(nbytes, LIMIT), min(start, LIMIT))
+        return record + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, few, few, *sizes, 0)
 
     @staticmethod
-    def _local_header(name: bytes, offset: int, nbytes: int) -> bytes:
+    def _local_header(entry: _Entry, crc: int) -> bytes:
+        name, offset, nbytes = entry
         extra = _zip64_field(nbytes, nbytes) if nbytes >= LIMIT else b""
         padding = -(offset + LOCAL.size + len(name) + len(extra) + 4) % ALIGNMENT
         extra += struct.pack("<2sH", b"FB", padding) + b"Z" * padding  # torch's own padding field
         size = min(nbytes, LIMIT)
-        fields = (b"PK\x03\x04", VERSION, 0, 0, 0, DATE, 0, size, size, len(name), len(extra))
+        fields = (b"PK\x03\x04", VERSION, 0, 0, 0, DATE, crc, size, size, len(name), len(extra))
         return LOCAL.pack(*fields) + name + extra
 
     @staticmethod
-    def _central_header(entry: _Entry) -> bytes:
-        sizes = (entry.nbytes, entry.nbytes) if entry.nbytes >= LIMIT else ()
-        offsets = (entry.offset,) if entry.offset >= LIMIT else ()
+    def _central_header(entry: _Entry, crc: int) -> bytes:
+        name, offset, nbytes = entry
+        sizes = (nbytes, nbytes) if nbytes >= LIMIT else ()
+        offsets = (offset,) if offset >= LIMIT else ()
         extra = _zip64_field(*sizes, *offsets)
-        size = min(entry.nbytes, LIMIT)
+        size = min(nbytes, LIMIT)
         versions = (b"PK\x01\x02", VERSION, VERSION, 0, 0, 0, DATE)
-        lengths = (len(entry.name), len(extra), 0, 0, 0)
-        return (
-            CENTRAL.pack(*versions, entry.crc, size, size, *lengths, 0, min(entry.offset, LIMIT)) + entry.name + extra
-        )
+        lengths = (len(name), len(extra), 0, 0, 0)
+        return CENTRAL.pack(*versions, crc, size, size, *lengths, 0, min(offset, LIMIT)) + name + extra
