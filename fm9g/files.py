@@ -137,8 +137,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, atomically."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """Write `value` as indented JSON, atomically."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """`value` as indented JSON, as files have it."""
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

@@ -6,6 +6,7 @@
     checkpoints/U/<step>/data-00000.pt …                   one a rank: the states of its lanes
     checkpoints/U/<step>/random-00000.pt …                 one a rank: its random generators
     checkpoints/U/<step>/state.json                        step, counters, settings, model config
+    checkpoints/U/<step>/manifest.json                     sizes and checksums of all of these
     checkpoints/U/latest                                   the newest complete step
 
 All ranks write into `.<step>.partial`; when all are done it is renamed. A piece of optimizer state says which flat

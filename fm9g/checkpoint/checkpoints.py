@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 from fm9g import runtime
-from fm9g.checkpoint.folder import RunFolder
+from fm9g.checkpoint.choice import first_whole
+from fm9g.checkpoint.damage import damage
+from fm9g.checkpoint.folder import RunFolder, partial_name
+from fm9g.checkpoint.manifest import MANIFEST, Needed, misfit
 from fm9g.checkpoint.settings import OutputSettings
-from fm9g.checkpoint.writer import CheckpointWriter
+from fm9g.checkpoint.writer import CheckpointWriter, Contents, publish
 from fm9g.errors import UserError
 from fm9g.files import write_text
 from fm9g.runtime.log import log
 
-
-class Contents(NamedTuple):
-    """What a checkpoint holds: this rank's files {name: contents}, state.json, and those weights of the model that are
-    named."""
-
-    files: dict[str, Any]
-    state: dict[str, Any]
-    model: Any = None
-    names: Collection[str] = ()
+_TRY_AGAIN = "when it can be, the same command with resume_ckpt latest goes on from the last one"
 
 
 class Checkpoints:
@@ -35,21 +30,37 @@ class Checkpoints:
         self.last = -1  # the step of the newest that this run has written or gone on from
         self._lock: IO[str] | None = None
 
-    def open(self, resume_ckpt: str) -> int | None:
-        """Lock the run's folder; the step to resume, or None to start anew, the same on all ranks."""
-        problem, found = "", None
+    def open(self, resume_ckpt: str, needed: Needed) -> int | None:
+        """Lock the run's folder; the step to resume, or None to start anew, the same on all ranks.
+
+        Of a checkpoint the files that are `needed` are read and compared with its manifest.
+        """
+        problem, found = "", []
         if runtime.rank() == 0:
             try:
                 self.folder.create()
                 self._lock = self.folder.lock()
                 self.folder.clear_deleted()
-                found = self.folder.start_step(resume_ckpt)
+                self._end_publishing()
+                found = self.folder.candidates(resume_ckpt)
             except UserError as error:
                 problem = str(error)
         problem, found = json.loads(runtime.gather_bytes(json.dumps([problem, found]).encode())[0])
         if problem:
             raise UserError(problem)
-        return found
+
+        def fault(step: int) -> str:
+            return damage(self.path(step), needed)
+
+        return first_whole(self.folder, found, resume_ckpt, fault, lambda text: log(f"warning: {text}"))
+
+    def _end_publishing(self) -> None:
+        """Give its name to a checkpoint that was complete when a run was killed."""
+        step = self.folder.named_latest()
+        partial = self.folder.checkpoints / partial_name(step)
+        if (partial / MANIFEST).exists() and not misfit(partial):
+            publish(self.folder.checkpoints, step)
+            log(f"checkpoint {step} was complete when the run was killed, but for its name: it has it now")
 
     def close(self) -> None:
         """Let another process write there."""
@@ -70,12 +81,23 @@ class Checkpoints:
         if self._settings.save and self.last != step:
             self.save(step, contents)
 
-    def save(self, step: int, contents: Callable[[], Contents]) -> None:
-        """Write a checkpoint; every rank must call it."""
+    def save_last(self, step: int, contents: Callable[[], Contents]) -> None:
+        """As `save_if_new`, at the end of a run: where it fails there is no next save that could try again."""
+        if self._settings.save and self.last != step:
+            self.save(step, contents, must=True)
+
+    def save(self, step: int, contents: Callable[[], Contents], must: bool = False) -> None:
+        """Write a checkpoint; every rank must call it. Where it cannot be written, that is a UserError if it `must` be,
+        or if save_failure says so, else a warning."""
         started = time.perf_counter()
-        CheckpointWriter(self.folder.checkpoints, step).write(*contents())
-        self.last = step
-        log(f"saved checkpoint {step} in {time.perf_counter() - started:.1f} s")
+        wrong = CheckpointWriter(self.folder.checkpoints, step, runtime.gather_bytes).write(contents())
+        if not wrong:
+            self.last = step
+            log(f"saved checkpoint {step} in {time.perf_counter() - started:.1f} s")
+        elif must or self._settings.save_failure == "stop":
+            raise UserError(f"checkpoint {step} could not be saved: {wrong}; {_TRY_AGAIN}")
+        else:
+            log(f"warning: checkpoint {step} could not be saved: {wrong}")
 
     def name_best(self, step: int | None) -> None:
         """Say in the file best which step has the best checkpoint, and delete what save_total_limit leaves no room for:

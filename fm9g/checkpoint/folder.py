@@ -38,6 +38,11 @@ def weights_name(step: int) -> str:
     return f"fm9g_live_checkpoint-{step}.pt"
 
 
+def partial_name(step: int) -> str:
+    """The name of a step's folder while it is written."""
+    return f".{step}.partial"
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The folders of the run `name` under `output_dir`."""
@@ -113,8 +118,13 @@ class RunFolder:
         file.flush()
         return file
 
-    def start_step(self, resume_ckpt: str) -> int | None:
-        """The step to resume, or None to start anew; refuses a folder with checkpoints but no resume_ckpt."""
+    def candidates(self, resume_ckpt: str) -> list[int]:
+        """The steps to try to resume, the best first; none to start anew.
+
+        UserError for a folder with checkpoints but no resume_ckpt, and for a step that is not there. Of "latest" the
+        best is what the file names, since after a return to an earlier step higher ones are of the abandoned course;
+        then come the lower ones.
+        """
         steps = self.steps()
         if not resume_ckpt:
             if steps:
@@ -122,24 +132,38 @@ class RunFolder:
                     f"{self.checkpoints} already holds checkpoints (the newest at step {steps[-1]}): "
                     "continue with --resume_ckpt latest, or choose another model_unique"
                 )
-            return None
+            return []
         if resume_ckpt == "latest":
-            return self._latest(steps)
+            newest = self._latest(steps)
+            return [step for step in reversed(steps) if step <= newest]
         if not is_step(resume_ckpt):
             raise UserError(f'resume_ckpt must be a step or "latest", not {resume_ckpt!r}')
         if int(resume_ckpt) not in steps:
-            listed = ", ".join(map(str, steps[-8:])) or "none"
             raise UserError(
-                f"resume_ckpt: {self.checkpoints} has no checkpoint of step {resume_ckpt} (it has: {listed})"
+                f"resume_ckpt: {self.checkpoints} has no checkpoint of step {resume_ckpt} (it has: {listed(steps)})"
             )
-        return int(resume_ckpt)
+        return [int(resume_ckpt)]
 
-    def _latest(self, steps: list[int]) -> int | None:
-        """The step that `latest` names: after a return to an earlier step, higher ones are of the abandoned course."""
+    def _latest(self, steps: list[int]) -> int:
+        """The step that the file `latest` names, or the highest one; -1 if there is none."""
+        named = self.named_latest()
+        if named in steps:
+            return named
+        unnamed = (self.checkpoints / partial_name(named)).exists()  # it is looked at when the run begins
+        if steps and (self.checkpoints / "latest").exists() and not unnamed:
+            print(
+                f"warning: {self.checkpoints / 'latest'} names no checkpoint: the highest step, {steps[-1]}, is taken",
+                file=sys.stderr,
+            )
+        return steps[-1] if steps else -1
+
+    def named_latest(self) -> int:
+        """The number in the file `latest`; -1 where there is none."""
         file = self.checkpoints / "latest"
         named = file.read_bytes().decode("utf-8", "replace").strip() if file.is_file() else ""
-        if is_step(named) and int(named) in steps:
-            return int(named)
-        if steps and file.exists():
-            print(f"warning: {file} names no checkpoint: the highest step, {steps[-1]}, is taken", file=sys.stderr)
-        return steps[-1] if steps else None
+        return int(named) if is_step(named) else -1
+
+
+def listed(steps: list[int]) -> str:
+    """The last few steps, for a message."""
+    return ", ".join(map(str, steps[-8:])) or "none"

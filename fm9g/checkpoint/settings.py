@@ -89,6 +89,13 @@ class OutputSettings(Group):
         "保留的检查点个数：每次保存后删除最旧的，最佳者除外",
         least=1,
     )
+    save_failure: str = setting(
+        "retry",
+        "when a checkpoint cannot be written (a full disk): go on and try again at the next save, or stop; "
+        "the last one of a run must be written",
+        "检查点写不下去时（例如磁盘已满）：retry 继续训练并在下次保存时重试，stop 停止；最后一个检查点必须写成",
+        choices=("retry", "stop"),
+    )
     async_save: bool = setting(False, "write checkpoints in the background", "在后台写检查点")
 
     def check(self) -> None:

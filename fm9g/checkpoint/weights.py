@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +12,24 @@ from torch import Tensor
 
 from fm9g import runtime
 from fm9g.checkpoint.fit import SAFETENSORS_NAMES, fitting
+from fm9g.checkpoint.shared_file import Piece, SharedTensors
 from fm9g.errors import UserError
 from fm9g.progress_bar import ProgressBar
-from fm9g.runtime.shards import gathered_weights, shards, whole_shapes
+from fm9g.runtime.shards import shards, whole_shapes
 from fm9g.tensors import finite
-from fm9g.tensors.lazy import LazyTensor
-from fm9g.tensors.writers import write_pt
-
-WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
+from fm9g.tensors.lazy import Described, LazyTensor
 
 
-def write_weights(model: Any, path: Path, names: Collection[str]) -> None:
-    """Rank 0 writes {name: tensor} of the parameters `names` as torch.save would; no rank ever holds more than a block
-    of the whole model."""
-    weights = gathered_weights(model, names)
-    if runtime.rank() != 0:
-        for _ in weights:
-            pass
-        return
-
+def weights_of(model: Any, names: Collection[str]) -> SharedTensors:
+    """The parameters `names` of the model as all ranks write them."""
     shapes = whole_shapes(model)
-
-    def described(name: str, param: Any) -> LazyTensor:
-        def content() -> Iterator[Tensor]:
-            gathered_name, weight = next(weights)
-            assert gathered_name == name, f"{gathered_name} was gathered where {name} was expected"
-            yield from weight.flatten().split(WRITTEN_ELEMENTS)
-
-        return LazyTensor(SAFETENSORS_NAMES[param.dtype], shapes[name], lambda: map(_on_cpu, content()))
-
-    tensors = {name: described(name, param) for name, param in model.named_parameters() if name in names}
-    with ProgressBar(path.name, sum(tensor.nbytes for tensor in tensors.values())) as progress:
-        write_pt(path, tensors, progress)
-    assert next(weights, None) is None
-
-
-def _on_cpu(tensor: Tensor) -> Tensor:
-    return tensor.cpu()
+    described = {
+        name: Described(SAFETENSORS_NAMES[param.dtype], shapes[name])
+        for name, param in model.named_parameters()
+        if name in names
+    }
+    pieces = [Piece(name, start, param.data) for name, param, start, _ in shards(model) if name in names]
+    return SharedTensors(described, pieces)
 
 
 def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -> list[str]:
@@ -61,7 +42,7 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
     shapes = {name: shape for name, shape in whole_shapes(model).items() if name in names}
     loaded, skipped = fitting(path, shapes, strict)
     dtypes = {name: param.dtype for name, param in model.named_parameters()}
-    wrong = _first_on_any_rank(_fault_in_share(loaded, dtypes))
+    wrong = runtime.first_said(_fault_in_share(loaded, dtypes))
     if wrong:
         raise UserError(
             f"{path}: {wrong}: no weights to train from; take another checkpoint, or another dtype in the model config"
@@ -94,8 +75,4 @@ def _fault_in_share(weights: dict[str, Tensor], dtypes: dict[str, torch.dtype]) 
 def fault_in_model(model: Any) -> str:
     """The first weight that is not finite, and what it has instead; the same on all ranks, each looking at its own."""
     found = ((name, finite.fault(param.data, param.dtype)) for name, param, *_ in shards(model))
-    return _first_on_any_rank(next((f"{name} has {wrong}" for name, wrong in found if wrong), ""))
-
-
-def _first_on_any_rank(text: str) -> str:
-    return next((said.decode() for said in runtime.gather_bytes(text.encode()) if said), "")
+    return runtime.first_said(next((f"{name} has {wrong}" for name, wrong in found if wrong), ""))

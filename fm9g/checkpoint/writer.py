@@ -1,65 +1,123 @@
-"""Writing a checkpoint: by all ranks into a folder of another name, which is renamed when all are done."""
+"""Writing a checkpoint: by all ranks into a folder of another name, which is renamed when all of it is on the disk.
+
+The order is what makes a kill at any moment harmless: files, manifest, `latest`, rename. `latest` comes before the
+rename so that a folder that has all it should, but not its name yet, is known and gets it (`publish`).
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from fm9g import runtime
-from fm9g.checkpoint.folder import weights_name
-from fm9g.checkpoint.weights import write_weights
+from fm9g.checkpoint.folder import partial_name, weights_name
+from fm9g.checkpoint.manifest import MANIFEST, write_manifest
+from fm9g.checkpoint.shared_file import SharedFile, SharedTensors, Written
+from fm9g.checkpoint.summed_file import save_bytes, save_object
 from fm9g.errors import UserError
-from fm9g.files import fsync_path, write_json, write_text
+from fm9g.files import fsync_path, json_text, write_text
+from fm9g.progress_bar import ProgressBar
+from fm9g.tensors.checksum import Part
+
+STATE_VERSION = 1  # of state.json: one that has a version has a manifest beside it
+
+
+class Contents(NamedTuple):
+    """What a checkpoint holds: this rank's files {name: contents}, state.json, and the weights, if it has any."""
+
+    files: dict[str, Any]
+    state: dict[str, Any]
+    weights: SharedTensors | None = None
+
+
+class _Failed(Exception):
+    """A rank could not do its part: all ranks are told alike."""
+
+
+Gather = Callable[[bytes], list[bytes]]
+"""Every rank's bytes on every rank."""
 
 
 class CheckpointWriter:
     """Writes one checkpoint together with all other ranks."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self._target = folder / str(step)
-        self._partial = folder / f".{step}.partial"
+    def __init__(self, folder: Path, step: int, gather: Gather) -> None:
+        self._folder, self._step, self._gather = folder, step, gather
+        self._partial = folder / partial_name(step)
+        self._weights = self._partial / weights_name(step)
 
-    def write(
-        self, files: dict[str, Any], state: dict[str, Any], model: Any = None, names: Collection[str] = ()
-    ) -> None:
-        """Write this rank's `files` {name: contents}, the weights `names` of the model and rank 0's `state`.
-
-        On return the checkpoint is complete on every rank.
-        """
+    def write(self, contents: Contents) -> str:
+        """On return the checkpoint is complete; or it says why it could not be written, the same on all ranks, and what
+        was there before is as it was."""
+        shared = None if contents.weights is None else SharedFile(self._weights, contents.weights.described)
         first = runtime.rank() == 0
-        if first:
-            shutil.rmtree(self._partial, ignore_errors=True)  # what a killed save of this run left
-            self._partial.mkdir()
-        runtime.barrier()
-        if not self._partial.is_dir():
-            raise UserError(
-                f"rank {runtime.rank()} does not see {self._partial}: output_dir must be shared by all nodes"
-            )
-        for name, contents in files.items():
-            torch.save(contents, self._partial / name)
-            fsync_path(self._partial / name)
-        if model is not None:
-            write_weights(model, self._partial / weights_name(int(self._target.name)), names)
-        runtime.barrier()
-        if first:
-            write_json(self._partial / "state.json", state)
-            if model is not None:  # beside the weights as the converters write it, so that they can check what they get
-                write_json((self._partial / weights_name(int(self._target.name))).with_suffix(".json"), state["model"])
-            fsync_path(self._partial)
-            self._publish()
-        runtime.barrier()
+        try:
+            self._all(lambda: self._begin(shared) if first else None)
+            shares = self._all(lambda: self._write_share(contents, shared))
+            self._all(lambda: self._finish(contents.state, shared, shares) if first else None)
+        except _Failed as failed:
+            if first and not (self._partial / MANIFEST).exists():
+                shutil.rmtree(self._partial, ignore_errors=True)  # room for the next
+            return str(failed)
+        return ""
 
-    def _publish(self) -> None:
-        if self._target.exists():  # from before a resume at an earlier step: kept, under another name
-            number = 1
-            while (aside := self._target.with_name(f"{self._target.name}.superseded-{number}")).exists():
-                number += 1
-            os.rename(self._target, aside)
-        os.rename(self._partial, self._target)
-        fsync_path(self._target.parent)
-        write_text(self._target.parent / "latest", f"{self._target.name}\n")
+    def _all(self, work: Callable[[], Any]) -> list[Any]:
+        """What every rank's work returns, in JSON's types; _Failed on all ranks where it fails on one."""
+        wrong, done = "", None
+        try:
+            done = work()
+        except (OSError, UserError) as error:
+            wrong = f"rank {runtime.rank()}: {error}"
+        told = [json.loads(said) for said in self._gather(json.dumps([wrong, done]).encode())]
+        if wrong := next((said for said, _ in told if said), ""):
+            raise _Failed(wrong)
+        return [done for _, done in told]
+
+    def _begin(self, shared: SharedFile | None) -> None:
+        if self._partial.exists():
+            shutil.rmtree(self._partial)  # what a killed save of this run left
+        self._partial.mkdir()
+        if shared is not None:
+            self._weights.touch()
+
+    def _write_share(self, contents: Contents, shared: SharedFile | None) -> Any:
+        """Write what is this rank's; ([file name, crc, bytes], parts of the weights)."""
+        if not self._partial.is_dir():
+            raise UserError(f"does not see {self._partial}: output_dir must be shared by all nodes")
+        files = [(name, *save_object(content, self._partial / name)) for name, content in contents.files.items()]
+        if shared is None or contents.weights is None:
+            return files, []
+        pieces = contents.weights.pieces
+        nbytes = sum(piece.values.numel() * piece.values.element_size() for piece in pieces)
+        with ProgressBar(self._weights.name, nbytes) as progress:
+            return files, shared.write_pieces(pieces, progress)
+
+    def _finish(self, state: dict[str, Any], shared: SharedFile | None, shares: list[Any]) -> None:
+        parts = {name: Part(crc, nbytes) for files, _ in shares for name, crc, nbytes in files}
+        texts = {"state.json": {"version": STATE_VERSION, **state}}
+        if shared is not None:
+            parts[self._weights.name] = shared.finish(Written(*part) for _, written in shares for part in written)
+            # beside the weights as the converters write it, so that they can check what they get
+            texts[self._weights.with_suffix(".json").name] = state["model"]
+        for name, value in texts.items():
+            parts[name] = save_bytes(json_text(value).encode(), self._partial / name)
+        fsync_path(self._partial)
+        write_manifest(self._partial, parts)
+        write_text(self._folder / "latest", f"{self._step}\n")
+        publish(self._folder, self._step)
+
+
+def publish(folder: Path, step: int) -> None:
+    """Give a checkpoint that is complete its name."""
+    target = folder / str(step)
+    if target.exists():  # from before a resume at an earlier step: kept, under another name
+        number = 1
+        while (aside := target.with_name(f"{target.name}.superseded-{number}")).exists():
+            number += 1
+        os.rename(target, aside)
+    os.rename(folder / partial_name(step), target)
+    fsync_path(folder)

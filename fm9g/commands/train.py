@@ -19,7 +19,7 @@ from fm9g.settings import help_text
 from fm9g.training.inputs import APP, open_inputs
 from fm9g.training.overlap import COMPARED_AT_START, check_overlap
 from fm9g.training.settings import Settings, config_paths, read_settings
-from fm9g.training.start import start_from
+from fm9g.training.start import planned_start
 
 NODE_SECONDS = 600  # that a node waits for the others: schedulers do not start all at once
 
@@ -89,7 +89,7 @@ def check(settings: Settings, app: Path) -> None:
         print(f"warning: {said}", flush=True)
     folder = inputs.folder
     folder.check_writable()
-    begin = start_from(inputs.settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
+    begin = planned_start(inputs.settings, folder)
     check_start(begin, inputs.settings, inputs.model_config)
 
 

@@ -170,6 +170,11 @@ def gather_bytes(value: bytes) -> list[bytes]:
     return [rows[i, :length].tobytes() for i, length in enumerate(lengths)]
 
 
+def first_said(text: str) -> str:
+    """The first text of a rank that is not empty: the same on all ranks, so that a fault of one ends all alike."""
+    return next((said.decode() for said in gather_bytes(text.encode()) if said), "")
+
+
 def broadcast(tensor: Tensor, root: int = 0) -> Tensor:
     """The root's tensor on every rank; the others give one of the same shape and dtype."""
     result = _as_tensor(tensor)

@@ -20,7 +20,7 @@ from fm9g.training.inputs import Inputs
 from fm9g.training.overlap import check_overlap
 from fm9g.training.schedule import FLOOR, drop_begin
 from fm9g.training.settings import Settings
-from fm9g.training.start import start_from
+from fm9g.training.start import planned_start
 from fm9g.training.start_check import check_start, trained_beside
 
 _BYTES = {"bf16": 2, "fp16": 2, "float32": 4}
@@ -69,7 +69,7 @@ def report(inputs: Inputs) -> str:
     settings, config = inputs.settings, inputs.model_config
     folder = inputs.folder
     folder.check_writable()
-    start = start_from(settings, folder.checkpoints, folder.start_step(settings.resume_ckpt))
+    start = planned_start(settings, folder)
     check_start(start, settings, config)
     ranks = settings.n_gpus * whole_number("NNODES", 1, least=1)
     rows = ranks * settings.batch_size * settings.grad_accum

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 from fm9g import runtime
-from fm9g.checkpoint.checkpoints import Checkpoints, Contents
+from fm9g.checkpoint.checkpoints import Checkpoints
+from fm9g.checkpoint.weights import weights_of
+from fm9g.checkpoint.writer import Contents
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
@@ -67,7 +69,7 @@ class Loop:
                     break
             if metrics is not None and self.stream.ended:
                 self._evaluate_last(metrics)
-            self.checkpoints.save_if_new(self._progress.step, self.contents)
+            self.checkpoints.save_last(self._progress.step, self.contents)
             self._name_best()
         except Diverged as diverged:
             raise UserError(f"{diverged.what}; {self._way_back()}{diverged.hint}") from None
@@ -202,9 +204,8 @@ class Loop:
         self.learner.check_weights(self._progress.step)
         self.best.save(self._progress.step)
         state = {**run_state(self.stream, "training"), **self.learner.state(), "best": dataclasses.asdict(self.best)}
-        return Contents(
-            {**self.stream.files(), **self.learner.files()}, state, self.learner.model, self.learner.saved_names
-        )
+        weights = weights_of(self.learner.model, self.learner.saved_names)
+        return Contents({**self.stream.files(), **self.learner.files()}, state, weights)
 
     def _way_back(self) -> str:
         advice, last = "with a lower lr, a longer warm-up or other data", self.checkpoints.last

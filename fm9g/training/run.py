@@ -32,7 +32,7 @@ from fm9g.training.overlap import COMPARED_AT_START, check_overlap
 from fm9g.training.progress import Progress
 from fm9g.training.run_stream import RunStream
 from fm9g.training.samples import Samples
-from fm9g.training.start import Start, deal_rows, start_from
+from fm9g.training.start import Resumed, Start, deal_rows, start_from
 
 _SAMPLED_AT_START = 64  # documents of each dataset, by rank 0: a fraction of a second
 
@@ -79,7 +79,7 @@ def open_run(inputs: Inputs, kind: str) -> Opened:
     settings = inputs.settings
     folder = inputs.folder
     checkpoints = Checkpoints(folder, settings)
-    step = checkpoints.open(settings.resume_ckpt)
+    step = checkpoints.open(settings.resume_ckpt, Resumed.by(settings).needs)
     start = start_from(settings, folder.checkpoints, step)
     saved = (
         None if step is None else Saved.read(checkpoints.path(step), kind)

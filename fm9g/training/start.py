@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from fm9g.checkpoint.folder import weights_name
+from fm9g.checkpoint.choice import start_step
+from fm9g.checkpoint.folder import RunFolder, weights_name
 from fm9g.errors import UserError
 from fm9g.files import require_file
 from fm9g.training.settings import Settings
@@ -30,21 +32,40 @@ class Start:
         return f"step 0 with the weights of {self.weights}" + (f" and {self.adapters}" if self.adapters else "")
 
 
+class Resumed(NamedTuple):
+    """What is taken of a checkpoint that is resumed, beside its weights."""
+
+    progress: bool  # and what goes with it: loss scale and random generators
+    optimizer: bool
+    data: bool
+
+    @classmethod
+    def by(cls, settings: Settings) -> Resumed:
+        """As the settings say."""
+        full = not settings.only_load_model
+        optimizer = full if settings.load_grad is None else settings.load_grad
+        return cls(full, optimizer, full and settings.load_dataloader_ckpt is not False)
+
+    def needs(self, name: str) -> bool:
+        """Whether a checkpoint's file of that name is read."""
+        parts = {"optimizer-": self.optimizer, "data-": self.data, "random-": self.progress}
+        return next((read for prefix, read in parts.items() if name.startswith(prefix)), True)
+
+
 def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start:
     """The start of a run whose folder `checkpoints` has `step` to resume, or None.
 
     What is resumed comes first, so that the same command begins a run from pretrained weights and restarts it.
     """
     if step is not None:
-        folder, full = checkpoints / str(step), not settings.only_load_model
-        optimizer = full if settings.load_grad is None else settings.load_grad
+        folder, resumed = checkpoints / str(step), Resumed.by(settings)
         saved = folder / weights_name(step)
         return Start(
             weights=_file(settings, "pretrained_model") if settings.lora else saved,
             adapters=saved if settings.lora else None,
-            optimizer=folder if optimizer else None,
-            resumed=folder if full else None,
-            data=full and settings.load_dataloader_ckpt is not False,
+            optimizer=folder if resumed.optimizer else None,
+            resumed=folder if resumed.progress else None,
+            data=resumed.data,
         )
     if not settings.pretrained_model:
         if settings.load_grad:
@@ -53,6 +74,12 @@ def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start
     adapters = _file(settings, "pretrained_lora") if settings.pretrained_lora else None
     weights = _file(settings, "pretrained_model")
     return Start(weights, adapters, optimizer=(adapters or weights).parent if settings.load_grad else None)
+
+
+def planned_start(settings: Settings, folder: RunFolder) -> Start:
+    """Where a run will start, before it begins: of a checkpoint the names and sizes of its files are looked at."""
+    step = start_step(folder, settings.resume_ckpt, Resumed.by(settings).needs)
+    return start_from(settings, folder.checkpoints, step)
 
 
 def _file(settings: Settings, name: str) -> Path:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from fm9g import files
+from fm9g.checkpoint import choice
 from fm9g.checkpoint.folder import RunFolder
+from fm9g.checkpoint.manifest import everything
 from fm9g.errors import UserError
 
 
@@ -23,6 +25,11 @@ def folder(tmp_path):
 def complete(folder, *steps):
     for step in steps:
         (folder.checkpoints / str(step)).mkdir()
+        (folder.checkpoints / str(step) / "state.json").write_text("{}")
+
+
+def start_step(folder, resume_ckpt):
+    return choice.start_step(folder, resume_ckpt, everything)
 
 
 def test_where_a_run_writes(folder, tmp_path):
@@ -95,36 +102,36 @@ def test_runs_of_other_names_do_not_lock_each_other(folder, tmp_path):
 
 
 def test_a_new_run_starts_anew(folder):
-    assert folder.start_step("") is None
+    assert start_step(folder, "") is None
 
 
 def test_checkpoints_of_another_run_are_not_overwritten(folder):
     complete(folder, 100, 20)
     with pytest.raises(UserError, match=r"already holds checkpoints \(the newest at step 100\).*--resume_ckpt latest"):
-        folder.start_step("")
+        start_step(folder, "")
 
 
 def test_latest_is_the_newest_by_number(folder):
     complete(folder, 100, 20, 9)
-    assert folder.start_step("latest") == 100
+    assert start_step(folder, "latest") == 100
 
 
 def test_latest_is_what_was_written_last_after_a_return_to_an_earlier_step(folder):
     complete(folder, 20, 40, 60)
     (folder.checkpoints / "latest").write_text("40\n")
-    assert folder.start_step("latest") == 40
+    assert start_step(folder, "latest") == 40
 
 
 @pytest.mark.parametrize("names", [b"80\n", b"", b"x", b"\xff"])
 def test_latest_that_names_none_of_the_steps_is_the_newest_by_number_and_said(folder, names, capsys):
     complete(folder, 20, 40)
     (folder.checkpoints / "latest").write_bytes(names)
-    assert folder.start_step("latest") == 40
+    assert start_step(folder, "latest") == 40
     assert "latest names no checkpoint: the highest step, 40, is taken" in capsys.readouterr().err
 
 
 def test_latest_with_none_there_starts_anew(folder):
-    assert folder.start_step("latest") is None
+    assert start_step(folder, "latest") is None
 
 
 def test_unfinished_superseded_and_foreign_folders_are_no_checkpoints(folder):
@@ -132,24 +139,24 @@ def test_unfinished_superseded_and_foreign_folders_are_no_checkpoints(folder):
     for name in (".8.partial", "7.superseded-1", "notes", "²"):
         (folder.checkpoints / name).mkdir()
     assert folder.steps() == [5]
-    assert folder.start_step("latest") == 5
+    assert start_step(folder, "latest") == 5
 
 
 def test_a_step_can_be_chosen(folder):
     complete(folder, 5, 10)
-    assert folder.start_step("5") == 5
+    assert start_step(folder, "5") == 5
 
 
 def test_a_step_that_is_not_there_lists_those_that_are(folder):
     complete(folder, 5, 10)
     with pytest.raises(UserError, match=r"has no checkpoint of step 7 \(it has: 5, 10\)"):
-        folder.start_step("7")
+        start_step(folder, "7")
 
 
 @pytest.mark.parametrize("wrong", ["last", "-1", "5.0", "5/", "²"])
 def test_something_else_than_a_step_is_refused(folder, wrong):
     with pytest.raises(UserError, match='resume_ckpt must be a step or "latest"'):
-        folder.start_step(wrong)
+        start_step(folder, wrong)
 
 
 def test_a_file_in_the_way_is_named(tmp_path):

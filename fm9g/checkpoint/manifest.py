@@ -1,0 +1,76 @@
+"""The manifest of a checkpoint: which files it has, how long they are and their checksums. Written last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fm9g.errors import UserError
+from fm9g.files import read_json, write_json
+from fm9g.tensors.checksum import Part
+
+MANIFEST = "manifest.json"
+VERSION = 1
+RANKS_FILES = ("optimizer-*.pt", "data-*.pt", "random-*.pt")  # one of each rank
+
+Needed = Callable[[str], bool]
+"""Whether the file of that name is going to be read."""
+
+
+def everything(name: str) -> bool:
+    """Of a checkpoint whose files are all needed."""
+    return True
+
+
+def write_manifest(folder: Path, files: Mapping[str, Part]) -> None:
+    """Write it, whole or not at all."""
+    listed = {name: {"size": part.nbytes, "crc32": f"{part.crc:08x}"} for name, part in sorted(files.items())}
+    write_json(folder / MANIFEST, {"version": VERSION, "files": listed})
+
+
+def read_manifest(folder: Path) -> dict[str, Part] | None:
+    """{file name: what it should be}; None where there is none. A UserError for one that is damaged."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    contents = read_json(path)
+    version = contents.get("version") if isinstance(contents, dict) else None
+    if isinstance(version, int) and version > VERSION:
+        raise UserError(f"{path}: of version {version}, this is FM9G that knows version {VERSION}: use a newer one")
+    try:
+        return {name: _part(entry) for name, entry in contents["files"].items()}
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"{path}: not a manifest as it was written") from None
+
+
+def _part(entry: Mapping[str, Any]) -> Part:
+    return Part(int(entry["crc32"], 16), int(entry["size"]))
+
+
+def misfit(folder: Path, needed: Needed = everything) -> str:
+    """What is wrong with a checkpoint by the names and sizes of its files, or "".
+
+    One without a manifest is of an older version, or lacks it: then that is said.
+    """
+    try:
+        manifest = read_manifest(folder)
+        state = read_json(folder / "state.json")
+    except UserError as error:
+        return str(error)
+    if manifest is None:
+        lacking = isinstance(state, dict) and "version" in state
+        return f"{folder / MANIFEST} is missing" if lacking else ""
+    for name, part in manifest.items():
+        if not needed(name):
+            continue
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if (size := path.stat().st_size) != part.nbytes:
+            return f"{path}: has {size:,} bytes, {part.nbytes:,} were written"
+    for pattern in RANKS_FILES:
+        for path in sorted(folder.glob(pattern)):
+            if needed(path.name) and path.name not in manifest:
+                return f"{path} is not of this checkpoint: remove it"
+    return ""
