@@ -46,7 +46,7 @@ class CheckpointWriter:
     """Writes one checkpoint together with all other ranks."""
 
     def __init__(self, folder: Path, step: int, gather: Gather) -> None:
-        self._folder, self._step, self._gather = folder, step, gather
+        self._folder, self.step, self._gather = folder, step, gather
         self._partial = folder / partial_name(step)
         self._weights = self._partial / weights_name(step)
 
@@ -107,8 +107,8 @@ class CheckpointWriter:
             parts[name] = save_bytes(json_text(value).encode(), self._partial / name)
         fsync_path(self._partial)
         write_manifest(self._partial, parts)
-        write_text(self._folder / "latest", f"{self._step}\n")
-        publish(self._folder, self._step)
+        write_text(self._folder / "latest", f"{self.step}\n")
+        publish(self._folder, self.step)
 
 
 def publish(folder: Path, step: int) -> None:

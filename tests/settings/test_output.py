@@ -3,11 +3,12 @@
 import pytest
 
 from fm9g.checkpoint.settings import OutputSettings
+from fm9g.checkpoint.writer import CheckpointWriter
 from fm9g.settings import fields
 from fm9g.training.settings import Settings
 from tests.settings.helpers import defaults, iterations, refused, sees
 from tests.support.places import SETTINGS
-from tests.support.runs_here import train_here
+from tests.support.runs_here import refused_here, train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {
@@ -17,6 +18,7 @@ DEFAULTS = {
     "save": True,
     "save_iters": 500,
     "save_total_limit": None,
+    "save_failure": "retry",
     "async_save": False,
 }
 
@@ -28,6 +30,20 @@ def test_defaults():
 @sees("save_total_limit")
 def test_old_checkpoints_are_deleted(run):
     assert run(save_iters=1, save_total_limit=2).steps() == [3, 4]
+
+
+@sees("save_failure")
+@pytest.mark.parametrize("choice", ["retry", "stop"])
+def test_a_checkpoint_that_cannot_be_written(place, tmp_path, monkeypatch, choice):
+    write = CheckpointWriter.write
+    monkeypatch.setattr(
+        CheckpointWriter, "write", lambda self, contents: "no room" if self.step == 1 else write(self, contents)
+    )
+    changes = {"train_iters": 2, "save_iters": 1, "save_failure": choice}
+    if choice == "stop":
+        assert "checkpoint 1 could not be saved: no room" in refused_here(place, tmp_path, **changes)
+    else:
+        assert train_here(place, tmp_path, **changes).steps() == [2]
 
 
 @sees("async_save")
