@@ -65,7 +65,11 @@ def test_the_report_has_rate_fill_lengths_and_shares(whole):
 
 
 def test_a_data_run_writes_no_weights(whole):
-    assert sorted(path.name for path in (whole.checkpoints / "20").iterdir()) == ["data-00000.pt", "state.json"]
+    assert sorted(path.name for path in (whole.checkpoints / "20").iterdir()) == [
+        "data-00000.pt",
+        "manifest.json",
+        "state.json",
+    ]
 
 
 def test_training_sees_the_same_stream(place, whole, tmp_path):
