@@ -115,6 +115,7 @@ def test_a_checkpoint_whose_records_came_in_another_order_is_refused(place, firs
     state = json.loads(path.read_text())
     state["stream"].pop("rules") if rules is None else state["stream"].update(rules=rules)
     path.write_text(json.dumps(state))
+    first_half.take_as_written(8)
     message = refused(place, first_half)
     assert f"the rules of another version of fm9g ({rules or 'none'}, this one has {STREAM_RULES})" in message
     assert "its records would come in another order" in message
