@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from fm9g import runtime
 from fm9g.checkpoint.choice import first_whole
+from fm9g.checkpoint.contents import Contents
 from fm9g.checkpoint.damage import damage
 from fm9g.checkpoint.folder import RunFolder, partial_name
 from fm9g.checkpoint.manifest import MANIFEST, Needed, misfit
+from fm9g.checkpoint.saver import BackgroundSaver, Saver
 from fm9g.checkpoint.settings import OutputSettings
-from fm9g.checkpoint.writer import CheckpointWriter, Contents, publish
+from fm9g.checkpoint.writer import publish
 from fm9g.errors import UserError
 from fm9g.files import write_text
 from fm9g.runtime.log import log
@@ -28,6 +29,8 @@ class Checkpoints:
     def __init__(self, folder: RunFolder, settings: OutputSettings) -> None:
         self.folder, self._settings = folder, settings
         self.last = -1  # the step of the newest that this run has written or gone on from
+        self._begun = -1  # that of the one that is being written
+        self._saver = Saver(folder.checkpoints)
         self._lock: IO[str] | None = None
 
     def open(self, resume_ckpt: str, needed: Needed) -> int | None:
@@ -49,6 +52,9 @@ class Checkpoints:
         if problem:
             raise UserError(problem)
 
+        if self._settings.async_save and self._settings.save:
+            self._saver = BackgroundSaver(self.folder.checkpoints)
+
         def fault(step: int) -> str:
             return damage(self.path(step), needed)
 
@@ -63,7 +69,8 @@ class Checkpoints:
             log(f"checkpoint {step} was complete when the run was killed, but for its name: it has it now")
 
     def close(self) -> None:
-        """Let another process write there."""
+        """End what is being written, and let another process write there."""
+        self._saver.close()
         if self._lock is not None:
             self._lock.close()
 
@@ -78,26 +85,42 @@ class Checkpoints:
 
     def save_if_new(self, step: int, contents: Callable[[], Contents]) -> None:
         """Write a checkpoint unless there is one of this step, or save is off."""
-        if self._settings.save and self.last != step:
+        if self._settings.save and step not in (self.last, self._begun):
             self.save(step, contents)
 
     def save_last(self, step: int, contents: Callable[[], Contents]) -> None:
-        """As `save_if_new`, at the end of a run: where it fails there is no next save that could try again."""
+        """As `save_if_new`, at the end of a run: there is no next save to try again, so it must be on the disk then."""
+        self.settle(wait=True)
         if self._settings.save and self.last != step:
-            self.save(step, contents, must=True)
+            self.save(step, contents, last=True)
 
-    def save(self, step: int, contents: Callable[[], Contents], must: bool = False) -> None:
-        """Write a checkpoint; every rank must call it. Where it cannot be written, that is a UserError if it `must` be,
-        or if save_failure says so, else a warning."""
-        started = time.perf_counter()
-        wrong = CheckpointWriter(self.folder.checkpoints, step, runtime.gather_bytes).write(contents())
+    def save(self, step: int, contents: Callable[[], Contents], last: bool = False) -> None:
+        """Write a checkpoint, or begin to, when the one before has ended; every rank must call it."""
+        self.settle(wait=True)
+        self._saver.begin(step, contents())
+        self._begun = step
+        self.settle(wait=last, must=last)
+
+    def settle(self, wait: bool, must: bool = False) -> None:
+        """Take in how the last save went, if it has ended, or when it has where it is to `wait`.
+
+        Where it failed, that is a UserError if it `must` not, or if save_failure says so, else a warning.
+        """
+        outcome = self._saver.ended(wait)
+        if outcome is None:
+            return
+        step, contents, wrong, seconds, paused = outcome
+        self._begun = -1
         if not wrong:
             self.last = step
-            log(f"saved checkpoint {step} in {time.perf_counter() - started:.1f} s")
-        elif must or self._settings.save_failure == "stop":
+            background = f", of which training waited {paused:.1f} s" if paused != seconds else ""
+            log(f"saved checkpoint {step} in {seconds:.1f} s{background}")
+            self.name_best(contents.best)
+            return
+        contents.undo()
+        if must or self._settings.save_failure == "stop":
             raise UserError(f"checkpoint {step} could not be saved: {wrong}; {_TRY_AGAIN}")
-        else:
-            log(f"warning: checkpoint {step} could not be saved: {wrong}")
+        log(f"warning: checkpoint {step} could not be saved: {wrong}")
 
     def name_best(self, step: int | None) -> None:
         """Say in the file best which step has the best checkpoint, and delete what save_total_limit leaves no room for:

@@ -23,7 +23,7 @@ def optimizer_state(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
     for name, param, start, _ in shards(model):
         state = optimizer.state.get(param)
         if state:
-            kept = {key: state[key].detach().flatten().cpu() for key in MOMENTS if key in state}
+            kept = {key: state[key].detach().flatten() for key in MOMENTS if key in state}
             states[name] = {"start": start, "step": int(state["step"]), **kept}
     return states
 

@@ -96,7 +96,11 @@ class OutputSettings(Group):
         "检查点写不下去时（例如磁盘已满）：retry 继续训练并在下次保存时重试，stop 停止；最后一个检查点必须写成",
         choices=("retry", "stop"),
     )
-    async_save: bool = setting(False, "write checkpoints in the background", "在后台写检查点")
+    async_save: bool = setting(
+        False,
+        "write checkpoints in the background, from copies in the host's memory",
+        "在后台写检查点，为此在主机内存中保留副本",
+    )
 
     def check(self) -> None:
         """The run's name is that of its folders, whose other entries are not to be met."""
@@ -107,5 +111,3 @@ class OutputSettings(Group):
             )
         if group.is_absolute() or ".." in group.parts or "\0" in self.exp_group:
             raise UserError(f"exp_group begins the name of a folder below tensorboard/, so not {shown(self.exp_group)}")
-        if self.async_save:
-            raise UserError("async_save=True: background checkpoints belong to a later version; use async_save=False")

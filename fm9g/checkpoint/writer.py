@@ -11,12 +11,16 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from torch import Tensor
 
 from fm9g import runtime
+from fm9g.checkpoint.contents import Contents
 from fm9g.checkpoint.folder import partial_name, weights_name
+from fm9g.checkpoint.host_copies import with_tensors
 from fm9g.checkpoint.manifest import MANIFEST, write_manifest
-from fm9g.checkpoint.shared_file import SharedFile, SharedTensors, Written
+from fm9g.checkpoint.shared_file import SharedFile, Written
 from fm9g.checkpoint.summed_file import save_bytes, save_object
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, json_text, write_text
@@ -24,14 +28,6 @@ from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.checksum import Part
 
 STATE_VERSION = 1  # of state.json: one that has a version has a manifest beside it
-
-
-class Contents(NamedTuple):
-    """What a checkpoint holds: this rank's files {name: contents}, state.json, and the weights, if it has any."""
-
-    files: dict[str, Any]
-    state: dict[str, Any]
-    weights: SharedTensors | None = None
 
 
 class _Failed(Exception):
@@ -88,7 +84,10 @@ class CheckpointWriter:
         """Write what is this rank's; ([file name, crc, bytes], parts of the weights)."""
         if not self._partial.is_dir():
             raise UserError(f"does not see {self._partial}: output_dir must be shared by all nodes")
-        files = [(name, *save_object(content, self._partial / name)) for name, content in contents.files.items()]
+        files = [
+            (name, *save_object(with_tensors(content, _on_host), self._partial / name))
+            for name, content in contents.files.items()
+        ]
         if shared is None or contents.weights is None:
             return files, []
         pieces = contents.weights.pieces
@@ -109,6 +108,10 @@ class CheckpointWriter:
         write_manifest(self._partial, parts)
         write_text(self._folder / "latest", f"{self.step}\n")
         publish(self._folder, self.step)
+
+
+def _on_host(place: tuple[Any, ...], tensor: Tensor) -> Tensor:
+    return tensor.cpu()
 
 
 def publish(folder: Path, step: int) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 from fm9g.environment import check_ranks
 from fm9g.runtime import process
 from fm9g.runtime.backend import Backend, choose
+from fm9g.runtime.collectives import gathered_bytes
 from fm9g.runtime.replacements import import_bmtrain
 
 backend: Backend = choose()
@@ -163,11 +164,7 @@ def gather(value: int | float | Tensor) -> Any:
 
 def gather_bytes(value: bytes) -> list[bytes]:
     """Every rank's bytes, of any lengths, on every rank."""
-    lengths = gather(len(value))
-    padded = torch.zeros(max(max(lengths), 1), dtype=torch.uint8)
-    padded[: len(value)] = torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else padded[:0]
-    rows = gather(padded).cpu().numpy()
-    return [rows[i, :length].tobytes() for i, length in enumerate(lengths)]
+    return gathered_bytes(value, gather)
 
 
 def first_said(text: str) -> str:

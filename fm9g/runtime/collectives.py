@@ -166,6 +166,28 @@ def _run(comm: NCCLCommunicator, name: str, call: Callable[[GlooTransport | Nccl
         raise process.blame(name, error) from error
 
 
+def gathered_bytes(value: bytes, gather: Callable[[Tensor], Tensor]) -> list[bytes]:
+    """Every rank's bytes, of any lengths; `gather` gives every rank's tensor of one shape, [ranks, ...]."""
+    lengths = gather(torch.tensor([len(value)])).flatten().tolist()
+    padded = torch.zeros(max(*lengths, 1), dtype=torch.uint8)
+    padded[: len(value)] = torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else padded[:0]
+    rows = gather(padded).cpu().numpy()
+    return [rows[i, :length].tobytes() for i, length in enumerate(lengths)]
+
+
+def host_communicator(unique_id: bytes, size: int, rank: int) -> NCCLCommunicator:
+    """Join the group of that name, whose tensors are on the host whatever the ranks compute on."""
+    return _join(unique_id, size, rank, GlooTransport)
+
+
+def _join(unique_id: bytes, size: int, rank: int, transport: type[GlooTransport | NcclTransport]) -> NCCLCommunicator:
+    alone = size == 1
+    store = None if alone else dist.PrefixStore(unique_id.hex(), process.store())
+    communicator = NCCLCommunicator(rank, size, None if alone else transport(store, rank, size))
+    _communicators.append(communicator)
+    return communicator
+
+
 # from here on BMTrain's names and signatures
 
 
@@ -178,13 +200,7 @@ def commInitRank(unique_id: bytes, world_size: int, rank: int) -> NCCLCommunicat
     """Join the group of that name as `rank` of `world_size`."""
     if not 0 <= rank < world_size:
         raise ValueError(f"rank {rank} is not below the group's size {world_size}")
-    transport: GlooTransport | NcclTransport | None = None
-    if world_size > 1:
-        store = dist.PrefixStore(unique_id.hex(), process.store())
-        transport = (NcclTransport if process.on_cuda() else GlooTransport)(store, rank, world_size)
-    communicator = NCCLCommunicator(rank, world_size, transport)
-    _communicators.append(communicator)
-    return communicator
+    return _join(unique_id, world_size, rank, NcclTransport if process.on_cuda() else GlooTransport)
 
 
 def commDestroy(comm: NCCLCommunicator) -> None:

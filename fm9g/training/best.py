@@ -31,13 +31,17 @@ class Best:
         self.loss, self.since = loss, 0
         return True
 
-    def save(self, step: int) -> None:
-        """Take in that a checkpoint of a step is written."""
-        loss = self.last_loss
-        if step != self.last_step or loss is None or not math.isfinite(loss):
-            return
-        if self.saved_loss is None or loss < self.saved_loss:
+    def save(self, step: int) -> tuple[float | None, int | None]:
+        """Take in that a checkpoint of a step is written; what `undo_save` needs where it could not be."""
+        loss, before = self.last_loss, (self.saved_loss, self.saved_step)
+        better = self.saved_loss is None or (loss is not None and loss < self.saved_loss)
+        if step == self.last_step and loss is not None and math.isfinite(loss) and better:
             self.saved_loss, self.saved_step = loss, step
+        return before
+
+    def undo_save(self, before: tuple[float | None, int | None]) -> None:
+        """The last `save` was none."""
+        self.saved_loss, self.saved_step = before
 
     def is_stale(self, patience: int) -> bool:
         """Whether so many evaluations in a row were no better; 0 is as many as there are."""

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from fm9g.checkpoint.checkpoints import Checkpoints
-from fm9g.checkpoint.writer import Contents
+from fm9g.checkpoint.contents import Contents
 from fm9g.data.stream.loader import StepBatch, Work
 from fm9g.data.stream.strip import IGNORED
 from fm9g.runtime.log import log
@@ -45,6 +45,7 @@ class DataRun:
             every = self._settings.inspect_iters
             if every and self._progress.step % every == 0:
                 self._report(started, first_tokens)
+            self._checkpoints.settle(wait=False)
             self._checkpoints.save_if_due(self._progress.step, self._contents)
         self._checkpoints.save_last(self._progress.step, self._contents)
         self._stream.check_end()

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from fm9g import runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
+from fm9g.checkpoint.contents import Contents
 from fm9g.checkpoint.weights import weights_of
-from fm9g.checkpoint.writer import Contents
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
@@ -50,7 +50,8 @@ class Loop:
         first, train_iters = self._progress.step, self._settings.train_iters
         metrics: Metrics | None = None
         self._evaluate_start()
-        self._name_best()
+        if self.checkpoints.last == first:  # a kill may have come before it
+            self.checkpoints.name_best(self.best.saved_step)
         if self._is_stale():
             self._write_results()  # a kill may have come before it
             return
@@ -63,14 +64,13 @@ class Loop:
                 seconds = (time.perf_counter() - started) / (self._progress.step - first)
                 self._report(metrics, seconds * (train_iters - metrics.iteration))
                 stops = self._note_evaluated(metrics)
+                self.checkpoints.settle(wait=False)
                 self.checkpoints.save_if_due(self._progress.step, self.contents)
-                self._name_best()
                 if stops:
                     break
             if metrics is not None and self.stream.ended:
                 self._evaluate_last(metrics)
             self.checkpoints.save_last(self._progress.step, self.contents)
-            self._name_best()
         except Diverged as diverged:
             raise UserError(f"{diverged.what}; {self._way_back()}{diverged.hint}") from None
         self._write_results()
@@ -105,11 +105,6 @@ class Loop:
             found = f"{self.best.since} evaluations without a held-out loss below {self.best.loss:.4f}"
             log(f"early_stop: {found}; with a higher early_stop it would go on")
         return stale
-
-    def _name_best(self) -> None:
-        """Have what the last save means for the best checkpoint, and for older ones, said and done."""
-        if self.checkpoints.last == self._progress.step:
-            self.checkpoints.name_best(self.best.saved_step)
 
     def _evaluate(self, evaluation: Evaluation) -> Evaluated:
         """Evaluate what has been learned so far, and say what is found."""
@@ -202,12 +197,14 @@ class Loop:
     def contents(self) -> Contents:
         """A whole checkpoint; Diverged instead where the weights are no longer finite."""
         self.learner.check_weights(self._progress.step)
-        self.best.save(self._progress.step)
+        before = self.best.save(self._progress.step)
         state = {**run_state(self.stream, "training"), **self.learner.state(), "best": dataclasses.asdict(self.best)}
+        files = {**self.stream.files(), **self.learner.files()}
         weights = weights_of(self.learner.model, self.learner.saved_names)
-        return Contents({**self.stream.files(), **self.learner.files()}, state, weights)
+        return Contents(files, state, weights, self.best.saved_step, undo=lambda: self.best.undo_save(before))
 
     def _way_back(self) -> str:
+        self.checkpoints.settle(wait=True)
         advice, last = "with a lower lr, a longer warm-up or other data", self.checkpoints.last
         if last < 0:
             return f"there is no checkpoint of this run yet: start it anew {advice}"

@@ -47,10 +47,15 @@ def test_a_checkpoint_that_cannot_be_written(place, tmp_path, monkeypatch, choic
 
 
 @sees("async_save")
+def test_checkpoints_are_written_in_the_background(run):
+    ended = run(save_iters=2, async_save=1)
+    assert ended.steps() == [2, 4]
+    assert "of which training waited" in ended.log
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--async_save", "True"], "async_save=True: background checkpoints belong to a later version"),
         (["--save_iters", "0"], "save_iters must be at least 1"),
         (
             ["--model_unique", ""],
