@@ -30,7 +30,7 @@ class Checkpoints:
         self.folder, self._settings = folder, settings
         self.last = -1  # the step of the newest that this run has written or gone on from
         self._begun = -1  # that of the one that is being written
-        self._saver = Saver(folder.checkpoints)
+        self._saver = Saver()
         self._lock: IO[str] | None = None
 
     def open(self, resume_ckpt: str, needed: Needed) -> int | None:
@@ -53,7 +53,7 @@ class Checkpoints:
             raise UserError(problem)
 
         if self._settings.async_save and self._settings.save:
-            self._saver = BackgroundSaver(self.folder.checkpoints)
+            self._saver = BackgroundSaver()
 
         def fault(step: int) -> str:
             return damage(self.path(step), needed)
@@ -97,7 +97,7 @@ class Checkpoints:
     def save(self, step: int, contents: Callable[[], Contents], last: bool = False) -> None:
         """Write a checkpoint, or begin to, when the one before has ended; every rank must call it."""
         self.settle(wait=True)
-        self._saver.begin(step, contents())
+        self._saver.begin(self.folder.checkpoints, step, contents())
         self._begun = step
         self.settle(wait=last, must=last)
 

@@ -27,14 +27,13 @@ class Outcome(NamedTuple):
 class Saver:
     """All ranks begin the same saves, in the same order."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self) -> None:
         self._outcome: Outcome | None = None
 
-    def begin(self, step: int, contents: Contents) -> None:
+    def begin(self, folder: Path, step: int, contents: Contents) -> None:
         """Write a checkpoint; `ended` tells how that went, and is to be asked before the next one."""
         started = time.perf_counter()
-        wrong = CheckpointWriter(self._folder, step, runtime.gather_bytes).write(contents)
+        wrong = CheckpointWriter(folder, step, runtime.gather_bytes).write(contents)
         seconds = time.perf_counter() - started
         self._outcome = Outcome(step, contents, wrong, seconds, seconds)
 
@@ -50,21 +49,21 @@ class Saver:
 class BackgroundSaver(Saver):
     """Copies what is to be written, and writes it in another thread."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    def __init__(self) -> None:
+        super().__init__()
         self._group, self._copies = HostGroup(), HostCopies()
         self._thread = ThreadPoolExecutor(1, "fm9g-save")
         self._future: Future[Outcome] | None = None
 
-    def begin(self, step: int, contents: Contents) -> None:
+    def begin(self, folder: Path, step: int, contents: Contents) -> None:
         """Begin to write a checkpoint."""
         assert self._future is None, "the save before has not been asked for its end"
         started = time.perf_counter()
         copied = self._copies.take(contents)
-        self._future = self._thread.submit(self._write, step, copied, started, time.perf_counter() - started)
+        self._future = self._thread.submit(self._write, folder, step, copied, started, time.perf_counter() - started)
 
-    def _write(self, step: int, contents: Contents, started: float, paused: float) -> Outcome:
-        wrong = CheckpointWriter(self._folder, step, self._group.gather_bytes).write(contents)
+    def _write(self, folder: Path, step: int, contents: Contents, started: float, paused: float) -> Outcome:
+        wrong = CheckpointWriter(folder, step, self._group.gather_bytes).write(contents)
         return Outcome(step, contents, wrong, time.perf_counter() - started, paused)
 
     def ended(self, wait: bool) -> Outcome | None:
