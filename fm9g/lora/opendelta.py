@@ -2,7 +2,7 @@
 
 Its import wants modules that training never uses, and that are not there any more: they are stood in for while it is
 imported. Its LoraModel then inserts what `adapt` makes of a layer; its own adapters, plain parameters that every rank
-draws for itself, would lie outside of BMTrain's blocks.
+draws for itself, would lie outside of BMTrain's blocks, and it would add what they give in a pass of its own.
 """
 
 from __future__ import annotations
@@ -87,11 +87,16 @@ def _lora_model() -> Any:
 
 
 def insert(module: Any, layers: Sequence[str], adapt: Adapt) -> None:
-    """Put `adapt(layer)` beside each of the layers of a module that are named, as its `lora`; what that gives is added
-    to the layer's own output."""
+    """Put `adapt(layer)` beside each of the layers of a module that are named, as its `lora`: the layer's output is
+    then what that makes of its input and its own output."""
 
     class Inserted(_lora_model()):  # type: ignore[misc]
         """LoraModel with adapters of ours."""
+
+        def insert_parallel_module(self, module: Any, delta_module: Any, delta_name: str) -> None:
+            setattr(module, delta_name, delta_module)
+            layer = module.forward
+            module.forward = lambda x: delta_module(x, layer(x))
 
         def new_module_like(self, child_module: Any) -> Any:
             adapter = adapt(child_module)
