@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
-from fm9g.errors import UserError
+from fm9g.errors import UserError, say
 
 REPOSITORY = Path(__file__).resolve().parents[1]  # of an installed fm9g, the folder that it is installed in
 
@@ -43,4 +42,4 @@ def check_ranks() -> None:
 def tell(message: str) -> None:
     """Say something on stderr, once if a launcher started several ranks."""
     if os.environ.get("RANK", "0") in ("", "0"):
-        print(message, file=sys.stderr, flush=True)
+        say(message)

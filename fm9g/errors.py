@@ -22,6 +22,12 @@ def about(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {error}") from None
 
 
+def say(message: str) -> None:
+    """A line on stderr, at once. Where that cannot be written there is nobody to tell, and no reason to end."""
+    with contextlib.suppress(OSError):
+        print(message, file=sys.stderr, flush=True)
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.54)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import fcntl
@@ -10,12 +11,13 @@ import os
 import shutil
 import stat
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fm9g.errors import UserError, shown
+
+_MOST_WAITING = 10_000  # lines
 
 
 def user_path(text: str) -> Path:
@@ -176,7 +178,7 @@ class _Repeated(Exception):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _Repeated(Counter(name for name, _ in pairs).most_common(1)[0][0])
+        raise _Repeated(collections.Counter(name for name, _ in pairs).most_common(1)[0][0])
     return found
 
 
@@ -188,3 +190,30 @@ def load_json(text: str, **hooks: Any) -> Any:
         raise
     except ValueError:  # Python makes no integers of over 4,300 digits
         return json.loads(text, parse_int=float, **hooks)
+
+
+class AppendedLines:
+    """A file that lines are added to, each there whole or not at all; the newest that could not be written wait."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "ab", buffering=0)
+        self._size = self._file.tell()
+        self._waiting: collections.deque[bytes] = collections.deque(maxlen=_MOST_WAITING)
+
+    def add(self, line: str) -> None:
+        """Write a line and those that wait; where that is an OSError, all of them wait for the next."""
+        self._waiting.append(line.encode())
+        contents = memoryview(b"".join(self._waiting))
+        try:
+            while contents:
+                contents = contents[self._file.write(contents) :]
+        except OSError:
+            with contextlib.suppress(OSError):  # of a disk that is gone; what the error says is the same
+                self._file.truncate(self._size)
+            raise
+        self._size = self._file.tell()
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """End it."""
+        self._file.close()

@@ -29,7 +29,7 @@ def setting(default: Any, meaning: str, chinese: str, **metadata: Any) -> Any:
     least, most, above: bounds of a number, which must then be finite;
     choices: the texts that it may be, lower: whether they are read in any case;
     told: whether a run says its value even where that is the default, since it decides what is learned and how fast;
-    learned_with: whether a resumed run says so where it has another value than before;
+    fixed: whether a resumed run is refused where it has another value than before;
     needs: settings without any of which it means nothing, which a run says where its value is not the default;
     replaces: settings that say the same in another way: a source that names this one takes them back from earlier ones;
     later: what it belongs to that this version does not have.
@@ -318,13 +318,12 @@ def told_lines(settings: Merged) -> list[str]:
     return [line for source in sources for line in list_lines(source, told[source], LINE_WIDTH - _INDENT)]
 
 
-def changed(saved: Mapping[str, Any], settings: Merged) -> list[str]:
-    """What a resumed run learns with that is not what its checkpoint's run had, given that run's settings."""
-    learned_with = [name for name, item in fields(type(settings)).items() if item.metadata.get("learned_with")]
+def changed(saved: Mapping[str, Any], settings: Merged, but: Iterable[str] = ()) -> list[str]:
+    """What a resumed run has otherwise than its checkpoint's run, given that run's settings; `but` these."""
     return [
         f"{name} is {value_text(getattr(settings, name))} ({settings.source(name)}), it was {value_text(saved[name])}"
-        for name in learned_with
-        if name in saved and _plain(saved[name]) != _plain(getattr(settings, name))
+        for name in fields(type(settings))
+        if name not in but and name in saved and _plain(saved[name]) != _plain(getattr(settings, name))
     ]
 
 

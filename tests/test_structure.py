@@ -12,9 +12,9 @@ from tests.support.sources import ROOT, Source, sources
 
 # A room imports from the floors below its own, never from beside it or from above.
 FLOORS = (
-    {"errors", "progress_bar"},
+    {"errors", "progress_bar", "signals"},
     {"files", "environment", "display"},
-    {"settings", "commandline", "figures"},
+    {"settings", "commandline", "figures", "launcher"},
     {"tensors", "runtime"},
     {"model", "data"},
     {"objectives", "lora", "checkpoint", "generation"},

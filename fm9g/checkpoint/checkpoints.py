@@ -29,6 +29,7 @@ class Checkpoints:
     def __init__(self, folder: RunFolder, settings: OutputSettings) -> None:
         self.folder, self._settings = folder, settings
         self.last = -1  # the step of the newest that this run has written or gone on from
+        self._due = False  # whether one is to be written as soon as that can be
         self._begun = -1  # that of the one that is being written
         self._saver = Saver()
         self._lock: IO[str] | None = None
@@ -78,9 +79,11 @@ class Checkpoints:
         """The folder of a step."""
         return self.folder.checkpoints / str(step)
 
-    def save_if_due(self, step: int, contents: Callable[[], Contents]) -> None:
-        """Write a checkpoint every save_iters steps; as `save_if_new`."""
-        if step % self._settings.save_iters == 0:
+    def save_if_due(self, step: int, contents: Callable[[], Contents], put_off: bool = False) -> None:
+        """Write a checkpoint every save_iters steps, or after the next one that does not `put_off` it."""
+        self._due = self._due or step % self._settings.save_iters == 0
+        if self._due and not put_off:
+            self._due = False
             self.save_if_new(step, contents)
 
     def save_if_new(self, step: int, contents: Callable[[], Contents]) -> None:
@@ -96,6 +99,7 @@ class Checkpoints:
 
     def save(self, step: int, contents: Callable[[], Contents], last: bool = False) -> None:
         """Write a checkpoint, or begin to, when the one before has ended; every rank must call it."""
+        runtime.begin(f"writing checkpoint {step}")
         self.settle(wait=True)
         self._saver.begin(self.folder.checkpoints, step, contents())
         self._begun = step
@@ -123,15 +127,23 @@ class Checkpoints:
         log(f"warning: checkpoint {step} could not be saved: {wrong}")
 
     def name_best(self, step: int | None) -> None:
-        """Say in the file best which step has the best checkpoint, and delete what save_total_limit leaves no room for:
-        the oldest, but neither the best nor the newest."""
+        """Say in the file best which step has the best checkpoint, and delete those that the settings do not keep.
+
+        What cannot be done is said, and done after the next save: all that counts is on the disk.
+        """
         if runtime.rank() > 0:
             return
-        if step is not None:
-            write_text(self.folder.checkpoints / "best", f"{step}\n")
-        limit = self._settings.save_total_limit
-        steps = [] if limit is None else [old for old in self.folder.steps() if old <= self.last][:-limit]
-        for old in steps:
-            if old != step:
+        try:
+            if step is not None:
+                write_text(self.folder.checkpoints / "best", f"{step}\n")
+            self._delete_old(best=step)
+        except OSError as error:
+            log(f"warning: the names of checkpoints, or those to delete, are as they were: {error}")
+
+    def _delete_old(self, best: int | None) -> None:
+        """Delete all but the newest keep_last, those of keep_every, and the best."""
+        settings, steps = self._settings, [old for old in self.folder.steps() if old <= self.last]
+        for old in steps[: -settings.kept] if settings.kept else []:
+            if old != best and not (settings.keep_every and old % settings.keep_every == 0):
                 self.folder.delete(old)
-                log(f"deleted checkpoint {old}: save_total_limit is {limit}")
+                log(f"deleted checkpoint {old}: keep_last is {settings.kept}")

@@ -83,11 +83,22 @@ class OutputSettings(Group):
     exp_group: str = setting("", "prefix of the TensorBoard folder", "TensorBoard 文件夹名的前缀")
     save: bool = setting(True, "write checkpoints", "写检查点")
     save_iters: int = setting(500, "iterations between checkpoints", "两次检查点之间的迭代数", least=1, told=True)
-    save_total_limit: int | None = setting(
+    keep_last: int | None = setting(
         None,
-        "checkpoints that are kept: after each save the oldest are deleted, but for the best",
-        "保留的检查点个数：每次保存后删除最旧的，最佳者除外",
+        "checkpoints that are kept: after each save the oldest are deleted, but for the best and those of keep_every; "
+        "default: all",
+        "保留的检查点个数：每次保存后删除最旧的，最佳者与 keep_every 所留者除外；默认：全部保留",
         least=1,
+    )
+    keep_every: int | None = setting(
+        None,
+        "with keep_last: checkpoints of steps that this divides are kept for good",
+        "与 keep_last 同用：步数能被它整除的检查点一直保留",
+        least=1,
+        needs=("keep_last", "save_total_limit"),
+    )
+    save_total_limit: int | None = setting(
+        None, "keep_last, as others call it", "即 keep_last，其他框架的叫法", least=1
     )
     save_failure: str = setting(
         "retry",
@@ -102,8 +113,15 @@ class OutputSettings(Group):
         "在后台写检查点，为此在主机内存中保留副本",
     )
 
+    @property
+    def kept(self) -> int | None:
+        """How many of the newest checkpoints are kept; None: all."""
+        return self.save_total_limit if self.keep_last is None else self.keep_last
+
     def check(self) -> None:
         """The run's name is that of its folders, whose other entries are not to be met."""
+        if self.keep_last and self.save_total_limit:
+            raise UserError("keep_last and save_total_limit say the same: give one of them")
         name, group = self.model_unique, Path(self.exp_group)
         if not name or "/" in name or "\0" in name or name in (".", "..", "logs") or len(name.encode()) > 200:
             raise UserError(

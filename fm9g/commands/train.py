@@ -11,8 +11,8 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
+from fm9g.commands.torchrun import launch
 from fm9g.environment import REPOSITORY, seconds, whole_number
 from fm9g.errors import UserError
 from fm9g.settings import help_text
@@ -22,9 +22,6 @@ from fm9g.training.settings import Settings, config_paths, read_settings
 from fm9g.training.start import planned_start
 
 NODE_SECONDS = 600  # that a node waits for the others: schedulers do not start all at once
-
-if TYPE_CHECKING:  # torch is imported late here, after the settings have been checked
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def rendezvous(nodes: int) -> list[str]:
@@ -105,34 +102,6 @@ def processes(settings: Settings) -> int:
     return settings.n_gpus
 
 
-def launch(arguments: list[str]) -> None:
-    """Run torchrun in this process; its report of a failure, a page long, becomes a line."""
-    from torch.distributed import DistError
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
-
-    try:
-        torchrun(arguments)
-    except ChildFailedError as failed:
-        _report(failed)
-    except SignalException as signalled:
-        sys.exit(128 + signalled.sigval)
-    except DistError as error:
-        why = str(error).partition("Exception raised from")[0].strip()
-        raise UserError(
-            f"the nodes' launchers did not meet ({why}): start all of them with the same NNODES, MASTER_ENDPOINT and "
-            "MASTER_PORT"
-        ) from None
-
-
-def _report(failed: ChildFailedError) -> NoReturn:
-    rank, failure = failed.get_first_failure()
-    status = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
-    print(f"the run failed: rank {rank} ended first, with {status}; what it said stands above", file=sys.stderr)
-    sys.exit(1)
-
-
 def start(program: list[str], words: list[str], app: Path) -> None:
     """Check what a run would read, and start `program`, as Python takes it: a file, or -m and a module."""
     if "-h" in words or "--help" in words:
@@ -145,7 +114,6 @@ def start(program: list[str], words: list[str], app: Path) -> None:
     check(settings, app)
     count, meeting = processes(settings), rendezvous(whole_number("NNODES", 1, least=1))
     print(f"run {settings.model_unique!r}: settings and data are good; starting {count} process(es)", flush=True)
-    os.environ["FM9G_LAUNCHER"] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
     # with NCCL, a lost peer must end the process instead of hanging it
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")

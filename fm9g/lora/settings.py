@@ -52,7 +52,6 @@ class LoraSettings(Group):
         "w_0, w_1, w_out",
         '加适配器的层，按名称的结尾，或 "all"；默认：project_q、project_k、project_v、w_0、w_1、w_out',
         needs=("lora",),
-        learned_with=True,
         replaces=("lora_target_modules",),
     )
     lora_target_modules: list[str] | None = setting(
@@ -60,13 +59,10 @@ class LoraSettings(Group):
         "the same by Hugging Face's names: q_proj, gate_proj, …",
         "同上，用 Hugging Face 的名称：q_proj、gate_proj 等",
         needs=("lora",),
-        learned_with=True,
         replaces=("lora_layer",),
     )
-    lora_r: int = setting(16, "rank of the adapters", "适配器的秩", least=1, needs=("lora",), learned_with=True)
-    lora_alpha: float = setting(
-        32.0, "scale: lora_alpha / lora_r", "缩放：lora_alpha / lora_r", needs=("lora",), learned_with=True
-    )
+    lora_r: int = setting(16, "rank of the adapters", "适配器的秩", least=1, needs=("lora",))
+    lora_alpha: float = setting(32.0, "scale: lora_alpha / lora_r", "缩放：lora_alpha / lora_r", needs=("lora",))
     lora_dropout: float = setting(
         0.0, "dropout of what goes into adapters", "适配器输入的 dropout", least=0, needs=("lora",)
     )
@@ -78,14 +74,12 @@ class LoraSettings(Group):
         "learn the length of each row of a weight apart (DoRA)",
         "单独学习权重各行的长度（DoRA）",
         needs=("lora",),
-        learned_with=True,
     )
     modules_to_save: list[str] | None = setting(
         None,
         "what is trained and saved whole beside adapters: input_embedding, lm_head",
         "除适配器外整体训练并保存的部分：input_embedding、lm_head",
         needs=("lora",),
-        learned_with=True,
     )
     pretrained_lora: str = setting(
         "", "a .pt of adapters to start from, at step 0", "作为起点的适配器 .pt，步数从 0 开始", needs=("lora",)

@@ -29,7 +29,6 @@ class ModelSettings(Group):
         "layer-norm epsilon; overrides the model config when set",
         "层归一化的 epsilon；设置后覆盖模型配置",
         above=0,
-        learned_with=True,
     )
     flash: str = setting(
         "cuda",
@@ -44,7 +43,6 @@ class ModelSettings(Group):
         "NEFTune: uniform noise up to neft_alpha / sqrt(tokens of the document * dim_model) on embeddings, in training",
         "NEFTune：训练时在嵌入上加均匀噪声，至多 neft_alpha / sqrt(文档的 token 数 * dim_model)",
         least=0,
-        learned_with=True,
     )
 
     def check(self) -> None:

@@ -130,6 +130,12 @@ def memory_bytes() -> int:
     return CpuDevice.max_memory_allocated()
 
 
+def release_memory() -> None:
+    """Give back what the device's allocator keeps for later."""
+    if backend.on_cuda:
+        torch.cuda.empty_cache()
+
+
 def free_bytes() -> int:
     """Memory that nobody has taken: of the GPU, or of the machine, shared among its ranks."""
     if backend.on_cuda:
@@ -177,6 +183,21 @@ def broadcast(tensor: Tensor, root: int = 0) -> Tensor:
     result = _as_tensor(tensor)
     bmt.nccl.broadcast(result.storage(), result.storage(), root, bmt.config["comm"])
     return result
+
+
+def expect_progress(seconds: float) -> None:
+    """From now on end the run, with the stacks of who is late, when a rank has begun nothing new for so long."""
+    process.expect_progress(seconds)
+
+
+def begin(doing: str) -> None:
+    """Say what this rank does now, for `expect_progress`."""
+    process.begin(doing)
+
+
+def expect_nothing() -> None:
+    """Let this rank take its time again."""
+    process.expect_nothing()
 
 
 def fail(reason: str) -> None:

@@ -135,6 +135,7 @@ class NCCLCommunicator:
     def __init__(self, rank: int, size: int, transport: GlooTransport | NcclTransport | None) -> None:
         self.rank, self.size, self.transport = rank, size, transport
         self.destroyed = False
+        self.counted = True  # among those by which it is told which rank is late
 
 
 _communicators: list[NCCLCommunicator] = []
@@ -160,6 +161,8 @@ def _live(comm: NCCLCommunicator) -> NCCLCommunicator:
 
 def _run(comm: NCCLCommunicator, name: str, call: Callable[[GlooTransport | NcclTransport], None]) -> None:
     assert comm.transport is not None
+    if comm.counted:
+        process.come_to_collective()
     try:
         call(comm.transport)
     except RuntimeError as error:
@@ -177,7 +180,9 @@ def gathered_bytes(value: bytes, gather: Callable[[Tensor], Tensor]) -> list[byt
 
 def host_communicator(unique_id: bytes, size: int, rank: int) -> NCCLCommunicator:
     """Join the group of that name, whose tensors are on the host whatever the ranks compute on."""
-    return _join(unique_id, size, rank, GlooTransport)
+    communicator = _join(unique_id, size, rank, GlooTransport)
+    communicator.counted = False
+    return communicator
 
 
 def _join(unique_id: bytes, size: int, rank: int, transport: type[GlooTransport | NcclTransport]) -> NCCLCommunicator:

@@ -13,7 +13,6 @@ import datetime
 import json
 import os
 import re
-import socket
 import sys
 import threading
 import time
@@ -24,12 +23,15 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
+from fm9g import launcher
 from fm9g.environment import seconds, whole_number
-from fm9g.errors import UserError
+from fm9g.errors import UserError, say
+from fm9g.runtime.overdue import Overdue, stacks
+from fm9g.runtime.rendezvous import ERRORS, announce, connect, describe, machine, serves
 
 BEAT_SECONDS = 3.0
 FAILED = "fm9g/failed"  # the verdict that ends the run
-_RENDEZVOUS_ERRORS = (RuntimeError, OSError)  # torch's DistStoreError is a RuntimeError
+_LATE = "fm9g/late"  # the ranks that others waited for in vain
 
 
 class _State:
@@ -40,6 +42,8 @@ class _State:
     size = 1
     cuda = False
     watch: Watch | None = None
+    overdue: Overdue | None = None
+    collectives = 0  # that this rank has come to
 
 
 def store() -> Any:
@@ -64,10 +68,6 @@ def unique_name() -> bytes:
     return uuid.uuid4().bytes
 
 
-def _describe(rank: int, claim: dict[str, Any]) -> str:
-    return f"rank {rank} (process {claim['pid']} on {claim['host']})"
-
-
 class Rendezvous:
     """Stands for torch.distributed in bmtrain.init: `rendezvous` gives the checked and watched store."""
 
@@ -86,89 +86,17 @@ class Rendezvous:
         _State.rank, _State.size = rank, world_size
         if "TORCHELASTIC_RUN_ID" in os.environ:
             # launch.py says who the launcher is: it may be gone by now, and with it the store to connect to
-            launcher = int(os.environ.get("FM9G_LAUNCHER", os.getppid()))
-            threading.Thread(target=_end_with_launcher, args=(launcher,), daemon=True).start()
+            started_by = int(os.environ.get(launcher.PROCESS, os.getppid()))
+            threading.Thread(target=_end_with_launcher, args=(started_by,), daemon=True).start()
         if world_size == 1:
             _State.store = dist.HashStore()
         else:
             address = os.environ["MASTER_ADDR"], whole_number("MASTER_PORT", 0, most=65535)
-            _State.store = _connect(*address, rank, timeout)
-            claims = announce(_State.store, rank, world_size)
-            _State.watch = Watch(_connect(*address, -1, timeout), rank, claims)
+            _State.store = connect(*address, rank, timeout, MISSING_AFTER_SECONDS)
+            claims = announce(_State.store, rank, world_size, MISSING_AFTER_SECONDS)
+            _State.watch = Watch(connect(*address, -1, timeout, MISSING_AFTER_SECONDS), rank, claims)
             _State.watch.start()
         yield _State.store, rank, world_size
-
-
-def _connect(host: str, port: int, rank: int, timeout: datetime.timedelta) -> Any:
-    serve = _serves(rank)
-    patience = datetime.timedelta(seconds=MISSING_AFTER_SECONDS)
-    try:
-        found = dist.TCPStore(host, port, is_master=serve, timeout=patience, wait_for_workers=False, multi_tenant=True)
-        found.set_timeout(timeout)
-        return found
-    except _RENDEZVOUS_ERRORS as error:
-        what = "serve the rendezvous at" if serve else "reach the rendezvous at"
-        hint = "the port is in use: set another MASTER_PORT" if "EADDRINUSE" in str(error) else str(error)
-        raise UserError(f"rank {max(rank, 0)} cannot {what} {host}:{port}: {hint}") from error
-
-
-def announce(shared: Any, rank: int, size: int) -> dict[int, dict[str, Any]]:
-    """Put this rank's claim into the store and wait for those of all the others: {rank: claim}.
-
-    A claim of another world size, a rank claimed twice, or none new for MISSING_AFTER_SECONDS is a UserError
-    that names the rank.
-    """
-    mine = {"rank": rank, "size": size, "host": socket.gethostname(), "pid": os.getpid()}
-    ticket = shared.add("fm9g/tickets", 1)
-    shared.set(f"fm9g/claim/{ticket}", json.dumps(mine))
-    claims: dict[int, dict[str, Any]] = {}
-    read, last_arrival, last_report = 0, time.monotonic(), time.monotonic()
-    while len(claims) < size:
-        tickets = shared.add("fm9g/tickets", 0)
-        for number in range(read + 1, tickets + 1):
-            claim = json.loads(shared.get(f"fm9g/claim/{number}"))
-            _check_claim(claim, claims, rank, size)
-            claims[claim["rank"]] = claim
-            last_arrival = time.monotonic()
-        read = tickets
-        missing = sorted(set(range(size)) - set(claims))
-        if missing and time.monotonic() - last_arrival > MISSING_AFTER_SECONDS:
-            _give_up(
-                f"rank {rank} of {size}: no sign of rank(s) {_listed(missing)} for {MISSING_AFTER_SECONDS:.0f} s. "
-                "Check that every node runs, with the same NNODES and GPUS_PER_NODE and a RANK of its own "
-                "(FM9G_RENDEZVOUS_SECONDS waits longer)"
-            )
-        if missing and time.monotonic() - last_report > 10:
-            print(f"rank {rank}: waiting for rank(s) {_listed(missing)} of {size}", file=sys.stderr, flush=True)
-            last_report = time.monotonic()
-        time.sleep(0.02 if missing else 0)
-    return claims
-
-
-def _check_claim(claim: dict[str, Any], claims: dict[int, dict[str, Any]], rank: int, size: int) -> None:
-    other = claim["rank"]
-    problem = ""
-    if claim["size"] != size:
-        problem = (
-            f"{_describe(other, claim)} was started for {claim['size']} ranks, rank {rank} for {size}: "
-            "NNODES and GPUS_PER_NODE must be the same on every node"
-        )
-    elif other in claims and claims[other] != claim:
-        problem = (
-            f"{_describe(other, claim)} and {_describe(other, claims[other])} both claim rank {other}: "
-            "every node needs a RANK of its own"
-        )
-    if problem:
-        _give_up(problem)
-
-
-def _give_up(problem: str) -> NoReturn:
-    time.sleep(2)  # rank 0 serves the store: the others must read the same claims before it goes
-    raise UserError(problem)
-
-
-def _listed(ranks: list[int]) -> str:
-    return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
 
 
 class Watch(threading.Thread):
@@ -185,7 +113,7 @@ class Watch(threading.Thread):
         while not self._finished.wait(BEAT_SECONDS):
             try:
                 verdict = self.look()
-            except _RENDEZVOUS_ERRORS as error:
+            except ERRORS as error:
                 verdict = f"lost the rendezvous store, so rank 0 or its node has ended ({error})"
             if verdict and not self._finished.is_set():
                 _end(verdict)
@@ -194,13 +122,16 @@ class Watch(threading.Thread):
         """Beat, and return why the run must end, or an empty string."""
         with self._lock:
             self._store.add(f"fm9g/beat/{self._rank}", 1)
+            self._store.set(f"fm9g/collectives/{self._rank}", str(_State.collectives))
             if self._store.check([FAILED]):
+                if self._store.check([_LATE]) and self._rank in json.loads(self._store.get(_LATE)):
+                    stacks()
                 return str(self._store.get(FAILED).decode())
             watched = [rank for rank in self._claims if rank != self._rank] if self._rank == 0 else [0]
             dead = [rank for rank in watched if self._is_dead(rank)]
             if not dead:
                 return ""
-            verdict = ", ".join(_describe(rank, self._claims[rank]) for rank in dead) + " died or stopped answering"
+            verdict = ", ".join(describe(rank, self._claims[rank]) for rank in dead) + " died or stopped answering"
             self._store.set(FAILED, verdict)
             return verdict
 
@@ -210,7 +141,7 @@ class Watch(threading.Thread):
     def _is_gone(self, rank: int) -> bool:
         """Whether that rank's process was on this machine and is no more."""
         claim = self._claims[rank]
-        return claim["host"] == socket.gethostname() and not _process_lives(claim["pid"])
+        return claim["machine"] == machine() and not _process_lives(claim["pid"])
 
     def _is_dead(self, rank: int) -> bool:
         gone = self._is_gone(rank)  # asked first: a rank says that it is done, and then goes
@@ -236,16 +167,34 @@ class Watch(threading.Thread):
                     return str(self._store.get(FAILED).decode())
                 killed = [rank for rank in ended if not self._is_done(rank)]
             for rank in killed or ended:
-                return f"{_describe(rank, self._claims[rank])} has ended"
+                return f"{describe(rank, self._claims[rank])} has ended"
             time.sleep(0.2)
         return ""
+
+    def fail_for(self, doing: str) -> str:
+        """Tell all ranks to end since this one has come no further for long; the reason, with those that are late.
+
+        They have come to fewer collectives than others have.
+        """
+        time.sleep(BEAT_SECONDS + 1)  # all have said by then how far they are
+        with self._lock:
+            if not self._store.check([FAILED]):
+                counts = {rank: int(self._store.get(f"fm9g/collectives/{rank}")) for rank in self._claims}
+                late = [rank for rank, count in counts.items() if count < max(counts.values())]
+                named = ", ".join(describe(rank, self._claims[rank]) for rank in late[:8] or [self._rank])
+                stands = (
+                    "did not come to where the others wait" if late else "came no further, and no rank is behind it"
+                )
+                self._store.set(_LATE, json.dumps(late))
+                self._store.set(FAILED, f"{named} {stands} (stacks are in the log): {doing}")
+            return str(self._store.get(FAILED).decode())
 
     def fail(self, reason: str) -> None:
         """Tell the other ranks that this one fails, unless it fails because another did."""
         with self._lock:
             if self._store.check([FAILED]):
                 return
-            self._store.set(FAILED, f"{_describe(self._rank, self._claims[self._rank])} failed: {reason}")
+            self._store.set(FAILED, f"{describe(self._rank, self._claims[self._rank])} failed: {reason}")
 
     def finish(self) -> None:
         """Tell the other ranks that this one has come to its end, so that its silence is no alarm.
@@ -255,10 +204,10 @@ class Watch(threading.Thread):
         try:
             with self._lock:
                 self._store.set(f"fm9g/done/{self._rank}", "")
-            while _serves(self._rank) and not self._others_have_ended():
+            while serves(self._rank) and not self._others_have_ended():
                 time.sleep(0.2)
-        except _RENDEZVOUS_ERRORS as error:
-            print(f"rank {self._rank}: the rendezvous store ended first ({error})", file=sys.stderr)
+        except ERRORS as error:
+            say(f"rank {self._rank}: the rendezvous store ended first ({error})")
         self._finished.set()
         # a thread that is inside the store when the interpreter is torn down aborts the process
         self.join(DEAD_AFTER_SECONDS)
@@ -272,17 +221,46 @@ class Watch(threading.Thread):
         return failed or ended
 
 
+def expect_progress(seconds: float) -> None:
+    """From now on end the run when this rank has begun nothing new (`begin`) for so long."""
+    _State.overdue = Overdue(seconds, _end_overdue)
+    _State.overdue.start()
+
+
+def begin(doing: str) -> None:
+    """Say what this rank does now."""
+    if _State.overdue is not None:
+        _State.overdue.note(doing)
+
+
+def expect_nothing() -> None:
+    """Let this rank take its time again."""
+    if _State.overdue is not None:
+        _State.overdue.close()
+        _State.overdue = None
+
+
+def come_to_collective() -> None:
+    """Count one, so that it is known who is late."""
+    _State.collectives += 1
+
+
+def _end_overdue(doing: str) -> NoReturn:
+    stacks()
+    try:
+        verdict = _State.watch.fail_for(doing) if _State.watch else f"came no further: {doing}"
+    except ERRORS as error:
+        verdict = f"came no further: {doing}; and the rendezvous store is gone ({error})"
+    _end(verdict)
+
+
 def _end(verdict: str) -> NoReturn:
     """End this process, which can do nothing about it, with a line that says what ended the run."""
-    print(f"rank {_State.rank} ends: {verdict}", file=sys.stderr, flush=True)
-    if _serves(_State.rank):
+    say(f"rank {_State.rank} ends: {verdict}")
+    launcher.blame(verdict, own=False)
+    if serves(_State.rank):
         time.sleep(BEAT_SECONDS + 1)  # the others read the verdict in the store that ends with this process
     os._exit(1)
-
-
-def _serves(rank: int) -> bool:
-    """Whether that rank holds the store, rather than the launcher."""
-    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
 def _process_lives(pid: int) -> bool:
@@ -299,10 +277,10 @@ def _process_lives(pid: int) -> bool:
         return False
 
 
-def _end_with_launcher(launcher: int) -> None:
-    while os.getppid() == launcher:
+def _end_with_launcher(started_by: int) -> None:
+    while os.getppid() == started_by:
         time.sleep(1)
-    _end(f"its launcher (process {launcher}) is gone")
+    _end(f"its launcher (process {started_by}) is gone")
 
 
 def lost_worker(error: BaseException) -> str:
@@ -326,7 +304,8 @@ def blame(collective: str, error: BaseException) -> RuntimeError:
 
 
 def fail(reason: str) -> None:
-    """Tell the other ranks, if there are any, that this one cannot go on."""
+    """Tell the launcher and the other ranks, if there are any, that this one cannot go on."""
+    launcher.blame(f"rank {_State.rank}: {reason}", own=True)
     if _State.watch is not None:
         _State.watch.fail(reason)
 
@@ -342,10 +321,10 @@ def _report_exception(
 ) -> None:
     try:
         fail(f"{kind.__name__}: {value}")
-    except _RENDEZVOUS_ERRORS as error:
-        print(f"rank {_State.rank}: could not tell the other ranks ({error})", file=sys.stderr)
+    except ERRORS as error:
+        say(f"rank {_State.rank}: could not tell the other ranks ({error})")
     if issubclass(kind, UserError):  # written for a person, who has no use for where it was raised
-        print(f"error: {value}", file=sys.stderr, flush=True)
+        say(f"error: {value}")
     else:
         previous(kind, value, trace)
 

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from fm9g import runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.contents import Contents
 from fm9g.data.stream.loader import StepBatch, Work
@@ -13,6 +14,7 @@ from fm9g.data.stream.strip import IGNORED
 from fm9g.runtime.log import log
 from fm9g.training.run_state import run_state
 from fm9g.training.run_stream import RunStream
+from fm9g.training.stopping import Stopping
 
 _KEPT_LENGTHS = 100_000
 
@@ -37,7 +39,8 @@ class DataRun:
     def run(self) -> None:
         """Read the steps that are left, save as training does, and report."""
         started, first_tokens = time.perf_counter(), self._progress.tokens
-        for step in self._stream.steps(_no_units):
+        runtime.expect_progress(self._settings.step_timeout)
+        for step in self._stream.steps(_no_units, Stopping(self._settings.max_hours).asked):
             if not self._work:
                 log(f"first batch after {step.waited:.2f} s")
             self._stream.advance(step)
@@ -48,6 +51,9 @@ class DataRun:
             self._checkpoints.settle(wait=False)
             self._checkpoints.save_if_due(self._progress.step, self._contents)
         self._checkpoints.save_last(self._progress.step, self._contents)
+        runtime.expect_nothing()
+        if self._stream.stopped:
+            return
         self._stream.check_end()
         self._report(started, first_tokens)
         log(self._describe_work())

@@ -12,49 +12,17 @@ from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.lora.layers import LORA_A
 from fm9g.model.config import ModelConfig
-from fm9g.model.parameters import count, num_parameters, parameters
+from fm9g.model.parameters import count, num_parameters
 from fm9g.settings import told_lines
 from fm9g.training.cautions import cautions, sample
 from fm9g.training.epochs import whole_plan
 from fm9g.training.inputs import Inputs
+from fm9g.training.memory import about_checkpoints, memory_per_rank
 from fm9g.training.overlap import check_overlap
 from fm9g.training.schedule import FLOOR, drop_begin
 from fm9g.training.settings import Settings
 from fm9g.training.start import planned_start
 from fm9g.training.start_check import check_start, trained_beside
-
-_BYTES = {"bf16": 2, "fp16": 2, "float32": 4}
-
-
-def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict[str, float]:
-    """Estimated bytes on the device by use, with ZeRO-3 over `ranks`.
-
-    Activations follow Korthikanti et al. (https://arxiv.org/abs/2205.05198, section 4) with attention
-    that stores no scores: about 34 · dim_model bytes a token and layer in half precision.
-    """
-    width = _BYTES[config.dtype]
-    table = parameters(config)
-    adapters = trained_beside(settings, config)
-    trained = count(adapters) if settings.lora else count(table)
-    held, of_blocks = count(table), count(table, without=("embedding", "head"))
-    held += count(adapter for adapter in adapters if adapter.role == "adapter")
-    embedding, layer = config.vocab_size * config.dim_model, of_blocks / config.num_layers
-    tokens = settings.batch_size * settings.max_length
-    optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * trained / ranks
-    full_layer = tokens * config.dim_model * 17 * width
-    checkpointed = settings.use_checkpoint
-    activations = (
-        full_layer + tokens * config.dim_model * width * config.num_layers
-        if checkpointed
-        else (full_layer * config.num_layers)
-    )
-    return {
-        "parameters": width * held / ranks,
-        "gradients": width * trained / ranks,
-        "optimizer state (on the host with offload)": optimizer,
-        "gathered blocks, embedding and head": width * (4 * layer + 4 * embedding) + 4 * embedding,
-        "activations": activations,
-    }
 
 
 def _describe_model(config: ModelConfig, settings: Settings) -> str:
@@ -92,6 +60,7 @@ def report(inputs: Inputs) -> str:
     estimate = memory_per_rank(config, settings, ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
+    lines.append(f"checkpoints  {about_checkpoints(config, settings, folder.checkpoints)}")
     lines.append("settings")
     lines += [f"  {said}" for said in told_lines(settings)]
     warnings = check_overlap(inputs, None) + cautions(inputs, start, tokens, samples) + _unexportable(inputs)

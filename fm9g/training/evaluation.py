@@ -87,6 +87,7 @@ class Evaluation:
             share, counted = self._settings.max_damaged_share, None if self._has_run else ""
             left_out, self._has_run = LeftOut(self._inputs.held_out, share, [0] * tasks, [0] * tasks, counted), True
             for batch, counts in self._steps():
+                runtime.begin("an evaluation")
                 left_out.take(batch, counts, [0] * tasks)
                 losses = step_losses(self._learner.model, self._learner.objective, batch, counts)
                 sums.add(counts, losses)

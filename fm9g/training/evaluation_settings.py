@@ -20,7 +20,6 @@ class EvaluationSettings(Group):
         "",
         "a mixture to evaluate on, named as dataset_config; unset: no evaluation",
         "用于评估的数据混合，写法同 dataset_config；不设则不评估",
-        learned_with=True,
     )
     validation_split: float = setting(
         0.0,
@@ -29,7 +28,6 @@ class EvaluationSettings(Group):
         "代替 eval_dataset：每个数据集中用于评估、绝不训练的记录所占比例，永远是同样的记录",
         least=0,
         most=0.999,
-        learned_with=True,
     )
     allow_overlap: bool = setting(
         False,
@@ -43,7 +41,6 @@ class EvaluationSettings(Group):
         "每个数据集最多评估的记录数",
         least=1,
         needs=("eval_dataset", "validation_split"),
-        learned_with=True,
     )
     eval_interval: float = setting(
         500,
@@ -72,7 +69,6 @@ class EvaluationSettings(Group):
         "一次评估读取的步数，每步的行数与训练相同，每次都是同样的行；0：每个数据集读一遍",
         least=0,
         needs=("eval_dataset", "validation_split"),
-        learned_with=True,
     )
 
     sample_prompts: str = setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from fm9g.objectives import find_objective
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
 from fm9g.tensors.fingerprint import fingerprint
+from fm9g.training.bad_steps import BadSteps
+from fm9g.training.memory import memory_advice
 from fm9g.training.optimizer import make_optimizer, set_learning_rate
 from fm9g.training.schedule import learning_rate, resume_ramp
 from fm9g.training.settings import Settings
@@ -41,14 +44,19 @@ class Diverged(Exception):
         self.what, self.hint = what, hint
 
 
+OVERFLOW, SKIP_ITERS, BAD_STEP, OUT_OF_MEMORY = "overflow", "skip_iters", "bad step", "out of memory"
+
+
 @dataclass
 class Learned:
     """What a step came to."""
 
-    losses: StepLosses
+    losses: StepLosses | None  # None where the step was jumped over
     rate: float  # of learning
-    norm: float | None  # of the gradient before clipping; None where fp16 overflowed and the step was skipped
+    norm: float | None  # of the gradient before clipping; None where fp16 overflowed or there is none
     scale: float  # of the loss
+    skipped: str = ""  # why no update was made: OVERFLOW, SKIP_ITERS, BAD_STEP, OUT_OF_MEMORY; "" where one was
+    fault: str = ""  # what was wrong with a step that is bad or out of memory
 
 
 class Learner:
@@ -63,6 +71,7 @@ class Learner:
         torch.manual_seed(settings.seed + 1 + runtime.rank())  # ranks drop out different elements
         self.objective = find_objective(settings.objective)(self.model, settings)
         self.manager = make_optimizer(settings, self.model)
+        self.bad_steps = BadSteps()
         self.base = ""  # the fingerprint of the weights that adapters are for
         self._ramp_start = -settings.resume_no_optimze  # of a run that is not resumed there is no ramp
 
@@ -87,6 +96,7 @@ class Learner:
             self._ramp_start = saved.state["progress"]["step"] or self._ramp_start
             self.manager.loss_scale = saved.state["loss_scale"]
             self.manager.steps_since_last_scale = saved.state["steps_since_last_scale"]
+            self.bad_steps = BadSteps(**saved.state.get("bad_steps", {}))
             if saved.state["ranks"] == runtime.world_size():
                 load_random_state(saved.files(RANDOM_FILE)[runtime.rank()])
             else:
@@ -117,29 +127,69 @@ class Learner:
         """Take a step; `inspect` is called when its gradients are there and its update is not made yet."""
         iteration = batch.step + 1
         rate = learning_rate(self._settings, iteration) * resume_ramp(self._settings, batch.step - self._ramp_start)
+        scale = float(self.manager.loss_scale)
+        if self._settings.skips(iteration):
+            return Learned(None, rate, None, scale, SKIP_ITERS)
         set_learning_rate(self.manager, rate)
         self.manager.zero_grad()
-        losses = step_losses(self.model, self.objective, batch, counts, self.manager.backward)
-        scale = float(self.manager.loss_scale)
-        norm = self._update(iteration, losses.loss, inspect) if counts.all_units else 0.0
-        return Learned(losses, rate, norm, scale)
+        try:
+            losses = step_losses(self.model, self.objective, batch, counts, self.manager.backward)
+        except torch.cuda.OutOfMemoryError as error:
+            fault = str(error).splitlines()[0]
+        else:
+            fault = ""
+        if fault:  # outside of the except, which would keep what the step has taken
+            return self._without_memory(iteration, rate, scale, fault)
+        learned = Learned(losses, rate, 0.0, scale)
+        if counts.all_units:
+            self._update(learned, losses.loss, inspect)
+        return learned
 
-    def _update(self, iteration: int, loss: float, inspect: Callable[[], None] | None) -> float | None:
-        """Clip and step; the gradient's norm, or None where fp16 overflowed and the step was skipped."""
+    def _without_memory(self, iteration: int, rate: float, scale: float, fault: str) -> Learned:
+        """A step that the device has no memory for: jumped over by a rank that is alone, and the end of several."""
+        advice = memory_advice(self._config, self._settings, runtime.world_size())
+        if runtime.world_size() > 1 or not self._settings.ignore_cuda_oom:
+            raise UserError(f"iteration {iteration}: rank {runtime.rank()} is out of memory: {fault}; {advice}")
+        self.manager.zero_grad()
+        runtime.release_memory()
+        return Learned(None, rate, None, scale, OUT_OF_MEMORY, f"{fault}; {advice}")
+
+    def _update(self, learned: Learned, loss: float, inspect: Callable[[], None] | None) -> None:
+        """Clip and step, unless the step is bad; `learned` takes in which."""
         groups = self.optimizer.param_groups
         norm = float(self.manager.clip_grad_norm(groups, self._settings.clip_grad or math.inf))
         # The loss comes before the scale: only the gradient can have overflowed because of it.
-        if not math.isfinite(loss) or not (math.isfinite(norm) or self._scale_can_fall):
-            wider = ", or in bf16, whose range is wider" if self._config.dtype == "fp16" else ""
-            raise Diverged(
-                f"iteration {iteration}: loss {loss}, gradient norm {norm}: training has diverged. The weights "
-                "were not updated, and nothing is saved",
-                wider,
-            )
+        if math.isfinite(loss) and not math.isfinite(norm) and self._scale_can_fall:
+            learned.norm, learned.skipped = None, OVERFLOW
+        else:
+            learned.norm = norm
+            if fault := self.bad_steps.judge(loss, norm, self._settings.outlier_sigma):
+                learned.skipped, learned.fault = BAD_STEP, fault + self._least_scale
+                return
         if inspect is not None:
             inspect()
-        self.manager.step()
-        return norm if math.isfinite(norm) else None
+        self.manager.step()  # which lowers the scale after an overflow, and updates nothing
+
+    @property
+    def _least_scale(self) -> str:
+        """What to say of a bad step where overflows have brought the loss scale to its minimum."""
+        manager = self.manager
+        least = manager.loss_scale_enabled and manager.loss_scale <= self._settings.min_loss_scale
+        return f" with the loss scale at its minimum, {manager.loss_scale:g}" if least else ""
+
+    def check_bad_steps(self, iteration: int, fault: str) -> None:
+        """Diverged where as many steps in a row were bad as max_bad_steps says."""
+        count, wider = self.bad_steps.in_a_row, ""
+        if count < self._settings.max_bad_steps:
+            return
+        if self._config.dtype == "fp16":
+            wider = ", or in bf16, whose range is wider"
+        row = f" ({count} bad steps in a row)" if count > 1 else ""
+        raise Diverged(
+            f"iteration {iteration}: {fault}: training has diverged{row}. The weights were not updated, and nothing is "
+            "saved",
+            wider,
+        )
 
     @property
     def _scale_can_fall(self) -> bool:
@@ -163,5 +213,9 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """What state.json holds of it."""
         manager = self.manager
-        scale = {"loss_scale": manager.loss_scale, "steps_since_last_scale": manager.steps_since_last_scale}
-        return scale if self.adapters is None else scale | {"adapters": self.adapters.describe(self.base)}
+        state: dict[str, Any] = {
+            "loss_scale": manager.loss_scale,
+            "steps_since_last_scale": manager.steps_since_last_scale,
+            "bad_steps": dataclasses.asdict(self.bad_steps),
+        }
+        return state if self.adapters is None else state | {"adapters": self.adapters.describe(self.base)}

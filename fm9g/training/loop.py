@@ -13,9 +13,10 @@ from fm9g.checkpoint.weights import weights_of
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
+from fm9g.training.bad_steps import documents, shorten
 from fm9g.training.best import Best
 from fm9g.training.evaluation import Evaluation, describe
-from fm9g.training.learner import Diverged, Learned, Learner
+from fm9g.training.learner import BAD_STEP, Diverged, Learned, Learner
 from fm9g.training.loss_plot import plot_loss
 from fm9g.training.metrics import Evaluated, Metrics, MetricsWriter, readable_line
 from fm9g.training.results import write_results
@@ -23,6 +24,7 @@ from fm9g.training.run_state import run_state
 from fm9g.training.run_stream import RunStream, Step
 from fm9g.training.samples import Samples
 from fm9g.training.step import means
+from fm9g.training.stopping import Stopping
 from fm9g.training.throughput import peak_flops
 
 
@@ -44,9 +46,17 @@ class Loop:
         self._settings, self._progress = stream.inputs.settings, stream.progress
         self._last_evaluated: Evaluated | None = None
         self._peak = peak_flops(stream.inputs.model_config.dtype)
+        self._stopping = Stopping(self._settings.max_hours)
 
     def run(self) -> None:
-        """Run the iterations that are left, then save."""
+        """Run the iterations that are left, or until it is asked to stop, then save."""
+        runtime.expect_progress(self._settings.step_timeout)
+        try:
+            self._run()
+        finally:
+            runtime.expect_nothing()
+
+    def _run(self) -> None:
         first, train_iters = self._progress.step, self._settings.train_iters
         metrics: Metrics | None = None
         self._evaluate_start()
@@ -59,18 +69,20 @@ class Loop:
         if first < train_iters:
             log(f"step {first + 1} of {train_iters} begins")
         try:
-            for step in self.stream.steps(self.learner.units):
+            for step in self.stream.steps(self.learner.units, self._stopping.asked):
                 metrics = self._iteration(step)
                 seconds = (time.perf_counter() - started) / (self._progress.step - first)
                 self._report(metrics, seconds * (train_iters - metrics.iteration))
                 stops = self._note_evaluated(metrics)
                 self.checkpoints.settle(wait=False)
-                self.checkpoints.save_if_due(self._progress.step, self.contents)
+                self.checkpoints.save_if_due(self._progress.step, self.contents, put_off=metrics.skipped == BAD_STEP)
                 if stops:
                     break
             if metrics is not None and self.stream.ended:
                 self._evaluate_last(metrics)
             self.checkpoints.save_last(self._progress.step, self.contents)
+            if self.stream.stopped:
+                return  # it has no results yet
         except Diverged as diverged:
             raise UserError(f"{diverged.what}; {self._way_back()}{diverged.hint}") from None
         self._write_results()
@@ -85,9 +97,21 @@ class Loop:
         runtime.synchronize_device()
         seconds = time.perf_counter() - started + step.waited
         metrics = self._metrics(step, learned, seconds)
-        if self.evaluation is not None and self.evaluation.is_due(iteration, step.counts.exhausted):
+        if learned.fault:
+            self._note_fault(step, learned)
+        stops = step.counts.stops and iteration < self._settings.train_iters  # it is evaluated when the run goes on
+        if self.evaluation is not None and not stops and self.evaluation.is_due(iteration, step.counts.exhausted):
             metrics.evaluated = self._evaluate(self.evaluation)
         return metrics
+
+    def _note_fault(self, step: Step, learned: Learned) -> None:
+        """Say what a step was made of that is not learned from; Diverged where too many were bad."""
+        iteration, fault, of = self._progress.step, learned.fault, documents(step.batch, self.stream.names)
+        log(f"iteration {iteration}, {learned.skipped}: nothing is learned from it: {fault}; documents: {shorten(of)}")
+        if self.writer:
+            self.writer.write_bad_step(iteration, fault, of)
+        if learned.skipped == BAD_STEP:
+            self.learner.check_bad_steps(iteration, fault)
 
     def _note_evaluated(self, metrics: Metrics) -> bool:
         """Take in an iteration's evaluation, if it has one, and save the best where that is asked for; whether it is
@@ -144,7 +168,7 @@ class Loop:
         counts, losses, progress = step.counts, learned.losses, self._progress
         return Metrics(
             iteration=progress.step,
-            loss=losses.loss if counts.all_units else None,
+            loss=losses.loss if losses and counts.all_units else None,
             lr=learned.rate,
             grad_norm=learned.norm,
             tokens=progress.tokens,
@@ -153,12 +177,16 @@ class Loop:
             step_seconds=seconds,
             data_seconds=step.waited,
             memory_bytes=runtime.all_reduce(runtime.memory_bytes(), "max"),
-            task_loss={name: losses.by_task[i] for i, name in enumerate(self.stream.names) if counts.units[i]},
+            task_loss={name: losses.by_task[i] for i, name in enumerate(self.stream.names) if counts.units[i]}
+            if losses
+            else {},
             task_tokens=dict(progress.task_tokens),
             task_documents=dict(progress.task_documents),
             task_epochs=self.stream.epochs(),
             loss_scale=learned.scale,
-            seen=means(losses.seen),
+            seen=means(losses.seen) if losses else {},
+            skipped=learned.skipped,
+            bad_steps=self.learner.bad_steps.total,
         )
 
     def _inspection(self, iteration: int) -> Callable[[], None] | None:

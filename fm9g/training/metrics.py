@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -10,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from fm9g.display import LINE_WIDTH, as_many_as_fit, columns
+from fm9g.environment import tell
 from fm9g.errors import UserError
-from fm9g.files import write_text
+from fm9g.files import AppendedLines, write_text
+from fm9g.training.bad_steps import BAD_STEPS_FILE
+from fm9g.training.board import Board
+
+_IN_ANOTHER = "its points go on in another file when they can"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Metrics:
     task_documents: dict[str, int]
     task_epochs: dict[str, float]
     loss_scale: float
+    skipped: str = ""  # why no update was made, as Learned says it; "" where one was
+    bad_steps: int = 0  # so far
     seen: dict[str, float] = field(default_factory=dict)  # by the objective, beside its loss
     evaluated: Evaluated | None = None  # on held-out data, after this iteration
 
@@ -76,11 +82,19 @@ def readable_line(metrics: Metrics, train_iters: int, eta_seconds: float, number
     Datasets whose losses do not all fit take turns by the line's `number`.
     """
     loss, norm, waiting = metrics.loss, metrics.grad_norm, metrics.data_seconds / max(metrics.step_seconds, 1e-9)
+    skipped_over = loss is None and bool(metrics.skipped)
+    shown_loss = "no tokens" if loss is None else f"loss {loss:.4f}" if loss < 1e4 else f"loss {loss:.2e}"
+    if metrics.skipped:
+        gradient = f"skipped ({metrics.skipped})"
+    elif norm is None:
+        gradient = "no gradient"
+    else:
+        gradient = f"grad norm {norm:.3f}" if norm < 1e3 else f"grad norm {norm:.2e}"
     parts = [
         f"iter {metrics.iteration}/{train_iters}",
-        "no tokens" if loss is None else f"loss {loss:.4f}" if loss < 1e4 else f"loss {loss:.2e}",
+        *([] if skipped_over else [shown_loss]),
         f"lr {metrics.lr:.2e}",
-        "skipped (overflow)" if norm is None else f"grad norm {norm:.3f}" if norm < 1e3 else f"grad norm {norm:.2e}",
+        gradient,
         *([] if metrics.loss_scale == 1 else [f"scale {metrics.loss_scale:g}"]),
         f"{metrics.tokens_per_second:,.0f} tok/s",
         f"eta {readable_time(eta_seconds)}",
@@ -165,24 +179,50 @@ class MetricsWriter:
     def __init__(self, logs: Path, tensorboard: Path, first_iteration: int, all_tasks: bool) -> None:
         self._path = logs / "metrics.jsonl"
         drop_later_lines(self._path, first_iteration - 1)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(tensorboard), purge_step=first_iteration, flush_secs=10)
+        self._lines = AppendedLines(self._path)
+        self._board = Board(tensorboard, first_iteration)
         self._all_tasks = all_tasks
+        self._failing: set[str] = set()
+
+    @contextlib.contextmanager
+    def _if_it_can(self, what: str, then: str) -> Iterator[None]:
+        """A disk that is full or gone does not end a run that learns: what fails is said once, and when it works
+        again."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._failing:
+                tell(f"warning: {what} cannot be written ({error}): the run goes on, and {then}")
+            self._failing.add(what)
+        else:
+            if what in self._failing:
+                tell(f"{what} can be written again")
+            self._failing.discard(what)
 
     def write(self, metrics: Metrics) -> None:
         """Record one iteration."""
-        self._file.write(_line(metrics))
-        self._file.flush()
+        with self._if_it_can("metrics.jsonl", "lines are kept until they can be"):
+            self._lines.add(_line(metrics))
         self._add_scalars(self._scalars(metrics), metrics.iteration)
         if metrics.evaluated is not None:
             self.write_evaluated(metrics.evaluated, metrics.iteration)
 
+    def write_bad_step(self, iteration: int, fault: str, documents: dict[str, list[int]]) -> None:
+        """Add a line to bad_steps.jsonl, beside metrics.jsonl."""
+        line = json.dumps({"iteration": iteration, "fault": fault, "documents": documents}, ensure_ascii=False)
+        with (
+            self._if_it_can(BAD_STEPS_FILE, "its lines are lost"),
+            self._path.with_name(BAD_STEPS_FILE).open("a", encoding="utf-8") as file,
+        ):
+            file.write(line + "\n")
+
     def write_late(self, metrics: Metrics, evaluated: Evaluated) -> None:
         """Record an evaluation of the iteration that was written last."""
-        self._file.close()
+        self._lines.close()
         metrics.evaluated = evaluated
-        write_text(self._path, "".join(_lines(self._path)[:-1]) + _line(metrics))
-        self._file = self._path.open("a", encoding="utf-8")
+        with self._if_it_can("metrics.jsonl", "lines are kept until they can be"):
+            write_text(self._path, "".join(_lines(self._path)[:-1]) + _line(metrics))
+        self._lines = AppendedLines(self._path)
         self.write_evaluated(evaluated, metrics.iteration)
 
     def write_evaluated(self, evaluated: Evaluated, iteration: int) -> None:
@@ -198,6 +238,7 @@ class MetricsWriter:
             "Optimizer/lr": metrics.lr,
             "Optimizer/grad_norm": metrics.grad_norm,
             "Optimizer/loss_scale": metrics.loss_scale,
+            "Optimizer/bad_steps": metrics.bad_steps,
             "Speed/tokens_per_second": metrics.tokens_per_second,
             "Speed/mfu": metrics.mfu,
             "Speed/step_seconds": metrics.step_seconds,
@@ -216,7 +257,8 @@ class MetricsWriter:
         """Record what followed prompts, in TensorBoard: as code, in which Markdown means nothing."""
         for number, (prompt, said) in enumerate(samples):
             text = "\n".join(f"    {line}" for line in f"{prompt}\n=> {said}".splitlines())
-            self._board.add_text(f"Samples/{number}", text, iteration)
+            with self._if_it_can("TensorBoard's file", _IN_ANOTHER):
+                self._board.add_text(f"Samples/{number}", text, iteration)
 
     def write_summary(self, summary: list[dict[str, Any]], iteration: int) -> None:
         """Record the parameter and gradient summary of bmt.inspect.inspect_model."""
@@ -226,11 +268,12 @@ class MetricsWriter:
 
     def _add_scalars(self, scalars: dict[str, Any], iteration: int) -> None:
         """A gap in the curve where there is no finite value."""
-        for name, value in scalars.items():
-            if finite(value) is not None:
-                self._board.add_scalar(name, value, iteration)
+        points = {name: value for name, value in scalars.items() if finite(value) is not None}
+        with self._if_it_can("TensorBoard's file", _IN_ANOTHER):
+            self._board.add_scalars(points, iteration)
 
     def close(self) -> None:
         """Flush everything."""
-        self._file.close()
-        self._board.close()
+        self._lines.close()
+        with self._if_it_can("TensorBoard's file", _IN_ANOTHER):
+            self._board.close()

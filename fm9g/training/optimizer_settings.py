@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 from fm9g.objectives import OBJECTIVES
 from fm9g.settings import Group, setting
 
 SCHEDULERS = ("cosine", "warmupstabledrop", "warmupstableexp")
+
+
+def _span(text: str) -> tuple[int, int]:
+    """The first and the last iteration that an item of skip_iters means."""
+    found = re.fullmatch(r"([0-9]{1,12})(?:-([0-9]{1,12}))?", text)
+    first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= first <= last:
+        raise UserError(f"skip_iters: {shown(text)} is neither an iteration nor a span as 1200-1250")
+    return first, last
 
 
 @dataclass(frozen=True)
@@ -24,15 +34,14 @@ class OptimizerSettings(Group):
         "what is learned: " + ", ".join(f"{name} ({named.meaning})" for name, named in OBJECTIVES.items()),
         "训练目标：" + "、".join(f"{name}（{named.chinese}）" for name, named in OBJECTIVES.items()),
         choices=OBJECTIVES,
-        learned_with=True,
+        fixed=True,
     )
-    train_iters: int = setting(10000, "iterations to run", "要运行的迭代数", least=1, told=True, learned_with=True)
+    train_iters: int = setting(10000, "iterations to run", "要运行的迭代数", least=1, told=True)
     num_train_epochs: float | None = setting(
         None,
         "instead of train_iters: about as many iterations as read the tokens of all datasets so often",
         "代替 train_iters：约为把所有数据集的 token 读这么多遍所需的迭代数",
         above=0,
-        learned_with=True,
     )
     lr: float = setting(
         1e-2,
@@ -41,7 +50,6 @@ class OptimizerSettings(Group):
         least=0,
         most=1e30,  # which the arithmetic of an update bears
         told=True,
-        learned_with=True,
     )
     lr_scheduler: str = setting(
         "cosine",
@@ -50,7 +58,6 @@ class OptimizerSettings(Group):
         choices=SCHEDULERS,
         lower=True,
         told=True,
-        learned_with=True,
     )
     warmup_iters: float = setting(
         20,
@@ -58,7 +65,6 @@ class OptimizerSettings(Group):
         "线性预热的迭代数；取值在 (0, 1) 内时为 train_iters 的比例",
         least=0,
         told=True,
-        learned_with=True,
     )
     warmup_ratio: float | None = setting(
         None,
@@ -66,21 +72,18 @@ class OptimizerSettings(Group):
         "同上，以 train_iters 的比例给出，与其他框架一致",
         least=0,
         most=1,
-        learned_with=True,
     )
     drop_iters: float = setting(
         0.1,
         "iterations of the final drop; in (0, 1): a fraction of train_iters",
         "最后下降阶段的迭代数；取值在 (0, 1) 内时为 train_iters 的比例",
         least=0,
-        learned_with=True,
     )
     drop_begin: int = setting(
         -1,
         "iteration at which the drop begins; -1: train_iters - drop_iters",
         "开始下降的迭代；-1：train_iters - drop_iters",
         least=-1,
-        learned_with=True,
     )
     drop_rate: float = setting(
         0.5,
@@ -88,7 +91,6 @@ class OptimizerSettings(Group):
         "warmupstableexp：每 drop_iters 个迭代学习率乘以的系数",
         above=0,
         most=1,
-        learned_with=True,
     )
     weight_decay: float = setting(
         0.1,
@@ -96,18 +98,14 @@ class OptimizerSettings(Group):
         "AdamW 的解耦权重衰减，作用于每个参数",
         least=0,
         told=True,
-        learned_with=True,
     )
-    betas: tuple[float, float] = setting(
-        (0.9, 0.95), "AdamW's decay rates of the moments", "AdamW 两个矩的衰减率", learned_with=True
-    )
+    betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's decay rates of the moments", "AdamW 两个矩的衰减率")
     adam_eps: float = setting(
         1e-8,
         "what AdamW adds to the root of the second moment",
         "AdamW 加在二阶矩平方根上的量",
         least=1e-30,  # what float32 surely holds
         most=1,
-        learned_with=True,
     )
     clip_grad: float = setting(
         1.0,
@@ -115,7 +113,6 @@ class OptimizerSettings(Group):
         "梯度范数的上限；0 表示不裁剪",
         least=0,
         told=True,
-        learned_with=True,
     )
     offload: bool | None = setting(
         None,
@@ -136,6 +133,29 @@ class OptimizerSettings(Group):
     )
     min_loss_scale: float = setting(1.0, "the loss scale does not fall below this", "损失缩放不会低于此值", above=0)
 
+    max_bad_steps: int = setting(
+        5,
+        "steps in a row without a finite loss and gradient, or beyond outlier_sigma, after which the run stops; until "
+        "then they are not learned from",
+        "连续多少步的损失或梯度不是有限值（或超出 outlier_sigma）后停止运行；在此之前这些步不参与学习",
+        least=1,
+    )
+    outlier_sigma: float | None = setting(
+        None,
+        "steps are not learned from whose loss or gradient norm is this many deviations above that of the last 100",
+        "损失或梯度范数高出最近 100 步均值这么多个标准差的步不参与学习",
+        above=0,
+    )
+    skip_iters: list[str] | None = setting(
+        None,
+        "iterations to jump over, as 1200-1250,1300: their data is read and not learned from",
+        "要跳过的迭代，如 1200-1250,1300：读取其数据但不学习",
+    )
+
+    def skips(self, iteration: int) -> bool:
+        """Whether skip_iters names an iteration."""
+        return any(first <= iteration <= last for first, last in map(_span, self.skip_iters or []))
+
     def iterations(self, name: str) -> int:
         """warmup_iters or drop_iters in iterations, where given as a fraction of train_iters."""
         value = getattr(self, name)
@@ -144,7 +164,9 @@ class OptimizerSettings(Group):
         return round(value * self.train_iters) if 0 < value < 1 else int(value)
 
     def check(self) -> None:
-        """What the decay rates and a schedule must be."""
+        """What the decay rates, a schedule and iterations must be."""
+        for text in self.skip_iters or []:
+            _span(text)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"betas must be in [0, 1), not {self.betas}")
         if self.lr_scheduler == "cosine":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
+import sys
 from typing import NamedTuple
 
-from fm9g import runtime
+from fm9g import launcher, runtime, signals
 from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
@@ -19,7 +19,7 @@ from fm9g.model.parameters import num_parameters
 from fm9g.runtime.log import log
 from fm9g.runtime.process import lost_worker
 from fm9g.runtime.shards import whole_shapes
-from fm9g.settings import changed, told_lines
+from fm9g.settings import told_lines
 from fm9g.training.best import Best
 from fm9g.training.cautions import cautions, sample
 from fm9g.training.data_run import DataRun
@@ -27,10 +27,12 @@ from fm9g.training.evaluation import Evaluation
 from fm9g.training.inputs import Inputs
 from fm9g.training.learner import Learner
 from fm9g.training.loop import Loop
+from fm9g.training.memory import about_checkpoints
 from fm9g.training.metrics import MetricsWriter
 from fm9g.training.overlap import COMPARED_AT_START, check_overlap
 from fm9g.training.progress import Progress
 from fm9g.training.run_stream import RunStream
+from fm9g.training.same_run import check_ranks, check_resumed
 from fm9g.training.samples import Samples
 from fm9g.training.start import Resumed, Start, deal_rows, start_from
 
@@ -47,10 +49,11 @@ class Opened(NamedTuple):
 
 
 def run(inputs: Inputs) -> None:
-    """Start the runtime and do what the settings ask for."""
+    """Start the runtime and do what the settings ask for; where the run is asked to stop, exit with STOPPED."""
+    signals.listen()
     runtime.initialize(inputs.settings.seed, inputs.settings.tp_size)
     try:
-        go(inputs)
+        stopped = go(inputs)
         runtime.barrier()
     except (UserError, OSError) as error:  # these become one line and an exit status; the other ranks must end too
         runtime.fail(str(error))
@@ -60,18 +63,28 @@ def run(inputs: Inputs) -> None:
             raise
         runtime.fail(lost)
         raise UserError(lost) from None
+    if stopped:
+        launcher.leave(launcher.HAS_STOPPED)
+        sys.exit(0 if launcher.is_launched() else launcher.STOPPED)  # of the first, torchrun would say that it failed
 
 
-def go(inputs: Inputs) -> None:
-    """The run itself, in a process group that is there."""
+def go(inputs: Inputs) -> bool:
+    """The run itself, in a process group that is there; whether it was asked to stop before its end."""
+    check_ranks(inputs)
     if inputs.settings.only_run_dataloader:
         opened = open_run(inputs, "dataloader")
         DataRun(opened.stream, opened.checkpoints).run()
         opened.checkpoints.close()
+        stream = opened.stream
     else:
         loop = open_loop(inputs)
         loop.run()
         loop.close()
+        stream = loop.stream
+    if stream.stopped:
+        saved = "is saved" if inputs.settings.save else "is not saved (save=0)"
+        log(f"stopped after step {stream.progress.step}, which {saved}: resume_ckpt latest goes on from there")
+    return stream.stopped
 
 
 def open_run(inputs: Inputs, kind: str) -> Opened:
@@ -104,7 +117,7 @@ def _resumed(inputs: Inputs, start: Start, saved: Saved) -> Inputs:
     """Say what is resumed and with what changes; the inputs with rows dealt to these ranks as they were."""
     settings = inputs.settings
     log(f"resuming {saved.folder} at step {saved.state['progress']['step']}")
-    for said in changed(saved.state["settings"], settings):
+    for said in check_resumed(saved.state, settings, inputs.model_config):
         log(f"  {said} in the checkpoint's run")
     if not start.data:
         log("load_dataloader_ckpt=0: the data starts anew")
@@ -128,8 +141,9 @@ def _announce(stream: RunStream, start: Start) -> None:
         return
     inputs, corpora, settings = stream.inputs, stream.corpora, stream.inputs.settings
     places = stream.plan.rows_per_step * stream.plan.row_length
-    launched = "FM9G_LAUNCHER" in os.environ  # by what has compared them, and said it
-    overlaps = [] if launched else check_overlap(inputs, COMPARED_AT_START)
+    # a launcher has compared them, and said it
+    log(f"checkpoints: {about_checkpoints(inputs.model_config, settings, inputs.folder.checkpoints)}")
+    overlaps = [] if launcher.is_launched() else check_overlap(inputs, COMPARED_AT_START)
     with generators_kept():  # from which transforms may draw
         samples = sample(inputs, _SAMPLED_AT_START)
         tokens = places * fill(corpora, stream.plan)

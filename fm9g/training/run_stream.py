@@ -72,6 +72,7 @@ class RunStream:
         counted = " (counted in state.json as task_skipped)"
         self._left_out = LeftOut(self.corpora, inputs.settings.max_damaged_share, skipped, damaged, counted)
         self.ended = False  # whether nothing was left to read before train_iters
+        self.stopped = False  # whether it was asked to stop before its end
 
     def _continue(self, saved: Saved) -> dict[int, Any]:
         """The states of the lanes of a checkpoint; the corpora go on as it has read them."""
@@ -101,8 +102,11 @@ class RunStream:
         done = zip(self.corpora, self.records_done(), strict=True)
         return {corpus.entry.task_name: round(corpus.epochs(records), 6) for corpus, records in done}
 
-    def steps(self, units: Callable[[StepBatch], list[float]]) -> Iterator[Step]:
-        """The steps left, until the data ends; `units` gives this rank's units of the loss by task.
+    def steps(
+        self, units: Callable[[StepBatch], list[float]], stops: Callable[[], bool] = lambda: False
+    ) -> Iterator[Step]:
+        """The steps left, until the data ends; `units` gives this rank's units of the loss by task, and `stops` says
+        whether this rank is asked to end the run after the step at hand.
 
         Who has learned from a step counts it as done by `advance`, before asking for the next.
         """
@@ -110,16 +114,21 @@ class RunStream:
         if self.progress.step >= train_iters:
             log(f"step {self.progress.step} of {train_iters}: nothing is left to train")
         for _ in range(self.progress.step, train_iters):
+            runtime.begin(f"reading the data of step {self.progress.step + 1}")
             started = time.perf_counter()
             batch = next(iterator)
+            runtime.begin(f"step {self.progress.step + 1}")
             waited = time.perf_counter() - started
             flops = step_flops(self.inputs.model_config, batch, self.inputs.settings.lora)
-            counts = count_step(batch, units(batch), self._loader.exhausted, flops)
+            counts = count_step(batch, units(batch), self._loader.exhausted, flops, stops())
             if counts.exhausted and not counts.all_places:
                 self.ended = True
                 return
             self._left_out.take(batch, counts, self.records_done())
             yield Step(batch, counts, waited)
+            if counts.stops and self.progress.step < train_iters:
+                self.stopped = True
+                return
 
     def advance(self, step: Step) -> None:
         """Count a step as done."""

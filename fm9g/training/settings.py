@@ -46,13 +46,30 @@ class RunSettings(Group):
     batch_size: int = setting(1, "rows per rank and micro-step", "每个进程每个微步的行数", least=1, told=True)
     grad_accum: int = setting(1, "micro-steps per optimizer step", "每个优化器步的微步数", least=1, told=True)
     tp_size: int = setting(1, "tensor-parallel ranks", "张量并行的进程数")
-    seed: int = setting(1234, "everything random derives from it", "一切随机性由它决定", least=0, told=True)
+    seed: int = setting(1234, "everything random derives from it", "一切随机性由它决定", least=0, told=True, fixed=True)
+    step_timeout: float = setting(
+        1800.0,
+        "seconds without a step, an evaluated batch or a written checkpoint after which the run ends and names the "
+        "ranks that others wait for, with their stacks",
+        "多少秒内没有完成一步、一个评估批次或一次检查点写入就结束运行，并给出其他进程所等待的进程及其调用栈",
+        above=0,
+    )
+    max_hours: float | None = setting(
+        None,
+        "hours after which the run saves and stops, with exit status 75, to go on with resume_ckpt latest",
+        "运行多少小时后保存并停止，退出状态为 75，之后可用 resume_ckpt latest 继续",
+        above=0,
+    )
     local: bool = setting(
         False,
         "True: paths as they are; False: relative ones are also looked for beside the app",
         "True：路径原样使用；False：相对路径还会在应用目录旁查找",
     )
-    ignore_cuda_oom: bool = setting(True, "accepted and without effect, as it always was", "接受但不起作用，一直如此")
+    ignore_cuda_oom: bool = setting(
+        True,
+        "a rank that is alone jumps over a step that its GPU has no memory for; 0 ends the run, as with several ranks",
+        "单进程时跳过 GPU 显存不足的一步；0 表示结束运行，多进程时总是如此",
+    )
     dry_run: bool = setting(
         False, "check everything, report sizes and memory, and exit", "检查一切，报告规模与内存，然后退出"
     )

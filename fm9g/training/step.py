@@ -21,6 +21,7 @@ class StepCounts:
     """A step over all ranks. Lists are by task."""
 
     exhausted: bool  # no rank has anything left after this step
+    stops: bool  # a rank is asked to stop after it
     flops: float
     places: list[int]  # filled with tokens
     units: list[float]  # what the loss is divided by: for a language model, targets that carry loss, by their weights
@@ -46,10 +47,10 @@ class StepLosses:
     seen: dict[str, tuple[float, float]]  # {name: (sum, count)}
 
 
-def count_step(batch: StepBatch, units: list[float], exhausted: bool, flops: float) -> StepCounts:
+def count_step(batch: StepBatch, units: list[float], exhausted: bool, flops: float, stops: bool = False) -> StepCounts:
     """Count before the first backward, since the loss is divided by the count; one collective.
 
-    `units` [tasks], `exhausted` and `flops` are this rank's.
+    `units` [tasks], `exhausted`, `flops` and `stops` are this rank's.
     """
     tasks = len(batch.tokens)
     skipped, damaged = [0] * tasks, [0] * tasks
@@ -57,10 +58,11 @@ def count_step(batch: StepBatch, units: list[float], exhausted: bool, flops: flo
         skipped[task] += 1
         damaged[task] += skip.damaged
     counted = [*batch.tokens, *batch.documents, *skipped, *damaged]
-    mine = torch.tensor([not exhausted, flops, *units, *counted], dtype=torch.float64)  # whole numbers are exact in it
-    unfinished, total_flops, *sums = runtime.all_reduce(mine).tolist()
+    mine = [not exhausted, stops, flops, *units, *counted]
+    all_ranks = runtime.all_reduce(torch.tensor(mine, dtype=torch.float64))  # whole numbers are exact in it
+    unfinished, stopping, total_flops, *sums = all_ranks.tolist()
     places, documents, skipped, damaged = (list(map(int, sums[i * tasks : (i + 1) * tasks])) for i in range(1, 5))
-    return StepCounts(unfinished == 0, total_flops, places, sums[:tasks], documents, skipped, damaged)
+    return StepCounts(unfinished == 0, stopping > 0, total_flops, places, sums[:tasks], documents, skipped, damaged)
 
 
 def units_by_task(objective: Objective, batch: StepBatch) -> list[float]:

@@ -359,7 +359,9 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_former_checkpoint(place, f
 
 
 def test_training_that_diverges_says_where_and_keeps_the_checkpoint(place, tmp_path):
-    message = refused(place, tmp_path, lr=1e30, clip_grad=0, save_iters=1, warmup_iters=0, train_iters=50)
+    message = refused(
+        place, tmp_path, lr=1e30, clip_grad=0, save_iters=1, warmup_iters=0, train_iters=50, max_bad_steps=1
+    )
     assert (
         "training has diverged. The weights were not updated, and nothing is saved; resume the last checkpoint"
         in message

@@ -8,6 +8,7 @@ import torch
 from fm9g.data.stream.forecast import places_of_a_pass
 from fm9g.errors import UserError
 from fm9g.runtime import bmt
+from fm9g.training import bad_steps
 from fm9g.training.inputs import open_inputs
 from fm9g.training.optimizer_settings import OptimizerSettings
 from fm9g.training.schedule import learning_rate
@@ -36,6 +37,9 @@ DEFAULTS = {
     "loss_scale_factor": 2.0,
     "loss_scale_steps": 1024,
     "min_loss_scale": 1.0,
+    "max_bad_steps": 5,
+    "outlier_sigma": None,
+    "skip_iters": None,
 }
 
 
@@ -70,6 +74,10 @@ def test_defaults():
         (["--train_iters", "0"], "train_iters must be at least 1, not 0"),
         (["--lr", "-1"], "lr must be at least 0 and at most 1e+30, not -1"),
         (["--clip_grad", "-1"], "clip_grad must be finite and at least 0, not -1"),
+        (["--max_bad_steps", "0"], "max_bad_steps must be at least 1, not 0"),
+        (["--outlier_sigma", "0"], "outlier_sigma must be finite and above 0, not 0"),
+        (["--skip_iters", "3,5-x"], "skip_iters: '5-x' is neither an iteration nor a span as 1200-1250"),
+        (["--skip_iters", "9-7"], "skip_iters: '9-7' is neither"),
         (["--weight_decay", "-0.1"], "weight_decay must be finite and at least 0, not -0.1"),
     ],
 )
@@ -169,7 +177,35 @@ def test_the_loss_scale_falls_on_overflow_and_rises_again(place, run):
     assert "skipped (overflow)" in overflowing.log
     first = next(i for i, line in enumerate(lines) if line["grad_norm"] is not None)
     assert scales[first : first + 3] == [scales[first], scales[first], 4 * scales[first]]
-    with pytest.raises(UserError, match=r"iteration 2: loss .* training has diverged"):  # 2**30 is below the least
-        run(config=config, loss_scale=2**40, loss_scale_factor=2**10, min_loss_scale=2**35)
+    with pytest.raises(
+        UserError, match=r"iteration 2: loss .* with the loss scale at its minimum, .*: training has diverged"
+    ):  # 2**30 is below the least
+        run(config=config, loss_scale=2**40, loss_scale_factor=2**10, min_loss_scale=2**35, max_bad_steps=1)
     assert [line["loss_scale"] for line in run(config=config).metrics()] == [65536.0] * 4
     assert [line["loss_scale"] for line in run(config=config, loss_scale=0).metrics()] == [1.0] * 4
+
+
+@sees("skip_iters")
+def test_iterations_are_jumped_over(run):
+    lines = run(skip_iters="1-2, 4").metrics()
+    assert [line["skipped"] for line in lines] == ["skip_iters", "skip_iters", "", "skip_iters"]
+    assert [line["loss"] is None for line in lines] == [True, True, False, True]
+    assert [line["tokens"] > 0 for line in lines] == [True] * 4  # their data is read
+
+
+@sees("outlier_sigma")
+def test_outliers_are_not_learned_from(run, monkeypatch):
+    monkeypatch.setattr(bad_steps, "FEWEST", 2)
+    lines = run(outlier_sigma=1e-3, train_iters=8, lr=1e-4, max_bad_steps=8).metrics()
+    skipped = [line["skipped"] for line in lines]
+    assert skipped[:2] == ["", ""]
+    assert "bad step" in skipped
+    assert not any(line["skipped"] for line in run(train_iters=8, lr=1e-4).metrics())
+
+
+@sees("max_bad_steps")
+def test_so_many_bad_steps_end_a_run(run):
+    for most in (1, 2):
+        with pytest.raises(UserError, match=f"iteration {most + 1}: loss .* training has diverged") as error:
+            run(lr=1e30, clip_grad=0, warmup_iters=0, train_iters=50, max_bad_steps=most)
+        assert ("bad steps in a row" in str(error.value)) == (most > 1)

@@ -17,6 +17,8 @@ DEFAULTS = {
     "exp_group": "",
     "save": True,
     "save_iters": 500,
+    "keep_last": None,
+    "keep_every": None,
     "save_total_limit": None,
     "save_failure": "retry",
     "async_save": False,
@@ -30,6 +32,11 @@ def test_defaults():
 @sees("save_total_limit")
 def test_old_checkpoints_are_deleted(run):
     assert run(save_iters=1, save_total_limit=2).steps() == [3, 4]
+
+
+@sees("keep_last", "keep_every")
+def test_every_so_many_checkpoints_are_kept_for_good(run):
+    assert run(train_iters=7, save_iters=1, keep_last=2, keep_every=3).steps() == [3, 6, 7]
 
 
 @sees("save_failure")
@@ -63,6 +70,7 @@ def test_checkpoints_are_written_in_the_background(run):
         ),
         (["--model_unique", "../other"], "not '../other'"),
         (["--model_unique", "logs"], "not 'logs'"),
+        (["--keep_last", "2", "--save_total_limit", "2"], "keep_last and save_total_limit say the same"),
         (["--exp_group", "../"], "exp_group begins the name of a folder below tensorboard/, so not '../'"),
     ],
 )

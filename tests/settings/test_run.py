@@ -2,10 +2,15 @@
 
 import os
 import sys
+import time
 
 import pytest
+import torch
 
 from fm9g.commands import train
+from fm9g.errors import UserError
+from fm9g.objectives.language_model import LanguageModel
+from fm9g.runtime import bmt, process
 from fm9g.training.inputs import find
 from fm9g.training.settings import RunSettings, Settings
 from tests.settings.helpers import defaults, refused, sees
@@ -13,12 +18,15 @@ from tests.support.places import SETTINGS
 from tests.support.runs_here import command_here, load_program
 
 pytestmark = pytest.mark.usefixtures("single_rank")
+OptimManager = bmt.optim.OptimManager
 DEFAULTS = {
     "n_gpus": 2,
     "batch_size": 1,
     "grad_accum": 1,
     "tp_size": 1,
     "seed": 1234,
+    "step_timeout": 1800.0,
+    "max_hours": None,
     "local": False,
     "ignore_cuda_oom": True,
     "dry_run": False,
@@ -37,6 +45,7 @@ def test_defaults():
         (["--n_gpus", "0"], "n_gpus must be at least 1, not 0"),
         (["--batch_size", "-1"], "batch_size must be at least 1, not -1"),
         (["--grad_accum", "0"], "grad_accum must be at least 1"),
+        (["--max_hours", "0"], "max_hours must be finite and above 0, not 0"),
     ],
 )
 def test_values_that_no_run_can_have_are_refused(words, says):
@@ -60,6 +69,38 @@ def test_n_gpus_is_the_number_of_processes(monkeypatch, place, tmp_path):
     assert "--standalone" in command
 
 
+@sees("step_timeout")
+def test_a_run_that_comes_no_further_ends(run, monkeypatch):
+    ends, cost = [], LanguageModel.cost
+    monkeypatch.setattr(process, "_end_overdue", ends.append)
+
+    def slow(objective, strip, context):
+        time.sleep(0.5)
+        return cost(objective, strip, context)
+
+    monkeypatch.setattr(LanguageModel, "cost", slow)
+    run(train_iters=2, step_timeout=0.4)
+    assert ends[0].startswith("step 1, for more than 0.4 s (step_timeout)")
+    ends.clear()
+    run(train_iters=2)
+    assert not ends
+
+
+@sees("max_hours")
+def test_when_its_hours_have_passed_a_run_saves_and_stops(run):
+    stopped = run(max_hours=1e-9)
+    assert stopped.steps() == [1]
+    assert "max_hours 1e-09 have passed: the run stops after this step" in stopped.log
+    assert "stopped after step 1, which is saved: resume_ckpt latest goes on from there" in stopped.log
+    assert run(max_hours=1).steps() == [4]
+
+
+def test_the_data_alone_stops_so_too(run):
+    stopped = run(max_hours=1e-9, only_run_dataloader=1)
+    assert stopped.steps() == [1]
+    assert "stream_sha256" not in stopped.log
+
+
 @sees("max_length", "batch_size", "grad_accum")
 def test_a_step_is_grad_accum_times_batch_size_rows_of_max_length(run):
     found = run(max_length=32, batch_size=3, grad_accum=2, train_iters=2)
@@ -77,8 +118,27 @@ def test_local_takes_paths_as_they_are(tmp_path):
 
 
 @sees("ignore_cuda_oom")
-def test_ignore_cuda_oom_is_accepted_and_changes_nothing(plain, run):
-    assert run(ignore_cuda_oom=0).losses() == plain.losses()
+def test_a_step_without_memory_is_jumped_over_or_ends_the_run(run, monkeypatch):
+    backward = OptimManager.backward
+    steps = []
+
+    def failing(manager, loss):
+        steps.append(1)
+        if len(steps) == 4:  # the second micro-step of the second step
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+        backward(manager, loss)
+
+    monkeypatch.setattr(OptimManager, "backward", failing)
+    jumped = run()
+    assert [line["skipped"] for line in jumped.metrics()] == ["", "out of memory", "", ""]
+    assert "Tried to allocate 2.00 GiB.; about" in jumped.log
+    assert "try use_checkpoint=1" in jumped.log
+    monkeypatch.undo()
+    assert jumped.losses()[2:] == run(skip_iters="2").losses()[2:]  # nothing of it is left
+    steps.clear()
+    monkeypatch.setattr(OptimManager, "backward", failing)
+    with pytest.raises(UserError, match="iteration 2: rank 0 is out of memory: CUDA out of memory"):
+        run(ignore_cuda_oom=0)
 
 
 @sees("seed")

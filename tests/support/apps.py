@@ -42,13 +42,21 @@ def start_program(
     return start([sys.executable, str(APP / "launch.py"), str(program), *words], _environment(env), folder)
 
 
-def run_killed(words: Sequence[str], folder: Path, iteration: int) -> None:
-    """A run whose processes are all killed right after it has written the metrics of an iteration."""
+def start_paused(
+    words: Sequence[str], folder: Path, iteration: int, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """A run that has written the metrics of an iteration and does nothing until it is asked to stop."""
     program = REPOSITORY / "tests/support/pausing_pretrain.py"
-    process = start_program(program, words, folder, {"FM9G_TEST_PAUSE": str(iteration)})
+    process = start_program(program, words, folder, {"FM9G_TEST_PAUSE": str(iteration), **(env or {})})
     output = Output(Path(words[words.index("--output_dir") + 1]))
     wait_until(lambda: len(output.metrics()) == iteration or process.poll() is not None, f"iteration {iteration}", 120)
     if process.poll() is not None:
         raise AssertionError(f"the run ended by itself:\n{finish(process).output}")
-    kill_all(process)
+    return process
+
+
+def run_killed(words: Sequence[str], folder: Path, iteration: int) -> None:
+    """A run whose processes are all killed right after it has written the metrics of an iteration."""
+    kill_all(start_paused(words, folder, iteration))
+    output = Output(Path(words[words.index("--output_dir") + 1]))
     assert [line["iteration"] for line in output.metrics()] == list(range(1, iteration + 1))

@@ -1,12 +1,16 @@
-"""pretrain.py that stops for good after it has written the metrics of iteration FM9G_TEST_PAUSE, to be killed there."""
+"""pretrain.py that stops after it has written the metrics of iteration FM9G_TEST_PAUSE, to be killed there.
+
+It goes on when it is asked to stop, unless FM9G_TEST_DEAF is set.
+"""
 
 import os
 import runpy
-import signal
+import time
 from pathlib import Path
 
 from fm9g import runtime  # before anything imports bmtrain
 from fm9g.training.metrics import Metrics, MetricsWriter
+from fm9g.training.stopping import Stopping
 
 assert runtime.backend
 write = MetricsWriter.write
@@ -15,7 +19,9 @@ write = MetricsWriter.write
 def write_and_pause(self: MetricsWriter, metrics: Metrics) -> None:
     write(self, metrics)
     if metrics.iteration == int(os.environ["FM9G_TEST_PAUSE"]):
-        signal.pause()
+        stopping = Stopping(None)
+        while "FM9G_TEST_DEAF" in os.environ or not stopping.asked():
+            time.sleep(0.05)
 
 
 MetricsWriter.write = write_and_pause  # type: ignore[method-assign]

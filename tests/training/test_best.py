@@ -72,7 +72,7 @@ class TestRuns:
         evaluated(9, 3, 5, 4, 6)
         run = train_here(place, tmp_path, **options, save_total_limit=1)
         assert run.steps() == [2, 8]
-        assert "deleted checkpoint 6: save_total_limit is 1" in run.log
+        assert "deleted checkpoint 6: keep_last is 1" in run.log
         assert not list(run.checkpoints.glob(".*.deleted"))
 
     def test_without_evaluations_the_newest_are_kept(self, place, tmp_path):

@@ -18,7 +18,7 @@ def test_a_loss_that_no_scale_explains_ends_the_run(place, tmp_path, monkeypatch
         return total * float("nan"), each * float("nan")
 
     monkeypatch.setattr(Decoder, "loss", overflowing)
-    message = refused_here(place, tmp_path, config=place.write_model(dtype, dtype=dtype), save_iters=1)
+    message = refused_here(place, tmp_path, config=place.write_model(dtype, dtype=dtype), save_iters=1, max_bad_steps=1)
     assert message.startswith("iteration 1: loss nan, gradient norm nan: training has diverged. The weights were not ")
     assert "nothing is saved; there is no checkpoint of this run yet: start it anew" in message
     assert ("bf16, whose range is wider" in message) == (dtype == "fp16")

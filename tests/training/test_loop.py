@@ -20,7 +20,7 @@ def test_it_saves_when_due_and_at_the_end(place, tmp_path):
 
 
 def test_where_training_diverges_the_last_checkpoint_is_the_way_back(place, tmp_path):
-    with training_here(place, tmp_path, train_iters=5, save_iters=2) as loop:
+    with training_here(place, tmp_path, train_iters=5, save_iters=2, max_bad_steps=1) as loop:
         step, saved = loop.learner.step, []
 
         def failing(batch, counts, inspect):

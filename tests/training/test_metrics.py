@@ -16,7 +16,7 @@ from tests.support.outputs import Output
 KEYS = [
     *("iteration", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "mfu", "step_seconds", "data_seconds"),
     *("memory_bytes", "task_loss", "task_tokens", "task_documents", "task_epochs", "loss_scale"),
-    *("seen", "eval_loss", "eval_perplexity", "eval_task_loss", "eval_seen"),
+    *("skipped", "bad_steps", "seen", "eval_loss", "eval_perplexity", "eval_task_loss", "eval_seen"),
 ]
 
 
@@ -219,7 +219,8 @@ def test_a_cpu_has_no_mfu(tmp_path):
     ("changes", "shown"),
     [
         ({"loss": None}, "no tokens"),
-        ({"grad_norm": None}, r"skipped \(overflow\)"),
+        ({"grad_norm": None, "skipped": "overflow"}, r"skipped \(overflow\)"),
+        ({"loss": None, "grad_norm": None, "skipped": "skip_iters"}, r"skipped \(skip_iters\)"),
         ({"loss_scale": 65536.0}, "scale 65536"),
     ],
 )

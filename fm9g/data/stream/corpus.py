@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from fm9g.commandline import command
@@ -103,6 +104,7 @@ class Corpus:
         self._reading, self._learned = Reading(tokenizer, self.renderer), learned
         self._encode = self.renderer.encode_all if self.renderer else tokenizer.encode_all
         self._transform = load_transform(entry.transforms) if entry.transforms else None
+        self._transforms = sha256(entry.transforms.read_bytes()).hexdigest()[:16] if entry.transforms else None
         self._written = Written.NONE
         if entry.special_tokens:
             self._written = Written.ALL if self._transform else Written.INNER
@@ -113,7 +115,13 @@ class Corpus:
     @property
     def reading_rules(self) -> dict[str, Any]:
         """What, besides its records and the tokenizer, decides about its documents."""
-        rules = {"format": self.entry.format, "special_tokens": self.entry.special_tokens}
+        entry = self.entry
+        rules = {
+            "format": entry.format,
+            "special_tokens": entry.special_tokens,
+            "oversize_rule": entry.oversize_rule,
+            "transforms": self._transforms,
+        }
         if self._view != WHOLE:
             rules[PART] = [len(self._view.places), self._view.limit]
         return rules | self.renderer.rules if self.renderer else rules

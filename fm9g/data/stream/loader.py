@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from fm9g import signals
 from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.document import Skip
 from fm9g.data.stream.lane import Lane, Row
@@ -90,6 +91,7 @@ class StepBatch:
     documents: list[int]  # begun in this step, by task
     tokens: list[int]  # places filled in this step, by task
     skipped: list[tuple[int, Skip]]  # (task, why)
+    records: list[tuple[int, int]] = field(default_factory=list)  # (task, record) of each piece
     short: list[int] = field(default_factory=list)  # answers of those begun of which a template leaves out something
     lane_states: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))  # [rows, state size]
     exhausted: list[bool] = field(default_factory=list)  # of these lanes, which have nothing left
@@ -107,7 +109,9 @@ def step_batch(step: int, rows: list[Row], corpora: list[Corpus], batch_size: in
             tokens[piece.task] += piece.places
             short[piece.task] += piece.document.short if piece.first == 0 else 0
     strips = [make_strip(rows[i : i + batch_size], row_length) for i in range(0, len(rows), batch_size)]
-    return StepBatch(step, strips, documents, tokens, [skip for row in rows for skip in row.skipped], short)
+    skipped = [skip for row in rows for skip in row.skipped]
+    records = [(piece.task, piece.document.record) for row in rows for piece in row.pieces]
+    return StepBatch(step, strips, documents, tokens, skipped, records, short)
 
 
 class StepStream(IterableDataset):  # type: ignore[type-arg]
@@ -198,6 +202,10 @@ def _resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _serve(worker: int) -> None:
+    signals.serve()
+
+
 class Loader:
     """Iterates over a rank's StepBatches of `steps`, and knows the state after those it has yielded."""
 
@@ -213,6 +221,7 @@ class Loader:
             num_workers=self.workers,
             prefetch_factor=prefetch if self.workers else None,
             multiprocessing_context="fork" if self.workers else None,
+            worker_init_fn=_serve,
             generator=torch.Generator(),  # else it draws from the one that a resumed run has just restored
         )
 

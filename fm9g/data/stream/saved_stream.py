@@ -18,6 +18,7 @@ from fm9g.errors import UserError
 from fm9g.tensors.readers import map_pt
 
 STATES_FILE = "data-{rank:05d}.pt"
+_NEW_RULES = ("oversize_rule", "transforms")  # of which older checkpoints say nothing
 
 
 def describe_stream(plan: Plan, tokenizer: Tokenizer, corpora: Sequence[Corpus]) -> dict[str, Any]:
@@ -76,12 +77,15 @@ def _check_dataset(corpus: Corpus, before: dict[str, Any]) -> None:
     entry = corpus.entry
     name = f"dataset {entry.task_name!r}"
     rules = corpus.reading_rules
+    rules = {key: value for key, value in rules.items() if key in before or key not in _NEW_RULES}
     for key in rules.keys() | (before.keys() & {PART}):  # of a whole dataset no rule says that it is
         was, now = (
             before.get(key, TEXT if key == "format" else None),
             rules.get(key),
         )  # older saves know no other format
         if was != now:
+            if key == "transforms":
+                was, now = (f"a program with the digest {digest}" if digest else "none" for digest in (was, now))
             if key == "template":  # of which the digests say nothing to a person
                 was, now = (
                     f"{of} ({str(digest)[:8]})"

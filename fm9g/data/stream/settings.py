@@ -63,7 +63,6 @@ class DataSettings(Group):
         "records of each dataset that are trained on at most, its first ones",
         "每个数据集最多训练的记录数，取最前面的",
         least=1,
-        learned_with=True,
     )
     stop_when_end: bool = setting(
         False,

@@ -1,0 +1,77 @@
+"""What a launcher and the ranks that it starts tell each other, as files in a folder that is the launcher's.
+
+A rank reads there that the run is to stop; the launcher, that it has stopped, or whose fault its end was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from fm9g.files import write_text
+
+PROCESS = "FM9G_LAUNCHER"  # the launcher's process number
+STOPPED = 75  # exit status (EX_TEMPFAIL of sysexits.h): stopped as asked and saved; the same command goes on
+STOP, HAS_STOPPED = "stop", "stopped"
+
+_MOST = 500  # characters of a fault
+_FOLDER, _STARTED = "FM9G_LAUNCHER_FOLDER", "FM9G_LAUNCHER_STARTED"
+
+
+@contextlib.contextmanager
+def launching() -> Iterator[None]:
+    """Be the launcher of the ranks that are started meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="fm9g-launcher-") as folder:
+        os.environ[PROCESS], os.environ[_FOLDER] = str(os.getpid()), folder
+        os.environ[_STARTED] = str(time.time())
+        yield
+
+
+def is_launched() -> bool:
+    """Whether this process, or the one that it was forked from, has a launcher."""
+    return _FOLDER in os.environ
+
+
+def leave(note: str, text: str = "") -> None:
+    """Tell the other side; without a launcher there is none."""
+    if is_launched():
+        write_text(_path(note), text)
+
+
+def left(note: str) -> str | None:
+    """What the other side has told, if it has."""
+    if not is_launched():
+        return None
+    try:
+        return _path(note).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def blame(said: str, own: bool) -> None:
+    """Tell whose fault this rank's end is; its own, or what it knows of another's."""
+    with contextlib.suppress(OSError):  # it stands in the log, too
+        leave(f"{'fault' if own else 'verdict'}-{os.getpid()}", " ".join(said.split())[:_MOST])
+
+
+def fault() -> str:
+    """Whose fault the run's end was, from who was first to say so of itself, else of another; "" if nobody knew."""
+    for kind in ("fault", "verdict"):
+        notes = sorted(Path(os.environ[_FOLDER]).glob(f"{kind}-*"), key=lambda note: note.stat().st_mtime_ns)
+        if notes:
+            return notes[0].read_text()
+    return ""
+
+
+def seconds_since_start() -> float:
+    """Since the launcher began, or where there is none, since now."""
+    now = time.time()
+    return now - float(os.environ.get(_STARTED, now))
+
+
+def _path(note: str) -> Path:
+    return Path(os.environ[_FOLDER]) / note
