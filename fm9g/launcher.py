@@ -16,7 +16,7 @@ from fm9g.files import write_text
 
 PROCESS = "FM9G_LAUNCHER"  # the launcher's process number
 STOPPED = 75  # exit status (EX_TEMPFAIL of sysexits.h): stopped as asked and saved; the same command goes on
-STOP, HAS_STOPPED = "stop", "stopped"
+STOP, HAS_STOPPED, FAULT, VERDICT = "stop", "stopped", "fault", "verdict"
 
 _MOST = 500  # characters of a fault
 _FOLDER, _STARTED = "FM9G_LAUNCHER_FOLDER", "FM9G_LAUNCHER_STARTED"
@@ -52,19 +52,16 @@ def left(note: str) -> str | None:
         return None
 
 
-def blame(said: str, own: bool) -> None:
-    """Tell whose fault this rank's end is; its own, or what it knows of another's."""
+def blame(said: str, kind: str) -> None:
+    """Tell whose fault this rank's end is: `kind` is FAULT, its own, or VERDICT, what it knows of another's."""
     with contextlib.suppress(OSError):  # it stands in the log, too
-        leave(f"{'fault' if own else 'verdict'}-{os.getpid()}", " ".join(said.split())[:_MOST])
+        leave(f"{kind}-{os.getpid()}", " ".join(said.split())[:_MOST])
 
 
-def fault() -> str:
-    """Whose fault the run's end was, from who was first to say so of itself, else of another; "" if nobody knew."""
-    for kind in ("fault", "verdict"):
-        notes = sorted(Path(os.environ[_FOLDER]).glob(f"{kind}-*"), key=lambda note: note.stat().st_mtime_ns)
-        if notes:
-            return notes[0].read_text()
-    return ""
+def blamed(kind: str) -> str:
+    """What the first rank has said of that kind; "" if none has."""
+    notes = sorted(Path(os.environ[_FOLDER]).glob(f"{kind}-*"), key=lambda note: note.stat().st_mtime_ns)
+    return notes[0].read_text() if notes else ""
 
 
 def seconds_since_start() -> float:

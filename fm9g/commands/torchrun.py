@@ -67,8 +67,12 @@ class _Handler:
 
 
 def _report(failed: ChildFailedError) -> NoReturn:
-    rank, failure = failed.get_first_failure()
+    first = failed.get_first_failure()
+    killed = [found for found in failed.failures.items() if found[1].exitcode not in (-signal.SIGTERM, *range(256))]
+    rank, failure = killed[0] if killed else first
     status = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
-    fault = launcher.fault() or f"rank {rank} ended first, with {status}"
+    ended = f"rank {rank} ended first, with {status}"
+    # who says itself what is wrong knows best, then who was killed; others know whom they waited for in vain
+    fault = launcher.blamed(launcher.FAULT) or (ended if killed else launcher.blamed(launcher.VERDICT) or ended)
     print(f"the run failed: {fault}; what it said stands above", file=sys.stderr)
     sys.exit(1)

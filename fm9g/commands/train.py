@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 import sys
-import time
 from pathlib import Path
 
+import fm9g
+from fm9g.commands.nodes import Claim, meet
 from fm9g.commands.torchrun import launch
 from fm9g.environment import REPOSITORY, seconds, whole_number
 from fm9g.errors import UserError
@@ -24,8 +24,9 @@ from fm9g.training.start import planned_start
 NODE_SECONDS = 600  # that a node waits for the others: schedulers do not start all at once
 
 
-def rendezvous(nodes: int) -> list[str]:
-    """How the nodes' launchers find each other: by the environment, or on one node by themselves."""
+def rendezvous(nodes: int, ranks: int) -> list[str]:
+    """How the nodes' launchers find each other: by the environment, or on one node by themselves. `ranks` are those of
+    this node. Returns when all launchers are there."""
     if nodes == 1:
         return ["--standalone"]
     address = os.environ.get("MASTER_ENDPOINT") or os.environ.get("MASTER_ADDR", "")
@@ -34,47 +35,13 @@ def rendezvous(nodes: int) -> list[str]:
         raise UserError(f"NNODES={nodes}: set MASTER_ENDPOINT to the address of the node with RANK=0")
     if not 0 <= node < nodes:
         raise UserError(f"NNODES={nodes}: set RANK to this node's number, 0 to {nodes - 1}")
-    if node == 0:
-        _check_port(port)
     patience = seconds("FM9G_RENDEZVOUS_SECONDS", NODE_SECONDS)
     if node == 0:
         print(f"waiting at {address}:{port} for {nodes - 1} more node(s), at most {patience:g} s", flush=True)
-    else:
-        _await_node_0(address, port, patience)
+    meet(Claim(node, nodes, ranks, fm9g.__version__), address, port, patience)
     # static rendezvous: c10d would ignore the node's rank
     place = [f"--nnodes={nodes}", f"--node_rank={node}", f"--master_addr={address}", f"--master_port={port}"]
     return [*place, f"--rdzv_conf=timeout={math.ceil(patience)}"]
-
-
-def _await_node_0(address: str, port: int, patience: float) -> None:
-    """Wait until the launcher of node 0 answers, saying so: torchrun waits without a word."""
-    started = told = time.monotonic()
-    while True:
-        try:
-            socket.create_connection((address, port), timeout=2).close()
-            return
-        except OSError as error:
-            now = time.monotonic()
-            if now - started > patience:
-                raise UserError(
-                    f"node 0 does not answer at {address}:{port} ({error}): start it, or check MASTER_ENDPOINT and "
-                    f"MASTER_PORT (a FM9G_RENDEZVOUS_SECONDS above {patience:g} waits longer)"
-                ) from None
-            if now - told > 10:
-                print(f"waiting for node 0 at {address}:{port} ({error})", file=sys.stderr, flush=True)
-                told = now
-            time.sleep(0.5)
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise UserError(
-                f"MASTER_PORT={port} cannot be used: {error.strerror}; set another one on all nodes"
-            ) from None
 
 
 def check(settings: Settings, app: Path) -> None:
@@ -112,7 +79,8 @@ def start(program: list[str], words: list[str], app: Path) -> None:
     if settings.dry_run:
         os.execv(sys.executable, [sys.executable, *program, *words])
     check(settings, app)
-    count, meeting = processes(settings), rendezvous(whole_number("NNODES", 1, least=1))
+    count = processes(settings)
+    meeting = rendezvous(whole_number("NNODES", 1, least=1), count)
     print(f"run {settings.model_unique!r}: settings and data are good; starting {count} process(es)", flush=True)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # BMTrain gives each rank its share of cores itself
     # with NCCL, a lost peer must end the process instead of hanging it

@@ -34,7 +34,7 @@ class Overdue(threading.Thread):
         while not self._over.wait(min(self._seconds / _LOOKS, 1.0)):
             noted = self._noted
             if noted is not None and time.monotonic() - noted[1] > self._seconds:
-                self._end(f"{noted[0]}, for more than {self._seconds:g} s (step_timeout){stuck_children()}")
+                self._end(f"{noted[0]}, for more than {self._seconds:g} s")
 
     def close(self) -> None:
         """Look no more."""

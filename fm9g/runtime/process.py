@@ -26,7 +26,7 @@ import torch.distributed as dist
 from fm9g import launcher
 from fm9g.environment import seconds, whole_number
 from fm9g.errors import UserError, say
-from fm9g.runtime.overdue import Overdue, stacks
+from fm9g.runtime.overdue import Overdue, stacks, stuck_children
 from fm9g.runtime.rendezvous import ERRORS, announce, connect, describe, machine, serves
 
 BEAT_SECONDS = 3.0
@@ -110,13 +110,18 @@ class Watch(threading.Thread):
         self._finished = threading.Event()
 
     def run(self) -> None:
+        # a network that drops packets gives no error: a question to the store is not answered then
+        contact = Overdue(DEAD_AFTER_SECONDS, lambda waited: _end(f"{waited}: is the network to rank 0's node cut?"))
+        contact.start()
         while not self._finished.wait(BEAT_SECONDS):
+            contact.note("no answer from the rendezvous store")
             try:
                 verdict = self.look()
             except ERRORS as error:
                 verdict = f"lost the rendezvous store, so rank 0 or its node has ended ({error})"
             if verdict and not self._finished.is_set():
                 _end(verdict)
+        contact.close()
 
     def look(self) -> str:
         """Beat, and return why the run must end, or an empty string."""
@@ -247,6 +252,7 @@ def come_to_collective() -> None:
 
 def _end_overdue(doing: str) -> NoReturn:
     stacks()
+    doing = f"{doing} (step_timeout){stuck_children()}"
     try:
         verdict = _State.watch.fail_for(doing) if _State.watch else f"came no further: {doing}"
     except ERRORS as error:
@@ -257,7 +263,7 @@ def _end_overdue(doing: str) -> NoReturn:
 def _end(verdict: str) -> NoReturn:
     """End this process, which can do nothing about it, with a line that says what ended the run."""
     say(f"rank {_State.rank} ends: {verdict}")
-    launcher.blame(verdict, own=False)
+    launcher.blame(verdict, launcher.VERDICT)
     if serves(_State.rank):
         time.sleep(BEAT_SECONDS + 1)  # the others read the verdict in the store that ends with this process
     os._exit(1)
@@ -305,7 +311,7 @@ def blame(collective: str, error: BaseException) -> RuntimeError:
 
 def fail(reason: str) -> None:
     """Tell the launcher and the other ranks, if there are any, that this one cannot go on."""
-    launcher.blame(f"rank {_State.rank}: {reason}", own=True)
+    launcher.blame(f"rank {_State.rank}: {reason}", launcher.FAULT)
     if _State.watch is not None:
         _State.watch.fail(reason)
 

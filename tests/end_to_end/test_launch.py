@@ -101,7 +101,7 @@ def rendezvous(monkeypatch):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        return train.rendezvous(nodes)
+        return train.rendezvous(nodes, 4)
 
     return find
 
@@ -110,22 +110,15 @@ def test_one_node_needs_no_rendezvous(rendezvous):
     assert rendezvous(1, RANK="5", MASTER_PORT="1") == ["--standalone"]
 
 
-def test_a_node_takes_the_place_that_the_environment_gives_it(rendezvous):
-    with socket.socket() as node_0:
-        node_0.bind(("127.0.0.1", 0))
-        node_0.listen()
-        port = node_0.getsockname()[1]
-        place = rendezvous(3, MASTER_ENDPOINT="127.0.0.1", MASTER_PORT=str(port), RANK="2")
-    assert place[:4] == ["--nnodes=3", "--node_rank=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
+def test_a_node_takes_the_place_that_the_environment_gives_it(rendezvous, monkeypatch):
+    met = []
+    monkeypatch.setattr(train, "meet", lambda *arguments: met.append(arguments))
+    place = rendezvous(3, MASTER_ENDPOINT="127.0.0.1", MASTER_PORT="4321", RANK="2")
+    assert place[:4] == ["--nnodes=3", "--node_rank=2", "--master_addr=127.0.0.1", "--master_port=4321"]
     assert place[4:] == ["--rdzv_conf=timeout=600"]
-
-
-def test_a_node_0_that_does_not_answer_is_named(rendezvous):
-    address = {"MASTER_ENDPOINT": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    with pytest.raises(
-        UserError, match=r"node 0 does not answer at 127\.0\.0\.1:\d+ \(.*FM9G_RENDEZVOUS_SECONDS above 0\.1"
-    ):
-        rendezvous(2, **address, RANK="1", FM9G_RENDEZVOUS_SECONDS="0.1")
+    ((claim, *where),) = met
+    assert (claim.node, claim.nodes, claim.ranks) == (2, 3, 4)
+    assert where == ["127.0.0.1", 4321, 600.0]
 
 
 def test_nodes_that_do_not_come_are_told_in_a_line(place, tmp_path):
@@ -133,7 +126,7 @@ def test_nodes_that_do_not_come_are_told_in_a_line(place, tmp_path):
     result = run_app(place.words(tmp_path), tmp_path, {**env, "FM9G_RENDEZVOUS_SECONDS": "1"})
     assert result.returncode == 1
     assert "for 1 more node(s), at most 1 s" in result.output
-    assert result.output.splitlines()[-1].startswith("error: the nodes' launchers did not meet (Timed out after ")
+    assert "error: node(s) 1 of 2 did not come to 127.0.0.1:" in result.output.splitlines()[-1]
     assert "Traceback" not in result.output
 
 
