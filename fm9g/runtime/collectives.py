@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import datetime
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -45,7 +46,19 @@ class GlooTransport:
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self._group: Any = dist.ProcessGroupGloo(store, rank, size, TIMEOUT)
+        gloo: Any = dist.ProcessGroupGloo
+        options = gloo._Options()
+        options._timeout, options._devices = TIMEOUT, self._devices()
+        self._group: Any = gloo(store, rank, size, options)
+
+    @staticmethod
+    def _devices() -> list[Any]:
+        """The network to rank 0, unless GLOO_SOCKET_IFNAME names others. gloo would take the one that the host's name
+        stands for, which is often 127.0.1.1."""
+        make, named = dist.ProcessGroupGloo.create_device, os.environ.get("GLOO_SOCKET_IFNAME", "")
+        if named:
+            return [make(interface=name) for name in named.split(",")]
+        return [make(hostname=process.own_address())]
 
     def all_gather(self, source: Tensor, target: Tensor) -> None:
         parts = [torch.empty_like(_bytes(source)) for _ in range(self.size)]

@@ -26,8 +26,9 @@ import torch.distributed as dist
 from fm9g import launcher
 from fm9g.environment import seconds, whole_number
 from fm9g.errors import UserError, say
+from fm9g.runtime import rendezvous
 from fm9g.runtime.overdue import Overdue, stacks, stuck_children
-from fm9g.runtime.rendezvous import ERRORS, announce, connect, describe, machine, serves
+from fm9g.runtime.rendezvous import ERRORS, announce, connect, describe, machine, takes_store_along
 
 BEAT_SECONDS = 3.0
 FAILED = "fm9g/failed"  # the verdict that ends the run
@@ -63,6 +64,15 @@ def on_cuda() -> bool:
     return _State.cuda
 
 
+def own_address() -> str:
+    """The address of this machine that the others reach it at."""
+    return rendezvous.own_address(*_address())
+
+
+def _address() -> tuple[str, int]:
+    return os.environ["MASTER_ADDR"], whole_number("MASTER_PORT", 0, most=65535)
+
+
 def unique_name() -> bytes:
     """A name that no other group has."""
     return uuid.uuid4().bytes
@@ -91,7 +101,7 @@ class Rendezvous:
         if world_size == 1:
             _State.store = dist.HashStore()
         else:
-            address = os.environ["MASTER_ADDR"], whole_number("MASTER_PORT", 0, most=65535)
+            address = _address()
             _State.store = connect(*address, rank, timeout, MISSING_AFTER_SECONDS)
             claims = announce(_State.store, rank, world_size, MISSING_AFTER_SECONDS)
             _State.watch = Watch(connect(*address, -1, timeout, MISSING_AFTER_SECONDS), rank, claims)
@@ -209,7 +219,7 @@ class Watch(threading.Thread):
         try:
             with self._lock:
                 self._store.set(f"fm9g/done/{self._rank}", "")
-            while serves(self._rank) and not self._others_have_ended():
+            while takes_store_along(self._rank) and not self._others_have_ended():
                 time.sleep(0.2)
         except ERRORS as error:
             say(f"rank {self._rank}: the rendezvous store ended first ({error})")
@@ -264,7 +274,7 @@ def _end(verdict: str) -> NoReturn:
     """End this process, which can do nothing about it, with a line that says what ended the run."""
     say(f"rank {_State.rank} ends: {verdict}")
     launcher.blame(verdict, launcher.VERDICT)
-    if serves(_State.rank):
+    if takes_store_along(_State.rank):
         time.sleep(BEAT_SECONDS + 1)  # the others read the verdict in the store that ends with this process
     os._exit(1)
 

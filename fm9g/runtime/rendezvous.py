@@ -29,6 +29,14 @@ def describe(rank: int, claim: dict[str, Any]) -> str:
     return f"rank {rank} (process {claim['pid']} on {claim['host']})"
 
 
+def own_address(host: str, port: int) -> str:
+    """The address of this machine on the way to that one; its name may stand for the machine itself alone."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port or 1, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # sends nothing
+        return str(probe.getsockname()[0])
+
+
 def connect(host: str, port: int, rank: int, timeout: datetime.timedelta, patience: float) -> Any:
     """The store at that address, which rank 0 serves unless the launcher does; a UserError after `patience` seconds."""
     serve = serves(rank)
@@ -105,3 +113,9 @@ def _listed(ranks: list[int]) -> str:
 def serves(rank: int) -> bool:
     """Whether that rank holds the store, rather than the launcher."""
     return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+
+
+def takes_store_along(rank: int) -> bool:
+    """Whether the store may end soon after that rank, which holds it or whose launcher does, for other nodes too."""
+    several = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    return serves(rank) or (several and os.environ.get("GROUP_RANK") == "0")
