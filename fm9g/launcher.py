@@ -55,13 +55,29 @@ def left(note: str) -> str | None:
 def blame(said: str, kind: str) -> None:
     """Tell whose fault this rank's end is: `kind` is FAULT, its own, or VERDICT, what it knows of another's."""
     with contextlib.suppress(OSError):  # it stands in the log, too
-        leave(f"{kind}-{os.getpid()}", " ".join(said.split())[:_MOST])
+        leave(f"{kind}-{attempt():06d}-{os.getpid()}", " ".join(said.split())[:_MOST])
 
 
 def blamed(kind: str) -> str:
-    """What the first rank has said of that kind; "" if none has."""
-    notes = sorted(Path(os.environ[_FOLDER]).glob(f"{kind}-*"), key=lambda note: note.stat().st_mtime_ns)
-    return notes[0].read_text() if notes else ""
+    """What the first rank has said of that kind, since the last restart; "" if none has."""
+    notes = list(Path(os.environ[_FOLDER]).glob(f"{kind}-*"))
+    last = max((note.name.split("-")[1] for note in notes), default="")
+    first = min((note for note in notes if note.name.split("-")[1] == last), key=_written, default=None)
+    return first.read_text() if first else ""
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def attempt() -> int:
+    """How often torchrun has started the ranks anew."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def was_before_start(path: Path) -> bool:
+    """Whether a file is as it was when the launcher began; one that is not there is."""
+    return not path.exists() or path.stat().st_mtime < float(os.environ.get(_STARTED, time.time()))
 
 
 def seconds_since_start() -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
 
+from fm9g import launcher
 from fm9g.errors import run_command
 from fm9g.settings import help_text
 from fm9g.training.inputs import APP, open_inputs
@@ -19,6 +21,9 @@ def main(app: Path = APP) -> None:
         return
     settings = read_settings(sys.argv[1:], os.environ.get("FM9G_ARGS_TABLE", ""))
     inputs = open_inputs(settings, app)
+    if launcher.attempt() and not launcher.was_before_start(inputs.folder.checkpoints / "latest"):
+        restarted = dataclasses.replace(inputs.settings, resume_ckpt="latest")  # what this run has written
+        inputs = dataclasses.replace(inputs, settings=restarted)
     if settings.dry_run:
         from fm9g.training.dry_run import report
 

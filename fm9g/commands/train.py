@@ -87,7 +87,8 @@ def start(program: list[str], words: list[str], app: Path) -> None:
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     *flags, target = program
     # after "--" torchrun takes no setting for a shortened flag of its own, as it would --local
-    launch([*meeting, f"--nproc_per_node={count}", *flags, "--", target, *words])
+    how = [f"--nproc_per_node={count}", f"--max_restarts={settings.max_restarts}"]
+    launch([*meeting, *how, *flags, "--", target, *words])
 
 
 def _check_config(settings: Settings) -> None:

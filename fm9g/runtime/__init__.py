@@ -200,6 +200,7 @@ def expect_nothing() -> None:
     process.expect_nothing()
 
 
-def fail(reason: str) -> None:
-    """Tell the other ranks that this one cannot go on, so that they end and say why."""
-    process.fail(reason)
+def fail(reason: str, restart_helps: bool = True) -> None:
+    """Tell the other ranks that this one cannot go on, so that they end and say why; and whether ranks that are started
+    anew may come further."""
+    process.fail(reason, restart_helps)

@@ -28,7 +28,16 @@ from fm9g.environment import seconds, whole_number
 from fm9g.errors import UserError, say
 from fm9g.runtime import rendezvous
 from fm9g.runtime.overdue import Overdue, stacks, stuck_children
-from fm9g.runtime.rendezvous import ERRORS, announce, connect, describe, machine, takes_store_along
+from fm9g.runtime.rendezvous import (
+    ERRORS,
+    announce,
+    connect,
+    describe,
+    machine,
+    of_this_attempt,
+    rule_out_restart,
+    takes_store_along,
+)
 
 BEAT_SECONDS = 3.0
 FAILED = "fm9g/failed"  # the verdict that ends the run
@@ -102,7 +111,8 @@ class Rendezvous:
             _State.store = dist.HashStore()
         else:
             address = _address()
-            _State.store = connect(*address, rank, timeout, MISSING_AFTER_SECONDS)
+            shared = connect(*address, rank, timeout, MISSING_AFTER_SECONDS)
+            _State.store = of_this_attempt(shared)
             claims = announce(_State.store, rank, world_size, MISSING_AFTER_SECONDS)
             _State.watch = Watch(connect(*address, -1, timeout, MISSING_AFTER_SECONDS), rank, claims)
             _State.watch.start()
@@ -114,7 +124,8 @@ class Watch(threading.Thread):
 
     def __init__(self, shared: Any, rank: int, claims: dict[int, dict[str, Any]]) -> None:
         super().__init__(name="fm9g-watch", daemon=True)
-        self._store, self._rank, self._claims = shared, rank, claims
+        self._all_attempts = shared
+        self._store, self._rank, self._claims = of_this_attempt(shared), rank, claims
         self._lock = threading.Lock()  # the store's connection takes one question at a time
         self._seen: dict[int, tuple[int, float]] = {}
         self._finished = threading.Event()
@@ -204,11 +215,13 @@ class Watch(threading.Thread):
                 self._store.set(FAILED, f"{named} {stands} (stacks are in the log): {doing}")
             return str(self._store.get(FAILED).decode())
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, restart_helps: bool) -> None:
         """Tell the other ranks that this one fails, unless it fails because another did."""
         with self._lock:
             if self._store.check([FAILED]):
                 return
+            if not restart_helps:
+                rule_out_restart(self._all_attempts, reason)
             self._store.set(FAILED, f"{describe(self._rank, self._claims[self._rank])} failed: {reason}")
 
     def finish(self) -> None:
@@ -319,11 +332,12 @@ def blame(collective: str, error: BaseException) -> RuntimeError:
     return RuntimeError(f"rank {_State.rank}: {collective} failed, and no rank is known to have died: {error}")
 
 
-def fail(reason: str) -> None:
-    """Tell the launcher and the other ranks, if there are any, that this one cannot go on."""
+def fail(reason: str, restart_helps: bool = True) -> None:
+    """Tell the launcher and the other ranks, if there are any, that this one cannot go on, and, where it is said, that
+    this would be so again."""
     launcher.blame(f"rank {_State.rank}: {reason}", launcher.FAULT)
     if _State.watch is not None:
-        _State.watch.fail(reason)
+        _State.watch.fail(reason, restart_helps)
 
 
 @atexit.register  # before fm9g.runtime.collectives registers its own: groups close first, so that no rank waits in one
@@ -336,7 +350,7 @@ def _report_exception(
     kind: type[BaseException], value: BaseException, trace: TracebackType | None, previous: Any = sys.excepthook
 ) -> None:
     try:
-        fail(f"{kind.__name__}: {value}")
+        fail(f"{kind.__name__}: {value}", restart_helps=not issubclass(kind, UserError))
     except ERRORS as error:
         say(f"rank {_State.rank}: could not tell the other ranks ({error})")
     if issubclass(kind, UserError):  # written for a person, who has no use for where it was raised

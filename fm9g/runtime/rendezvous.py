@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
+from fm9g import launcher
 from fm9g.errors import UserError, say
 
+_FINAL = "fm9g/final"  # why no restart would help
 ERRORS = (RuntimeError, OSError)  # of a store that cannot be reached; torch's DistStoreError is a RuntimeError
 
 
@@ -44,11 +46,23 @@ def connect(host: str, port: int, rank: int, timeout: datetime.timedelta, patien
         wait = datetime.timedelta(seconds=patience)
         found = dist.TCPStore(host, port, is_master=serve, timeout=wait, wait_for_workers=False, multi_tenant=True)
         found.set_timeout(timeout)
+        if found.check([_FINAL]):
+            raise UserError(f"not started anew: {found.get(_FINAL).decode()}")
         return found
     except ERRORS as error:
         what = "serve the rendezvous at" if serve else "reach the rendezvous at"
         hint = "the port is in use: set another MASTER_PORT" if "EADDRINUSE" in str(error) else str(error)
         raise UserError(f"rank {max(rank, 0)} cannot {what} {host}:{port}: {hint}") from error
+
+
+def of_this_attempt(shared: Any) -> Any:
+    """The store without what ranks have put there before torchrun started them anew."""
+    return dist.PrefixStore(f"fm9g-{launcher.attempt()}", shared)
+
+
+def rule_out_restart(shared: Any, reason: str) -> None:
+    """Have ranks that are started anew end with that reason; `shared` is the store of all attempts."""
+    shared.set(_FINAL, reason)
 
 
 def announce(shared: Any, rank: int, size: int, patience: float) -> dict[int, dict[str, Any]]:

@@ -56,7 +56,7 @@ def run(inputs: Inputs) -> None:
         stopped = go(inputs)
         runtime.barrier()
     except (UserError, OSError) as error:  # these become one line and an exit status; the other ranks must end too
-        runtime.fail(str(error))
+        runtime.fail(str(error), restart_helps=isinstance(error, OSError))
         raise
     except RuntimeError as error:
         if not (lost := lost_worker(error)):

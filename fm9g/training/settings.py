@@ -47,6 +47,12 @@ class RunSettings(Group):
     grad_accum: int = setting(1, "micro-steps per optimizer step", "每个优化器步的微步数", least=1, told=True)
     tp_size: int = setting(1, "tensor-parallel ranks", "张量并行的进程数")
     seed: int = setting(1234, "everything random derives from it", "一切随机性由它决定", least=0, told=True, fixed=True)
+    max_restarts: int = setting(
+        0,
+        "how often ranks are started anew, to go on from the newest whole checkpoint, when one of them has died",
+        "有进程死亡时，重新启动各进程、从最新的完整检查点继续的次数",
+        least=0,
+    )
     step_timeout: float = setting(
         1800.0,
         "seconds without a step, an evaluated batch or a written checkpoint after which the run ends and names the "

@@ -25,6 +25,7 @@ DEFAULTS = {
     "grad_accum": 1,
     "tp_size": 1,
     "seed": 1234,
+    "max_restarts": 0,
     "step_timeout": 1800.0,
     "max_hours": None,
     "local": False,
@@ -67,6 +68,12 @@ def test_n_gpus_is_the_number_of_processes(monkeypatch, place, tmp_path):
     command = launched(monkeypatch, place, tmp_path, n_gpus=3)
     assert "--nproc_per_node=3" in command
     assert "--standalone" in command
+    assert "--max_restarts=0" in command
+
+
+@sees("max_restarts")
+def test_max_restarts_is_torchruns(monkeypatch, place, tmp_path):
+    assert "--max_restarts=3" in launched(monkeypatch, place, tmp_path, max_restarts=3)
 
 
 @sees("step_timeout")
