@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -176,10 +177,55 @@ def _run(comm: NCCLCommunicator, name: str, call: Callable[[GlooTransport | Nccl
     assert comm.transport is not None
     if comm.counted:
         process.come_to_collective()
+    ended = _measure.begin() if _measure is not None and comm.counted else None
     try:
         call(comm.transport)
     except RuntimeError as error:
         raise process.blame(name, error) from error
+    if ended is not None:
+        ended()
+
+
+class _Measure:
+    """What collectives take: on the CPU the time in them, on the GPU that between events before and after."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def begin(self) -> Callable[[], None]:
+        """Begin one; what is returned is to be called at its end."""
+        if process.on_cuda():
+            pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            self._events.append(pair)
+            pair[0].record()
+            return pair[1].record
+        started = time.perf_counter()
+
+        def end() -> None:
+            self._seconds += time.perf_counter() - started
+
+        return end
+
+    def seconds(self) -> float:
+        """All of them; on the GPU what was given to it must have been done."""
+        return self._seconds + sum(first.elapsed_time(last) for first, last in self._events) / 1e3
+
+
+_measure: _Measure | None = None
+
+
+def measure() -> None:
+    """Measure what collectives take, from now on until `measured`."""
+    global _measure
+    _measure = _Measure()
+
+
+def measured() -> float:
+    """Seconds that this rank has spent in collectives since `measure`, waiting for others and sending."""
+    global _measure
+    found, _measure = _measure, None
+    return found.seconds() if found else 0.0
 
 
 def gathered_bytes(value: bytes, gather: Callable[[Tensor], Tensor]) -> list[bytes]:

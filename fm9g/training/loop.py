@@ -11,8 +11,9 @@ from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.contents import Contents
 from fm9g.checkpoint.weights import weights_of
 from fm9g.errors import UserError
-from fm9g.runtime import bmt
+from fm9g.runtime import bmt, collectives
 from fm9g.runtime.log import log
+from fm9g.training import stragglers
 from fm9g.training.bad_steps import documents, shorten
 from fm9g.training.best import Best
 from fm9g.training.evaluation import Evaluation, describe
@@ -90,13 +91,17 @@ class Loop:
 
     def _iteration(self, step: Step) -> Metrics:
         """One optimizer step and its metrics."""
-        started = time.perf_counter()
         iteration = step.batch.step + 1
+        if measured := stragglers.is_measured(iteration):
+            collectives.measure()
+        started = time.perf_counter()
         learned = self.learner.step(step.batch, step.counts, self._inspection(iteration))
         self.stream.advance(step)
         runtime.synchronize_device()
         seconds = time.perf_counter() - started + step.waited
         metrics = self._metrics(step, learned, seconds)
+        if measured:
+            metrics.ranks = stragglers.spread(seconds - collectives.measured())
         if learned.fault:
             self._note_fault(step, learned)
         stops = step.counts.stops and iteration < self._settings.train_iters  # it is evaluated when the run goes on

@@ -64,6 +64,7 @@ class Metrics:
     loss_scale: float
     skipped: str = ""  # why no update was made, as Learned says it; "" where one was
     bad_steps: int = 0  # so far
+    ranks: dict[str, float] = field(default_factory=dict)  # seconds without collectives: median, most; slowest: a rank
     seen: dict[str, float] = field(default_factory=dict)  # by the objective, beside its loss
     evaluated: Evaluated | None = None  # on held-out data, after this iteration
 
@@ -243,6 +244,7 @@ class MetricsWriter:
             "Speed/mfu": metrics.mfu,
             "Speed/step_seconds": metrics.step_seconds,
             "Speed/data_seconds": metrics.data_seconds,
+            **{f"Speed/ranks_{name}": value for name, value in metrics.ranks.items()},
             "Data/tokens": metrics.tokens,
             **{f"Objective/{name}": value for name, value in metrics.seen.items()},
         }

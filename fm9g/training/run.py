@@ -22,6 +22,7 @@ from fm9g.runtime.shards import whole_shapes
 from fm9g.settings import told_lines
 from fm9g.training.best import Best
 from fm9g.training.cautions import cautions, sample
+from fm9g.training.cluster_check import check_cluster
 from fm9g.training.data_run import DataRun
 from fm9g.training.evaluation import Evaluation
 from fm9g.training.inputs import Inputs
@@ -71,6 +72,9 @@ def run(inputs: Inputs) -> None:
 def go(inputs: Inputs) -> bool:
     """The run itself, in a process group that is there; whether it was asked to stop before its end."""
     check_ranks(inputs)
+    if inputs.settings.check_cluster:
+        check_cluster(inputs)
+        return False
     if inputs.settings.only_run_dataloader:
         opened = open_run(inputs, "dataloader")
         DataRun(opened.stream, opened.checkpoints).run()

@@ -76,6 +76,11 @@ class RunSettings(Group):
         "a rank that is alone jumps over a step that its GPU has no memory for; 0 ends the run, as with several ranks",
         "单进程时跳过 GPU 显存不足的一步；0 表示结束运行，多进程时总是如此",
     )
+    check_cluster: bool = setting(
+        False,
+        "instead of training measure how fast nodes talk, and check clocks, versions and that all see output_dir",
+        "不训练，而是测量各节点之间的通信速度，并检查时钟、版本以及是否都能看到 output_dir",
+    )
     dry_run: bool = setting(
         False, "check everything, report sizes and memory, and exit", "检查一切，报告规模与内存，然后退出"
     )

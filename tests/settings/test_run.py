@@ -30,6 +30,7 @@ DEFAULTS = {
     "max_hours": None,
     "local": False,
     "ignore_cuda_oom": True,
+    "check_cluster": False,
     "dry_run": False,
 }
 
@@ -74,6 +75,15 @@ def test_n_gpus_is_the_number_of_processes(monkeypatch, place, tmp_path):
 @sees("max_restarts")
 def test_max_restarts_is_torchruns(monkeypatch, place, tmp_path):
     assert "--max_restarts=3" in launched(monkeypatch, place, tmp_path, max_restarts=3)
+
+
+@sees("check_cluster")
+def test_a_cluster_is_checked_and_nothing_trained(run):
+    checked = run(check_cluster=1)
+    assert "1 node(s), 1 rank(s)" in checked.log
+    assert f"all nodes see {checked.checkpoints}" in checked.log
+    assert not checked.metrics()
+    assert list(checked.checkpoints.iterdir()) == []
 
 
 @sees("step_timeout")

@@ -16,7 +16,7 @@ from tests.support.outputs import Output
 KEYS = [
     *("iteration", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "mfu", "step_seconds", "data_seconds"),
     *("memory_bytes", "task_loss", "task_tokens", "task_documents", "task_epochs", "loss_scale"),
-    *("skipped", "bad_steps", "seen", "eval_loss", "eval_perplexity", "eval_task_loss", "eval_seen"),
+    *("skipped", "bad_steps", "ranks", "seen", "eval_loss", "eval_perplexity", "eval_task_loss", "eval_seen"),
 ]
 
 
