@@ -25,8 +25,9 @@ def fingerprint_of(weights: Mapping[str, LazyTensor]) -> str:
     digest = sha256()
     for name in sorted(weights):
         tensor = weights[name]
-        digest.update(f"{name} {list(tensor.shape)} {DTYPES[tensor.dtype].torch}\n".encode())
-        for part in _ends(tensor):
+        known = DTYPES.get(tensor.dtype)  # of others, which nothing here is trained from, values are not looked at
+        digest.update(f"{name} {list(tensor.shape)} {known.torch if known else tensor.dtype}\n".encode())
+        for part in _ends(tensor) if known else ():
             digest.update(raw_bytes(part))
     return digest.hexdigest()
 

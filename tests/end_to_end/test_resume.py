@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,6 +168,24 @@ def kill_launcher(process):
     wait_until(lambda: not any(map(is_alive, started)), "the end of the ranks")
 
 
+def kill_rank(process):
+    """SIGKILL to one rank, or where there is none yet, to the launcher: the others must not outlive it."""
+    started = descendants(process.pid)
+    ranks = [pid for pid in started if is_alive(pid) and "pretrain.py" in cmdline(pid)]
+    if not ranks:
+        return kill_launcher(process)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(ranks[-1], signal.SIGKILL)
+    process.communicate(timeout=90)
+    wait_until(lambda: not any(map(is_alive, started)), "the end of the ranks")
+
+
+def cmdline(pid):
+    with contextlib.suppress(OSError):
+        return (Path("/proc") / str(pid) / "cmdline").read_text()
+    return ""
+
+
 def inode(path):
     return path.stat().st_ino if path.exists() else None
 
@@ -176,30 +195,43 @@ def reached(output, before, goal):
     return inode(output.metrics_file) != before and bool(lines := output.metrics()) and lines[-1]["iteration"] >= goal
 
 
+@pytest.fixture(scope="module")
+def base(place, single_rank, tmp_path_factory):
+    """Weights for adapters."""
+    return train_here(place, tmp_path_factory.mktemp("base"), train_iters=2).checkpoints / "2/fm9g_live_checkpoint-2.pt"
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_long_run_with_many_random_kills(place, options, tmp_path, ranks):
-    """Any instant: a power cut for all processes at once, or the end of the launcher alone."""
-    settings = {**options, "train_iters": 1000, "save_iters": 40, "n_gpus": ranks}
+@pytest.mark.parametrize("background", [False, True], ids=["waiting", "async_save"])
+@pytest.mark.parametrize("lora", [False, True], ids=["all", "LoRA"])
+def test_a_long_run_with_many_random_kills(place, options, base, tmp_path, ranks, background, lora):
+    """Any instant: a power cut for all processes at once, the end of the launcher alone, or of one rank."""
+    settings = {**options, "train_iters": 400, "save_iters": 8, "n_gpus": ranks, "async_save": background}
+    if lora:
+        settings |= {"lora": 1, "lora_layer": "all", "lora_r": 4, "pretrained_model": base}
     result = run_app(place.words(tmp_path / "whole", **settings), tmp_path, timeout=1200)
     assert result.returncode == 0, result.output
     whole, output = Output(tmp_path / "whole"), Output(tmp_path / "killed")
-    r, kills, deadline = random.Random(ranks), 0, time.monotonic() + 3600
-    while 1000 not in output.steps():
+    r, kills, deadline = random.Random(ranks + 2 * background + 4 * lora), 0, time.monotonic() + 3600
+    while 400 not in output.steps():
         assert time.monotonic() < deadline
         before, done = inode(output.metrics_file), output.latest() if output.steps() else 0
         process = start_app(place.words(output.root, **settings, resume_ckpt="latest"), tmp_path)
-        if r.random() < 0.3:
+        if r.random() < 0.2:
             time.sleep(r.uniform(0, 6))  # while it starts, mostly
         else:
-            goal = min(done + r.randint(1, 150), 1001)
+            goal = min(done + r.randint(1, 50), 401)
             wait_until(lambda: process.poll() is not None or reached(output, before, goal), f"iteration {goal}", 600)  # noqa: B023
+            time.sleep(r.uniform(0, 0.1))  # in and between saves
         if process.poll() is None:
             kills += 1
-            r.choice([kill_all, kill_launcher])(process)
+            r.choice([kill_all, kill_launcher, kill_rank])(process)
         else:
             assert process.returncode == 0, process.communicate()[0]
-    assert kills >= 5
-    assert [line["iteration"] for line in output.metrics()] == list(range(1, 1001))
+    assert kills >= 13  # 100 over all cases
+    assert [line["iteration"] for line in output.metrics()] == list(range(1, 401))
     assert output.learned() == whole.learned()
-    assert output.progress(1000) == whole.progress(1000)
+    assert output.progress(400) == whole.progress(400)
+    expected = whole.weights(400)
+    assert all(torch.equal(weight, expected[name]) for name, weight in output.weights(400).items())
