@@ -96,7 +96,7 @@ class Learner:
             self._ramp_start = saved.state["progress"]["step"] or self._ramp_start
             self.manager.loss_scale = saved.state["loss_scale"]
             self.manager.steps_since_last_scale = saved.state["steps_since_last_scale"]
-            self.bad_steps = BadSteps(**saved.state.get("bad_steps", {}))
+            self.bad_steps = saved.part("bad_steps", BadSteps)
             if saved.state["ranks"] == runtime.world_size():
                 load_random_state(saved.files(RANDOM_FILE)[runtime.rank()])
             else:

@@ -110,7 +110,7 @@ def open_run(inputs: Inputs, kind: str) -> Opened:
     if saved is not None:
         inputs = _resumed(inputs, start, saved)
         checkpoints.last = saved.state["progress"]["step"]
-    progress = Progress() if saved is None else Progress(**saved.state["progress"])
+    progress = Progress() if saved is None else saved.part("progress", Progress)
     log(f"opening {len(inputs.corpora)} dataset(s), {sum(corpus.records for corpus in inputs.corpora):,} records")
     stream = RunStream(inputs, progress, saved if start.data else None)
     _announce(stream, start)
@@ -187,5 +187,5 @@ def open_loop(inputs: Inputs) -> Loop:
         f"{learner.model.encoder.kernel_name} attention; "
         f"{stream.plan.rows_per_step} rows of {stream.plan.row_length} tokens per step"
     )
-    best = Best() if opened.saved is None else Best(**opened.saved.state.get("best", {}))
+    best = Best() if opened.saved is None else opened.saved.part("best", Best)
     return Loop(stream, learner, opened.checkpoints, evaluation, samples, writer, best)

@@ -193,3 +193,24 @@ def test_a_folder_that_is_gone_is_told(place, tmp_path):
         shutil.rmtree(run.checkpoints.folder.checkpoints)
         with pytest.raises(UserError, match=r"checkpoint 0 could not be saved: rank 0: .*No such file"):
             run.checkpoints.save(0, run.contents)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state.pop("ranks"), "ranks is not there"),
+        (lambda state: state.update(progress=[]), "progress is not what it should be"),
+        (lambda state: state["progress"].update(step="3"), "progress has no step"),
+        (lambda state: state["progress"].update(speed=3), "progress is not what this version writes"),
+        (lambda state: state["best"].update(worst=3), "best is not what this version writes"),
+        (lambda state: state["bad_steps"].update(good=3), "bad_steps is not what this version writes"),
+    ],
+)
+def test_a_state_that_says_something_else_is_one_line(place, own, change, says):
+    path = own.checkpoints / "3/state.json"
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+    own.take_as_written(3)
+    said = refused_here(place, own.root, resume_ckpt=3, train_iters=4)
+    assert f"{path}: {says}" in said

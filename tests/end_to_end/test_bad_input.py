@@ -231,7 +231,8 @@ def test_a_transform_that_fails_on_one_of_two_ranks_ends_both_and_says_so_once(o
     assert output.latest() == done // 5 * 5 > 0
     (own.root / "t.py").write_text("def transform(data, num_sample, r):\n    return data\n")
     settings = {**settings, "train_iters": done + 1, "n_gpus": 1, "grad_accum": 2}
-    again = train_here(own, output.root, **settings, resume_ckpt="latest")
+    assert "transforms was a program with the digest" in refused(own, output.root, **settings, resume_ckpt="latest")
+    again = train_here(own, output.root, **settings, resume_ckpt="latest", accept_changed_data=1)
     assert again.latest() == done + 1
 
 
