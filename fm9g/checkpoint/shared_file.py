@@ -8,6 +8,7 @@ whole = file.finish(shares)                        on one rank, when all have wr
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fm9g import runtime
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors import checksum
 from fm9g.tensors.checksum import Part
@@ -48,6 +50,12 @@ class Written(NamedTuple):
     nbytes: int
 
 
+def _note_progress(name: str) -> None:
+    """A large file takes its time; but what another thread writes does not show that training goes on."""
+    if threading.current_thread() is threading.main_thread():
+        runtime.begin(f"writing {name}")
+
+
 class SharedFile:
     """Laid out alike by every rank; the file must be there before pieces are written."""
 
@@ -67,6 +75,7 @@ class SharedFile:
                     crc = zlib.crc32(contents, crc)
                     file.write(contents)
                     progress.add(contents.nbytes)
+                    _note_progress(self._path.name)
                 written.append(Written(name, first, crc, values.numel() * values.element_size()))
             file.flush()
             os.fsync(file.fileno())

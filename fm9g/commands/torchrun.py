@@ -25,9 +25,8 @@ def launch(arguments: list[str]) -> None:
 
     handler = _Handler()
     signal.signal(signal.SIGUSR1, handler)  # of which torchrun knows nothing
-    api._terminate_process_handler = (
-        handler.__call__
-    )  # what torchrun gives the others to; its own kills ranks after 30 s
+    # what torchrun gives the others to: its own kills ranks after 30 s
+    api._terminate_process_handler = handler.__call__
     with launcher.launching():
         try:
             torchrun(arguments)
