@@ -40,7 +40,7 @@ def answers(model: Path, adapter: Path | None = None) -> list[str]:
 def by_transformers(folder: Path) -> list[str]:
     """What transformers says, asked with the template that the folder was given."""
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **IN_FLOAT32)
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, tokenizer_class="PreTrainedTokenizerFast")
+    tokenizer: Any = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     said = []
     for record in ASKED:
         messages = [{"role": "user", "content": record["conversations"][0]["value"]}]

@@ -96,7 +96,7 @@ def transformers_tokenizer(tokenizer: Tokenizer) -> Any:
     import transformers
 
     folder = tokenizer.path.parent
-    return transformers.AutoTokenizer.from_pretrained(folder, tokenizer_class="PreTrainedTokenizerFast")
+    return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def their_ids(theirs: Any, record: dict[str, Any]) -> list[int]:
