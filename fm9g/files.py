@@ -193,18 +193,33 @@ def load_json(text: str, **hooks: Any) -> Any:
 
 
 class AppendedLines:
-    """A file that lines are added to, each there whole or not at all; the newest that could not be written wait."""
+    """A file that lines are added to, each there whole or not at all; those that could not be written wait, of more
+    than 10,000 the newest."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)
-        self._size = self._file.tell()
+        self._size = self._last = self._file.tell()  # of the whole lines; where the last of them begins
         self._waiting: collections.deque[bytes] = collections.deque(maxlen=_MOST_WAITING)
 
     def add(self, line: str) -> None:
         """Write a line and those that wait; where that is an OSError, all of them wait for the next."""
         self._waiting.append(line.encode())
+        self._write()
+
+    def replace_last(self, line: str) -> None:
+        """Have a line in place of the one that was added last."""
+        if not self._waiting:
+            self._size = self._last
+        else:
+            self._waiting.pop()
+        self.add(line)
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
         contents = memoryview(b"".join(self._waiting))
         try:
+            self._file.truncate(self._size)  # of half a line, which could not be cut off when it was written
             while contents:
                 contents = contents[self._file.write(contents) :]
         except OSError:
@@ -212,8 +227,12 @@ class AppendedLines:
                 self._file.truncate(self._size)
             raise
         self._size = self._file.tell()
+        self._last = self._size - len(self._waiting[-1])
         self._waiting.clear()
 
     def close(self) -> None:
-        """End it."""
-        self._file.close()
+        """Write what waits, and end it."""
+        try:
+            self._write()
+        finally:
+            self._file.close()

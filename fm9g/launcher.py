@@ -16,10 +16,10 @@ from fm9g.files import write_text
 
 PROCESS = "FM9G_LAUNCHER"  # the launcher's process number
 STOPPED = 75  # exit status (EX_TEMPFAIL of sysexits.h): stopped as asked and saved; the same command goes on
-STOP, HAS_STOPPED, FAULT, VERDICT = "stop", "stopped", "fault", "verdict"
+STOP, HAS_STOPPED, FINAL, FAULT, VERDICT = "stop", "stopped", "final", "fault", "verdict"
 
 _MOST = 500  # characters of a fault
-_FOLDER, _STARTED = "FM9G_LAUNCHER_FOLDER", "FM9G_LAUNCHER_STARTED"
+_FOLDER, _STARTED, _LATEST = "FM9G_LAUNCHER_FOLDER", "FM9G_LAUNCHER_STARTED", "FM9G_LAUNCHER_LATEST"
 
 
 @contextlib.contextmanager
@@ -39,6 +39,7 @@ def is_launched() -> bool:
 def leave(note: str, text: str = "") -> None:
     """Tell the other side; without a launcher there is none."""
     if is_launched():
+        _path(note).parent.mkdir(exist_ok=True)  # what cleans /tmp up may have come by
         write_text(_path(note), text)
 
 
@@ -60,9 +61,9 @@ def blame(said: str, kind: str) -> None:
 
 def blamed(kind: str) -> str:
     """What the first rank has said of that kind, since the last restart; "" if none has."""
-    notes = list(Path(os.environ[_FOLDER]).glob(f"{kind}-*"))
+    notes = [note for each in (FAULT, VERDICT) for note in Path(os.environ[_FOLDER]).glob(f"{each}-*")]
     last = max((note.name.split("-")[1] for note in notes), default="")
-    first = min((note for note in notes if note.name.split("-")[1] == last), key=_written, default=None)
+    first = min((note for note in notes if note.name.startswith(f"{kind}-{last}-")), key=_written, default=None)
     return first.read_text() if first else ""
 
 
@@ -75,9 +76,18 @@ def attempt() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def was_before_start(path: Path) -> bool:
-    """Whether a file is as it was when the launcher began; one that is not there is."""
-    return not path.exists() or path.stat().st_mtime < float(os.environ.get(_STARTED, time.time()))
+def remember(path: Path) -> None:
+    """Take in how a file is now, for `is_as_it_was`; the launcher does so before it starts ranks."""
+    os.environ[_LATEST] = _state(path)
+
+
+def is_as_it_was(path: Path) -> bool:
+    """Whether nothing has written a file since the launcher began."""
+    return os.environ.get(_LATEST, "") == _state(path)
+
+
+def _state(path: Path) -> str:
+    return f"{path.stat().st_ino} {path.stat().st_mtime_ns}" if path.exists() else "absent"
 
 
 def seconds_since_start() -> float:

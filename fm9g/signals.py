@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -34,10 +35,9 @@ def _say_that_it_ends() -> None:
     _ending[0] = 1
 
 
-def listen() -> None:
-    """From now on a first signal is `heard`, a second ends this process; of those that a shell had it ignore, none is.
-
-    The main thread must call it.
+def listen(at_second: Callable[[], None]) -> None:
+    """From now on a first signal is `heard`, a second ends this process, after `at_second`; of those that a shell had
+    it ignore, none is. The main thread must call it.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -46,7 +46,7 @@ def listen() -> None:
             signal.signal(number, _nothing)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_leave_to_the_parent)
-    threading.Thread(target=_hear, args=(reading,), name="fm9g-signals", daemon=True).start()
+    threading.Thread(target=_hear, args=(reading, at_second), name="fm9g-signals", daemon=True).start()
 
 
 def heard() -> str:
@@ -76,7 +76,7 @@ def _leave_to_the_parent() -> None:
         signal.set_wakeup_fd(-1)
 
 
-def _hear(reading: int) -> None:
+def _hear(reading: int, at_second: Callable[[], None]) -> None:
     while number := os.read(reading, 1):
         if number[0] not in STOPPING:
             continue
@@ -84,5 +84,6 @@ def _hear(reading: int) -> None:
         if _State.heard:
             with contextlib.suppress(OSError):
                 print(f"a second signal ({name}): ending at once", file=sys.stderr, flush=True)
+                at_second()
             os._exit(128 + number[0])
         _State.heard = name

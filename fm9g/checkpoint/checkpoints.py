@@ -108,7 +108,7 @@ class Checkpoints:
     def settle(self, wait: bool, must: bool = False) -> None:
         """Take in how the last save went, if it has ended, or when it has where it is to `wait`.
 
-        Where it failed, that is a UserError if it `must` not, or if save_failure says so, else a warning.
+        Where it failed, that is a UserError if it `must` be on the disk, or if save_failure says so, else a warning.
         """
         outcome = self._saver.ended(wait)
         if outcome is None:

@@ -71,7 +71,8 @@ class BackgroundSaver(Saver):
         if self._future is None or not (wait or self._future.done()):
             return None
         future, self._future = self._future, None
-        return future.result()
+        with runtime.waiting_for_threads():
+            return future.result()
 
     def close(self) -> None:
         """Begin no more; what has been begun is written."""

@@ -8,7 +8,6 @@ whole = file.finish(shares)                        on one rank, when all have wr
 from __future__ import annotations
 
 import os
-import threading
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,12 +49,6 @@ class Written(NamedTuple):
     nbytes: int
 
 
-def _note_progress(name: str) -> None:
-    """A large file takes its time; but what another thread writes does not show that training goes on."""
-    if threading.current_thread() is threading.main_thread():
-        runtime.begin(f"writing {name}")
-
-
 class SharedFile:
     """Laid out alike by every rank; the file must be there before pieces are written."""
 
@@ -75,7 +68,7 @@ class SharedFile:
                     crc = zlib.crc32(contents, crc)
                     file.write(contents)
                     progress.add(contents.nbytes)
-                    _note_progress(self._path.name)
+                    runtime.begin(f"writing {self._path.name}")
                 written.append(Written(name, first, crc, values.numel() * values.element_size()))
             file.flush()
             os.fsync(file.fileno())

@@ -9,14 +9,15 @@ from typing import IO, Any
 
 import torch
 
+from fm9g import runtime
 from fm9g.tensors.checksum import Part
 
 
 class _Summed:
     """What torch.save needs of a file."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file, self._name = file, name
         self.crc = self.nbytes = 0
         self.error: OSError | None = None
 
@@ -28,6 +29,7 @@ class _Summed:
             raise
         self.crc = zlib.crc32(data, self.crc)
         self.nbytes += data.nbytes
+        runtime.begin(f"writing {self._name}")
         return data.nbytes
 
     def flush(self) -> None:
@@ -37,7 +39,7 @@ class _Summed:
 def save_object(contents: Any, path: Path) -> Part:
     """torch.save onto the disk."""
     with open(path, "wb") as file:
-        summed = _Summed(file)
+        summed = _Summed(file, path.name)
         try:
             torch.save(contents, summed)  # type: ignore[arg-type]
         except RuntimeError:

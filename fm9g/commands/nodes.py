@@ -15,10 +15,12 @@ import socket
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from fm9g.errors import UserError, say
 
 _TOLD_EVERY = 10.0  # seconds between the lines of who waits
+_STAYS = 3.0  # seconds
 _LONGEST = 4096  # bytes of a claim
 _ALIKE = {"nodes": "NNODES", "ranks": "n_gpus (GPUS_PER_NODE)", "version": "the version of fm9g"}
 
@@ -81,6 +83,11 @@ class _Meeting:
         self._came[claim.node] = claim
         return ""
 
+    def forget(self, claim: Claim) -> None:
+        """The launcher has ended; it may be started again."""
+        if self._came.get(claim.node) == claim and claim != self._mine:
+            del self._came[claim.node]
+
     @property
     def missing(self) -> str:
         """The numbers of the nodes that have not come."""
@@ -90,51 +97,46 @@ class _Meeting:
 def _serve(mine: Claim, address: str, port: int, deadline: float, patience: float) -> str:
     """Node 0's part: what is wrong, "" if nothing; the others are told."""
     meeting, tell, wrong = _Meeting(mine), _Teller(), ""
-    asking: dict[socket.socket, bytes] = {}
     with _listening(port) as server, selectors.DefaultSelector() as ready:
         server.setblocking(False)
         ready.register(server, selectors.EVENT_READ)
+        visitors = _Visitors(ready)
         own = _knock(mine, address, port)
         if own is not None:
             ready.register(own, selectors.EVENT_READ)
-        while not wrong and meeting.missing:
-            if time.monotonic() > deadline:
+        end = 0.0  # some seconds after something is wrong: who comes a little later is told, too
+        while meeting.missing and not (end and time.monotonic() > end):
+            if wrong:
+                end = end or time.monotonic() + _STAYS
+            elif time.monotonic() > deadline:
                 wrong = (
                     f"node(s) {meeting.missing} of {mine.nodes} did not come to {address}:{port} in {patience:g} s: "
                     "start them with this MASTER_ENDPOINT and MASTER_PORT (FM9G_RENDEZVOUS_SECONDS waits longer)"
                 )
             tell(f"waiting at {address}:{port} for node(s) {meeting.missing}")
             for key, _ in ready.select(timeout=0.5):
+                found = ""
                 if key.fileobj is server:
-                    connection, _ = server.accept()
-                    connection.setblocking(False)
-                    ready.register(connection, selectors.EVENT_READ)
-                    asking[connection] = b""
+                    visitors.accept(server)
                 elif key.fileobj is own:  # another has answered before all have come
-                    wrong = wrong or _answer(own, address, port)
-                elif claim := _claim_of(key.fileobj, asking, ready):  # type: ignore[arg-type]
-                    wrong = wrong or meeting.add(claim)
-        for connection in asking:
-            with contextlib.suppress(OSError):  # it has given up
-                connection.setblocking(True)
-                connection.sendall(json.dumps({"wrong": wrong}).encode() + b"\n")
-            connection.close()
+                    ready.unregister(own)
+                    found = _answer_of_another(own, address, port)
+                else:
+                    found = visitors.hear(key.fileobj, meeting)  # type: ignore[arg-type]
+                wrong = wrong or found
+        visitors.answer(wrong)
         if own is not None:
             own.close()
     return wrong
 
 
 def _listening(port: int) -> socket.socket:
-    server = socket.socket()
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
     try:
-        server.bind(("", port))
-        server.listen(1024)
+        return socket.create_server(("", port), family=family, backlog=1024, dualstack_ipv6=both)
     except OSError as error:
-        server.close()
-        why = error.strerror
-    else:
-        return server
+        why = os.strerror(error.errno) if error.errno else str(error)
     raise UserError(f"MASTER_PORT={port} cannot be used: {why}; set another one on all nodes")
 
 
@@ -149,23 +151,61 @@ def _knock(mine: Claim, address: str, port: int) -> socket.socket | None:
     return connection
 
 
-def _claim_of(
-    connection: socket.socket, asking: dict[socket.socket, bytes], ready: selectors.BaseSelector
-) -> Claim | None:
-    """The claim that a connection has sent, once it is whole; who sends none is left alone."""
+class _Visitors:
+    """The connections of who has come to node 0."""
+
+    def __init__(self, ready: selectors.BaseSelector) -> None:
+        self._ready = ready
+        self._said: dict[socket.socket, bytes] = {}
+        self._claims: dict[socket.socket, Claim] = {}
+
+    def accept(self, server: socket.socket) -> None:
+        """Let another in."""
+        connection, _ = server.accept()
+        connection.setblocking(False)
+        self._ready.register(connection, selectors.EVENT_READ)
+        self._said[connection] = b""
+
+    def hear(self, connection: socket.socket, meeting: _Meeting) -> str:
+        """Take in what one says, or that it has left; what is wrong with its claim. Who makes none is left alone."""
+        try:
+            part = connection.recv(_LONGEST)
+            self._said[connection] += part
+            if part and (b"\n" not in self._said[connection] and len(self._said[connection]) < _LONGEST):
+                return ""
+            if not part or connection in self._claims:
+                raise EOFError
+            claim = self._claims[connection] = _read(json.loads(self._said[connection]))
+            return meeting.add(claim)
+        except (OSError, EOFError, ValueError, TypeError, KeyError):  # a scanner of ports, or a launcher that has ended
+            self._ready.unregister(connection)
+            del self._said[connection]
+            connection.close()
+            if left := self._claims.pop(connection, None):
+                meeting.forget(left)
+            return ""
+
+    def answer(self, wrong: str) -> None:
+        """Tell all that are there."""
+        for connection in self._said:
+            with contextlib.suppress(OSError):  # it has given up
+                connection.setblocking(True)
+                connection.sendall(json.dumps({"wrong": wrong}).encode() + b"\n")
+            connection.close()
+
+
+def _read(said: dict[str, Any]) -> Claim:
+    """A claim; of other versions, which may say more, what all of them say."""
+    node, nodes, ranks, process = (int(said[name]) for name in ("node", "nodes", "ranks", "process"))
+    version, host, token = (str(said[name]) for name in ("version", "host", "token"))
+    return Claim(node, nodes, ranks, version, host, process, token)
+
+
+def _answer_of_another(connection: socket.socket, address: str, port: int) -> str:
     try:
-        part = connection.recv(_LONGEST)
-        asking[connection] += part
-        if part and b"\n" not in asking[connection] and len(asking[connection]) < _LONGEST:
-            return None
-        ready.unregister(connection)
-        return Claim(**json.loads(asking[connection]))
-    except (OSError, ValueError, TypeError):  # a scanner of ports, or a node that was killed
-        with contextlib.suppress(KeyError):
-            ready.unregister(connection)
-        asking.pop(connection, None)
-        connection.close()
-        return None
+        return _answer(connection, address, port)
+    except (OSError, EOFError) as error:
+        return f"what answers at {address}:{port} is not this launcher ({error}): check MASTER_ENDPOINT and MASTER_PORT"
 
 
 def _ask(mine: Claim, address: str, port: int, deadline: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -37,10 +39,7 @@ def launch(arguments: list[str]) -> None:
             sys.exit(128 + handler.last)
         except DistError as error:
             why = str(error).partition("Exception raised from")[0].strip()
-            raise UserError(
-                f"the nodes' launchers did not meet ({why}): start all of them with the same NNODES, MASTER_ENDPOINT "
-                "and MASTER_PORT"
-            ) from None
+            raise UserError(launcher.blamed(launcher.FAULT) or f"the launcher of node 0 is lost: {why}") from None
         if launcher.left(launcher.HAS_STOPPED) is not None:
             sys.exit(launcher.STOPPED)
 
@@ -61,12 +60,19 @@ class _Handler:
         if not first:
             raise SignalException("a second signal", signal.SIGKILL)
         name = signal.Signals(signum).name
-        launcher.leave(launcher.STOP, f"{name} of the launcher (a second signal ends it at once)")
-        print(f"{name}: the run stops when its step is done and saved; a second signal ends it at once", flush=True)
+        try:
+            launcher.leave(launcher.STOP, f"{name} of the launcher (a second signal ends it at once)")
+        except OSError:  # the ranks cannot be told: torchrun's own way is left
+            raise SignalException("no way to tell the ranks", signal.Signals(signum)) from None
+        with contextlib.suppress(OSError):  # nobody may read it any more; print might be inside of another print
+            said = f"{name}: the run stops when its step is done and saved; a second signal ends it at once\n"
+            os.write(sys.stdout.fileno(), said.encode())
 
 
 def _report(failed: ChildFailedError) -> NoReturn:
     first = failed.get_first_failure()
+    if first[1].exitcode == launcher.STOPPED:
+        sys.exit(launcher.STOPPED)
     killed = [found for found in failed.failures.items() if found[1].exitcode not in (-signal.SIGTERM, *range(256))]
     rank, failure = killed[0] if killed else first
     status = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"

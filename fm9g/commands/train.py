@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import fm9g
+from fm9g import launcher
 from fm9g.commands.nodes import Claim, meet
 from fm9g.commands.torchrun import launch
 from fm9g.environment import REPOSITORY, seconds, whole_number
@@ -55,6 +56,7 @@ def check(settings: Settings, app: Path) -> None:
     folder.check_writable()
     begin = planned_start(inputs.settings, folder)
     check_start(begin, inputs.settings, inputs.model_config)
+    launcher.remember(folder.checkpoints / "latest")
 
 
 def processes(settings: Settings) -> int:

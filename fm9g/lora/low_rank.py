@@ -70,9 +70,10 @@ class LowRank(bmt.DistributedModule):
 class Dora(LowRank):
     """DoRA (Liu et al., https://arxiv.org/abs/2402.09353): rows of W + scale · B A, each with a length of its own.
 
-    The output is (m / n) · (W + scale · B A) x, n the lengths of the rows, taken as constants (section 4.3), and m what
-    is learned of them. At first they are alike. Both are float32 in any model: what they differ by is less than bf16
-    tells apart. Of a dropped-out x, y has W x of the whole of it, as PEFT does: W dropout(x) is computed beside it.
+    The output is (m / n) · (W + scale · B A) x and the layer's bias, n the lengths of the rows, taken as constants
+    (section 4.3), and m what is learned of them. At first they are alike. Both are float32 in any model: what they
+    differ by is less than bf16 tells apart. Of a dropped-out x, y has W x of the whole of it, as PEFT does:
+    W dropout(x) is computed beside it.
     """
 
     def __init__(self, layer: Linear, rank: int, scale: float, dropout: float) -> None:
@@ -88,8 +89,8 @@ class Dora(LowRank):
             lengths = row_lengths(weight.float() + self._scale * (self.lora_B.float() @ self.lora_A.float()))
         longer = ((self.magnitude - lengths) / lengths).to(x.dtype)
         if not (self._dropout and self.training):
-            whole = self._add(y, x)
-            return torch.addcmul(whole, longer, whole)
+            whole, bias = self._add(y, x), getattr(self._layer[0], "bias", None)
+            return torch.addcmul(whole, longer, whole if bias is None else whole - bias)
         dropped = self._dropped(x)
         whole = self._add(bmt.nn.OpLinear.apply(dropped, weight), dropped)
         return self._add(y, dropped) + longer * whole

@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fm9g.environment import check_ranks
-from fm9g.runtime import process
+from fm9g.runtime import collectives, process
 from fm9g.runtime.backend import Backend, choose
 from fm9g.runtime.collectives import gathered_bytes
 from fm9g.runtime.replacements import import_bmtrain
@@ -31,8 +32,8 @@ bmt: Any = import_bmtrain(backend)
 Value = TypeVar("Value", int, float, Tensor)
 
 
-def initialize(seed: int = 0, tp_size: int = 1) -> None:
-    """Start the process group and seed torch, numpy and random with `seed`.
+def initialize(seed: int = 0, tp_size: int = 1, collective_seconds: float = 1800.0) -> None:
+    """Start the process group and seed torch, numpy and random with `seed`; a collective may take so many seconds.
 
     Rank and world size come from the launcher's environment; without one this is a run of a single rank.
     A missing or mismatched rank is a UserError that names it.
@@ -40,6 +41,7 @@ def initialize(seed: int = 0, tp_size: int = 1) -> None:
     if bmt.init.is_initialized():
         raise RuntimeError("the runtime is initialised already")
     check_ranks()
+    collectives.set_timeout(collective_seconds)
     os.environ.setdefault("MASTER_ADDR", "localhost")
     os.environ.setdefault("MASTER_PORT", "0")
     with _quiet_initialization():
@@ -130,6 +132,13 @@ def memory_bytes() -> int:
     return CpuDevice.max_memory_allocated()
 
 
+def give_back_all(model: Any) -> None:
+    """Bring the blocks of a model of a rank that is alone back to where they can be used, after an exception in one."""
+    from fm9g.runtime.zero_context import give_back_all as give_back
+
+    give_back(model)
+
+
 def release_memory() -> None:
     """Give back what the device's allocator keeps for later."""
     if backend.on_cuda:
@@ -191,8 +200,19 @@ def expect_progress(seconds: float) -> None:
 
 
 def begin(doing: str) -> None:
-    """Say what this rank does now, for `expect_progress`."""
+    """Say what this rank does now, for `expect_progress`. What is said in another thread than the main one does not
+    count, unless that waits for it (`waiting_for_threads`)."""
     process.begin(doing)
+
+
+@contextlib.contextmanager
+def waiting_for_threads() -> Iterator[None]:
+    """The main thread does nothing but wait for others, whose progress is this rank's."""
+    process.wait_for_threads(True)
+    try:
+        yield
+    finally:
+        process.wait_for_threads(False)
 
 
 def expect_nothing() -> None:

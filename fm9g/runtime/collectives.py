@@ -20,7 +20,8 @@ from torch import Tensor
 from fm9g.runtime import process
 
 Operator = Literal["sum", "prod", "max", "min", "avg"]
-TIMEOUT = datetime.timedelta(minutes=30)
+
+_timeout = datetime.timedelta(minutes=30)
 
 _REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda parts: parts.sum(0),
@@ -49,7 +50,7 @@ class GlooTransport:
         self.rank, self.size = rank, size
         gloo: Any = dist.ProcessGroupGloo
         options = gloo._Options()
-        options._timeout, options._devices = TIMEOUT, self._devices()
+        options._timeout, options._devices = _timeout, self._devices()
         self._group: Any = gloo(store, rank, size, options)
 
     @staticmethod
@@ -113,7 +114,7 @@ class NcclTransport:
     def __init__(self, store: Any, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         options = dist.ProcessGroupNCCL.Options()
-        options._timeout = TIMEOUT
+        options._timeout = _timeout
         self._group: Any = dist.ProcessGroupNCCL(store, rank, size, options)
 
     def all_gather(self, source: Tensor, target: Tensor) -> None:
@@ -210,6 +211,12 @@ class _Measure:
     def seconds(self) -> float:
         """All of them; on the GPU what was given to it must have been done."""
         return self._seconds + sum(first.elapsed_time(last) for first, last in self._events) / 1e3
+
+
+def set_timeout(seconds: float) -> None:
+    """How long a collective of the groups that are made from now on may take."""
+    global _timeout
+    _timeout = datetime.timedelta(seconds=seconds)
 
 
 _measure: _Measure | None = None

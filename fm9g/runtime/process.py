@@ -9,6 +9,7 @@ collective they wait in. A rank also ends when the launcher that started it is g
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
 import json
 import os
@@ -53,6 +54,7 @@ class _State:
     cuda = False
     watch: Watch | None = None
     overdue: Overdue | None = None
+    waits_for_threads = False
     collectives = 0  # that this rank has come to
 
 
@@ -113,7 +115,8 @@ class Rendezvous:
             address = _address()
             shared = connect(*address, rank, timeout, MISSING_AFTER_SECONDS)
             _State.store = of_this_attempt(shared)
-            claims = announce(_State.store, rank, world_size, MISSING_AFTER_SECONDS)
+            again = 3 if launcher.attempt() else 1  # another node's launcher may have to end a rank that is stuck first
+            claims = announce(_State.store, rank, world_size, again * MISSING_AFTER_SECONDS)
             _State.watch = Watch(connect(*address, -1, timeout, MISSING_AFTER_SECONDS), rank, claims)
             _State.watch.start()
         yield _State.store, rank, world_size
@@ -252,13 +255,20 @@ class Watch(threading.Thread):
 def expect_progress(seconds: float) -> None:
     """From now on end the run when this rank has begun nothing new (`begin`) for so long."""
     _State.overdue = Overdue(seconds, _end_overdue)
+    _State.overdue.note("starting")
     _State.overdue.start()
 
 
 def begin(doing: str) -> None:
     """Say what this rank does now."""
-    if _State.overdue is not None:
+    counts = _State.waits_for_threads or threading.current_thread() is threading.main_thread()
+    if _State.overdue is not None and counts:
         _State.overdue.note(doing)
+
+
+def wait_for_threads(waits: bool) -> None:
+    """Say whether the main thread waits for others, so that what they say counts."""
+    _State.waits_for_threads = waits
 
 
 def expect_nothing() -> None:
@@ -336,8 +346,14 @@ def fail(reason: str, restart_helps: bool = True) -> None:
     """Tell the launcher and the other ranks, if there are any, that this one cannot go on, and, where it is said, that
     this would be so again."""
     launcher.blame(f"rank {_State.rank}: {reason}", launcher.FAULT)
+    if not restart_helps:
+        with contextlib.suppress(OSError):  # it fails again then
+            launcher.leave(launcher.FINAL, reason)
     if _State.watch is not None:
-        _State.watch.fail(reason, restart_helps)
+        try:
+            _State.watch.fail(reason, restart_helps)
+        except ERRORS as error:
+            say(f"rank {_State.rank}: could not tell the other ranks ({error})")
 
 
 @atexit.register  # before fm9g.runtime.collectives registers its own: groups close first, so that no rank waits in one
@@ -349,10 +365,7 @@ def _finish() -> None:
 def _report_exception(
     kind: type[BaseException], value: BaseException, trace: TracebackType | None, previous: Any = sys.excepthook
 ) -> None:
-    try:
-        fail(f"{kind.__name__}: {value}", restart_helps=not issubclass(kind, UserError))
-    except ERRORS as error:
-        say(f"rank {_State.rank}: could not tell the other ranks ({error})")
+    fail(f"{kind.__name__}: {value}", restart_helps=not issubclass(kind, UserError))
     if issubclass(kind, UserError):  # written for a person, who has no use for where it was raised
         say(f"error: {value}")
     else:

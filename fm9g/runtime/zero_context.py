@@ -80,6 +80,22 @@ def exit(self: Any, flag: int = 0, backward: bool = False) -> None:
     block._ready = False
     if backward and _shared(block):
         _reduce_gradients(block, self._grad_tensor)
+    _give_back(block)
+    if flag == 1:
+        self.ctx_dict.update(self._param_tensor)
+    self._param_tensor, self._grad_tensor = {}, {}
+
+
+def give_back_all(model: Any) -> None:
+    """After an exception, which has come before `exit`: the parameters of a rank that is alone are its shards again."""
+    for module in model.modules():
+        if getattr(module, "_ready", False) is True:
+            module._ready = False
+            _give_back(module)
+
+
+def _give_back(block: Any) -> None:
+    """Make the block's parameters, and their gradients, views of its shards."""
     for item in block._param_info:
         parameter, shard = item["parameter"], block._storage_params[item["kw_name"]]
         if "begin" not in item:  # all of it is other ranks'
@@ -89,9 +105,6 @@ def exit(self: Any, flag: int = 0, backward: bool = False) -> None:
         parameter.data = _part(shard, item["begin"], item["end"])
         if parameter.requires_grad and shard.grad is not None:
             parameter.grad = _part(shard.grad, item["begin"], item["end"])
-    if flag == 1:
-        self.ctx_dict.update(self._param_tensor)
-    self._param_tensor, self._grad_tensor = {}, {}
 
 
 def _reduce_gradients(block: Any, gradients: dict[str, Tensor]) -> None:

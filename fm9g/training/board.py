@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar, text
 
 _FLUSH_SECONDS = 10.0
+_AGAIN_SECONDS = 60.0  # after which a file that could not be written is followed by another
 
 
 class Board:
@@ -22,16 +23,18 @@ class Board:
     was added since the last flush may be lost then, and a file of its own is begun with the next."""
 
     def __init__(self, folder: Path, first: int) -> None:
-        self._folder, self._first = folder, first
+        self._folder = folder
         self._writer: EventsWriter | None = None
-        self._flushed, self._files = 0.0, 0
-        self._open()
+        self._flushed, self._files, self._tried = 0.0, 0, 0.0
+        self._open(first)
 
-    def _open(self) -> None:
+    def _open(self, step: int) -> None:
+        """Begin a file, in which `step` is the first; TensorBoard hides what others have from there on."""
+        self._tried = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._files += 1
         self._writer = EventsWriter(str(self._folder / "events"), "" if self._files == 1 else f".{self._files}")
-        self._write(self._first, session_log=SessionLog(status=SessionLog.START))
+        self._write(step, session_log=SessionLog(status=SessionLog.START))
 
     def add_scalars(self, scalars: dict[str, float], step: int) -> None:
         """Add points to curves."""
@@ -46,7 +49,9 @@ class Board:
 
     def _write(self, step: int, **contents: Any) -> None:
         if self._writer is None:
-            self._open()
+            if time.monotonic() - self._tried < _AGAIN_SECONDS:
+                return
+            self._open(step)
         assert self._writer is not None
         try:
             self._writer.write_event(Event(wall_time=time.time(), step=step, **contents))

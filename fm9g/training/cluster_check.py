@@ -25,6 +25,7 @@ from fm9g.runtime.log import log
 from fm9g.training.inputs import Inputs
 
 MEGABYTES, TIMES = 16, 3
+_LOOKS = 60  # for a file of another node, a second apart
 _MOST_SKEW = 1.0  # seconds, from which on times of files and logs mislead
 
 
@@ -85,7 +86,7 @@ def _check_shared(folder: Path, nodes: list[list[int]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(token)
     runtime.barrier()
-    sees = path.is_file() and path.read_text() == token
+    sees = _sees(path, token)
     seen: list[int] = runtime.gather(int(sees))
     if runtime.rank() == 0:
         path.unlink()
@@ -94,6 +95,15 @@ def _check_shared(folder: Path, nodes: list[list[int]]) -> None:
         raise UserError(
             f"node(s) {', '.join(map(str, blind))} do not see {folder} of node 0: output_dir must be shared by all"
         )
+
+
+def _sees(path: Path, token: str) -> bool:
+    """Whether a file that is there holds the token; a network's file system may know of it some time later."""
+    for _ in range(_LOOKS):
+        if path.parent.is_dir() and path.name in os.listdir(path.parent) and path.read_text() == token:
+            return True
+        time.sleep(1)
+    return False
 
 
 def _rounds(count: int) -> Iterator[list[tuple[int, int]]]:

@@ -134,22 +134,22 @@ class Learner:
         self.manager.zero_grad()
         try:
             losses = step_losses(self.model, self.objective, batch, counts, self.manager.backward)
+            learned = Learned(losses, rate, 0.0, scale)
+            if counts.all_units:
+                self._update(learned, losses.loss, inspect)
         except torch.cuda.OutOfMemoryError as error:
             fault = str(error).splitlines()[0]
         else:
-            fault = ""
-        if fault:  # outside of the except, which would keep what the step has taken
-            return self._without_memory(iteration, rate, scale, fault)
-        learned = Learned(losses, rate, 0.0, scale)
-        if counts.all_units:
-            self._update(learned, losses.loss, inspect)
-        return learned
+            return learned
+        # outside of the except, which would keep what the step has taken
+        return self._without_memory(iteration, rate, scale, fault)
 
     def _without_memory(self, iteration: int, rate: float, scale: float, fault: str) -> Learned:
         """A step that the device has no memory for: jumped over by a rank that is alone, and the end of several."""
         advice = memory_advice(self._config, self._settings, runtime.world_size())
         if runtime.world_size() > 1 or not self._settings.ignore_cuda_oom:
             raise UserError(f"iteration {iteration}: rank {runtime.rank()} is out of memory: {fault}; {advice}")
+        runtime.give_back_all(self.model)
         self.manager.zero_grad()
         runtime.release_memory()
         return Learned(None, rate, None, scale, OUT_OF_MEMORY, f"{fault}; {advice}")

@@ -92,16 +92,18 @@ class Loop:
     def _iteration(self, step: Step) -> Metrics:
         """One optimizer step and its metrics."""
         iteration = step.batch.step + 1
-        if measured := stragglers.is_measured(iteration):
+        if measured := stragglers.is_measured(iteration) and not self._settings.skips(iteration):
             collectives.measure()
         started = time.perf_counter()
         learned = self.learner.step(step.batch, step.counts, self._inspection(iteration))
         self.stream.advance(step)
         runtime.synchronize_device()
+        waited = collectives.measured()
         seconds = time.perf_counter() - started + step.waited
+        own_seconds = max(0.0, seconds - waited)  # a GPU gathers while it computes
         metrics = self._metrics(step, learned, seconds)
         if measured:
-            metrics.ranks = stragglers.spread(seconds - collectives.measured())
+            metrics.ranks = stragglers.spread(own_seconds, seconds)
         if learned.fault:
             self._note_fault(step, learned)
         stops = step.counts.stops and iteration < self._settings.train_iters  # it is evaluated when the run goes on

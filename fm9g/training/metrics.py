@@ -219,11 +219,9 @@ class MetricsWriter:
 
     def write_late(self, metrics: Metrics, evaluated: Evaluated) -> None:
         """Record an evaluation of the iteration that was written last."""
-        self._lines.close()
         metrics.evaluated = evaluated
         with self._if_it_can("metrics.jsonl", "lines are kept until they can be"):
-            write_text(self._path, "".join(_lines(self._path)[:-1]) + _line(metrics))
-        self._lines = AppendedLines(self._path)
+            self._lines.replace_last(_line(metrics))
         self.write_evaluated(evaluated, metrics.iteration)
 
     def write_evaluated(self, evaluated: Evaluated, iteration: int) -> None:
@@ -276,6 +274,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flush everything."""
-        self._lines.close()
+        with self._if_it_can("metrics.jsonl", "lines that wait are lost"):
+            self._lines.close()
         with self._if_it_can("TensorBoard's file", _IN_ANOTHER):
             self._board.close()

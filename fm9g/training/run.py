@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
-from fm9g import launcher, runtime, signals
+from fm9g import launcher, runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
@@ -51,8 +51,9 @@ class Opened(NamedTuple):
 
 def run(inputs: Inputs) -> None:
     """Start the runtime and do what the settings ask for; where the run is asked to stop, exit with STOPPED."""
-    signals.listen()
-    runtime.initialize(inputs.settings.seed, inputs.settings.tp_size)
+    settings = inputs.settings
+    # a collective ends later than step_timeout ends the run, which says more
+    runtime.initialize(settings.seed, settings.tp_size, settings.step_timeout + 600)
     try:
         stopped = go(inputs)
         runtime.barrier()
@@ -65,8 +66,16 @@ def run(inputs: Inputs) -> None:
         runtime.fail(lost)
         raise UserError(lost) from None
     if stopped:
+        _exit_stopped()
+
+
+def _exit_stopped() -> NoReturn:
+    """Of another exit status than 0 torchrun would say that it failed: its launcher exits with STOPPED."""
+    try:
         launcher.leave(launcher.HAS_STOPPED)
-        sys.exit(0 if launcher.is_launched() else launcher.STOPPED)  # of the first, torchrun would say that it failed
+    except OSError:
+        sys.exit(launcher.STOPPED)
+    sys.exit(0 if launcher.is_launched() else launcher.STOPPED)
 
 
 def go(inputs: Inputs) -> bool:

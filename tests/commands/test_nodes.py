@@ -124,3 +124,42 @@ def test_another_program_at_the_address_is_said():
         connection.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
         connection.close()
         assert "is no launcher of fm9g: check MASTER_ENDPOINT and MASTER_PORT" in told.result()
+
+
+def test_a_launcher_that_is_started_again_takes_its_place():
+    port, (first, second, third) = free_port(), claims(3)
+    with ThreadPoolExecutor(3) as pool:
+        node_0 = pool.submit(outcome, first, port, 20.0)
+        with ask(port, second):
+            time.sleep(0.3)  # it is there, and then it is not
+        again = dataclasses.replace(second, process=200, token="another")
+        told = [pool.submit(outcome, claim, port, 20.0) for claim in (again, third)]
+        assert [node_0.result(), *(one.result() for one in told)] == ["", "", ""]
+
+
+def ask(port, claim):
+    """A connection that has made a claim."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+    connection.sendall(json.dumps(dataclasses.asdict(claim)).encode() + b"\n")
+    return connection
+
+
+def test_what_listens_at_the_address_and_hangs_up_is_no_launcher(monkeypatch):
+    """As a service that does not know what is said to it; node 0 itself listens elsewhere."""
+    from fm9g.commands import nodes
+
+    listening, elsewhere = nodes._listening, free_port()
+    monkeypatch.setattr(nodes, "_listening", lambda port: listening(elsewhere))
+    with socket.socket() as server, ThreadPoolExecutor(1) as pool:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        told = pool.submit(outcome, claims(2)[0], server.getsockname()[1], 10.0)
+        connection, _ = server.accept()
+        connection.close()
+        assert "is not this launcher" in told.result()

@@ -100,6 +100,21 @@ def test_what_goes_in_is_dropped_out_in_training_alone():
         assert torch.equal(first, second)
 
 
+def test_dora_leaves_a_bias_as_it_is():
+    torch.manual_seed(0)
+    layer = Linear(8, 6, 0.1, torch.float32, bias=True)
+    dora = Dora(layer, 4, 2.0, 0.0)
+    for module in (layer, dora):
+        bmt.init_parameters(module)
+    torch.nn.init.normal_(layer.bias.data)
+    torch.nn.init.normal_(dora.lora_B.data)
+    x = torch.randn(5, 8)
+    with torch.no_grad():
+        whole = layer.weight + 2.0 * dora.lora_B @ dora.lora_A
+        dora.load_state_dict({"magnitude": row_lengths(whole) * 1.5}, strict=False)
+        assert torch.allclose(dora(x, layer(x)), 1.5 * x @ whole.T + layer.bias, rtol=1e-5, atol=1e-6)
+
+
 def test_opendelta_leaves_nothing_that_it_was_given():
     """In a process of its own: here it may have been imported before."""
     code = """

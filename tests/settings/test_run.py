@@ -9,6 +9,7 @@ import torch
 
 from fm9g.commands import train
 from fm9g.errors import UserError
+from fm9g.model.feedforward import FeedForward
 from fm9g.objectives.language_model import LanguageModel
 from fm9g.runtime import bmt, process
 from fm9g.training.inputs import find
@@ -97,7 +98,7 @@ def test_a_run_that_comes_no_further_ends(run, monkeypatch):
 
     monkeypatch.setattr(LanguageModel, "cost", slow)
     run(train_iters=2, step_timeout=0.4)
-    assert ends[0].startswith("step 1, for more than 0.4 s (step_timeout)")
+    assert ends[0].startswith("step 1, for more than 0.4 s")
     ends.clear()
     run(train_iters=2)
     assert not ends
@@ -135,27 +136,34 @@ def test_local_takes_paths_as_they_are(tmp_path):
 
 
 @sees("ignore_cuda_oom")
-def test_a_step_without_memory_is_jumped_over_or_ends_the_run(run, monkeypatch):
-    backward = OptimManager.backward
-    steps = []
+@pytest.mark.parametrize("at", [(1, "a block"), (2, "a block"), (2, "backward")])
+def test_a_step_without_memory_is_jumped_over_or_ends_the_run(run, monkeypatch, at):
+    step, place = at
+    calls = []
 
-    def failing(manager, loss):
-        steps.append(1)
-        if len(steps) == 4:  # the second micro-step of the second step
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
-        backward(manager, loss)
+    def full(original, first):
+        def fails(*arguments, **options):
+            calls.append(1)
+            if len(calls) == first:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+            return original(*arguments, **options)
 
-    monkeypatch.setattr(OptimManager, "backward", failing)
+        return fails
+
+    if place == "a block":  # the second of two in a micro-step, of which a step has two
+        monkeypatch.setattr(FeedForward, "forward", full(FeedForward.forward, 4 * step - 2))
+    else:
+        monkeypatch.setattr(OptimManager, "backward", full(OptimManager.backward, 2 * step))
     jumped = run()
-    assert [line["skipped"] for line in jumped.metrics()] == ["", "out of memory", "", ""]
+    assert [line["skipped"] for line in jumped.metrics()] == ["out of memory" if i == step else "" for i in range(1, 5)]
     assert "Tried to allocate 2.00 GiB.; about" in jumped.log
     assert "try use_checkpoint=1" in jumped.log
+    if at != (1, "a block"):
+        calls.clear()
+        with pytest.raises(UserError, match=f"iteration {step}: rank 0 is out of memory: CUDA out of memory"):
+            run(ignore_cuda_oom=0)
     monkeypatch.undo()
-    assert jumped.losses()[2:] == run(skip_iters="2").losses()[2:]  # nothing of it is left
-    steps.clear()
-    monkeypatch.setattr(OptimManager, "backward", failing)
-    with pytest.raises(UserError, match="iteration 2: rank 0 is out of memory: CUDA out of memory"):
-        run(ignore_cuda_oom=0)
+    assert jumped.losses()[step:] == run(skip_iters=str(step)).losses()[step:]  # nothing of it is left
 
 
 @sees("seed")

@@ -92,13 +92,14 @@ def run_words_here(words: list[str], output: Path, name: str = "u") -> Ended:
 
 def command_here(words: Sequence[str], table: str = "") -> Finished:
     """What pretrain.py would do in a process of its own with one rank: its exit status and its stderr."""
-    from fm9g import runtime
+    from fm9g import runtime, signals
     from fm9g.errors import run_command
 
     main = load_program("pretrain").main
     errors, printed = io.StringIO(), io.StringIO()
-    before, initialize = sys.argv, runtime.initialize
+    before, initialize, listen = sys.argv, runtime.initialize, signals.listen
     sys.argv, runtime.initialize, status = ["pretrain.py", *words], _seed, 0
+    signals.listen = lambda at_second: None  # pytest has handlers of its own
     os.environ["FM9G_ARGS_TABLE"] = table
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
@@ -106,7 +107,7 @@ def command_here(words: Sequence[str], table: str = "") -> Finished:
     except SystemExit as exit:
         status = int(exit.code or 0)
     finally:
-        sys.argv, runtime.initialize = before, initialize
+        sys.argv, runtime.initialize, signals.listen = before, initialize, listen
         del os.environ["FM9G_ARGS_TABLE"]
     gc.collect()  # a run that failed is in a cycle with its error, and holds its lock
     return Finished(status, errors.getvalue() if status else printed.getvalue())
@@ -142,7 +143,7 @@ def training_here(place: Place, output: Path, **changes: object) -> Iterator[Any
             loop.close()
 
 
-def _seed(seed: int = 0, tp_size: int = 1) -> None:
+def _seed(seed: int = 0, tp_size: int = 1, collective_seconds: float = 0) -> None:
     import numpy as np
     import torch
 
