@@ -155,7 +155,7 @@ class _Visitors:
     """The connections of who has come to node 0."""
 
     def __init__(self, ready: selectors.BaseSelector) -> None:
-        self._ready = ready
+        self._selector = ready
         self._said: dict[socket.socket, bytes] = {}
         self._claims: dict[socket.socket, Claim] = {}
 
@@ -163,7 +163,7 @@ class _Visitors:
         """Let another in."""
         connection, _ = server.accept()
         connection.setblocking(False)
-        self._ready.register(connection, selectors.EVENT_READ)
+        self._selector.register(connection, selectors.EVENT_READ)
         self._said[connection] = b""
 
     def hear(self, connection: socket.socket, meeting: _Meeting) -> str:
@@ -178,7 +178,7 @@ class _Visitors:
             claim = self._claims[connection] = _read(json.loads(self._said[connection]))
             return meeting.add(claim)
         except (OSError, EOFError, ValueError, TypeError, KeyError):  # a scanner of ports, or a launcher that has ended
-            self._ready.unregister(connection)
+            self._selector.unregister(connection)
             del self._said[connection]
             connection.close()
             if left := self._claims.pop(connection, None):

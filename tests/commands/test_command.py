@@ -186,8 +186,8 @@ def test_train_starts_the_ranks_of_an_installed_package(monkeypatch, tmp_path):
     settings, arguments = started
     assert (settings.batch_size, settings.n_gpus) == (7, 3)
     assert settings.source("n_gpus") == COMMAND_LINE
-    assert arguments[1:5] == ["--nproc_per_node=3", "-m", "--", "fm9g.commands.pretrain"]
-    assert arguments[5:7] == ["--n_gpus=3", "--config"]
+    assert arguments[1:6] == ["--nproc_per_node=3", "--max_restarts=0", "-m", "--", "fm9g.commands.pretrain"]
+    assert arguments[6:8] == ["--n_gpus=3", "--config"]
     started.clear()
     sys.argv += ["--n_gpus", "2"]
     train.main()

@@ -36,7 +36,9 @@ def assert_goes_on(place, whole, words, output, tmp_path):
     assert output.progress(STEPS) == whole.progress(STEPS)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.soak) for name in ("SIGUSR1", "SIGINT"))]
+)
 def test_a_signal_to_the_launcher(place, whole, tmp_path, name):
     output = Output(tmp_path / "out")
     words = place.words(output.root, train_iters=STEPS, resume_ckpt="latest", dataloader_num_workers=1)

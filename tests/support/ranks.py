@@ -84,7 +84,13 @@ def start(command: Sequence[str], env: Mapping[str, str] | None, folder: Path) -
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=_as_from_a_terminal,
     )
+
+
+def _as_from_a_terminal() -> None:
+    """Whatever a shell starts in the background inherits that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 60, end_with: signal.Signals = signal.SIGABRT) -> Finished:
