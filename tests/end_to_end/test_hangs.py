@@ -5,7 +5,7 @@ import pytest
 from tests.support.apps import run_app
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.soak), 1])
 def test_a_record_that_is_never_read_ends_the_run(place, tmp_path, workers):
     program = tmp_path / "hanging.py"
     program.write_text(

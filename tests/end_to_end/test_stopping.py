@@ -71,6 +71,7 @@ def test_a_signal_to_all_processes_of_two_ranks(place, tmp_path):
     assert output.latest() == STEPS
 
 
+@pytest.mark.soak
 def test_a_signal_to_one_rank_of_two(place, tmp_path):
     output = Output(tmp_path / "out")
     process = start_paused(place.words(output.root, n_gpus=2, train_iters=STEPS), tmp_path, ASKED_AT)
