@@ -99,13 +99,7 @@ def test_who_knocks_and_says_nothing_or_nonsense_is_left_alone():
         node_0 = pool.submit(outcome, first, port, 20.0)
         strangers = []
         for said in (b"", b"GET / HTTP/1.1\r\n\r\n", b"x" * 10_000, b"[1]\n", b'{"node": 1}\n'):
-            deadline = time.monotonic() + 10
-            while True:
-                try:
-                    stranger = socket.create_connection(("127.0.0.1", port), timeout=5)
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline
+            stranger = knock(port)
             stranger.sendall(said)
             strangers.append(stranger)
         assert outcome(second, port, 20.0) == ""
@@ -139,15 +133,19 @@ def test_a_launcher_that_is_started_again_takes_its_place():
 
 def ask(port, claim):
     """A connection that has made a claim."""
+    connection = knock(port)
+    connection.sendall(json.dumps(dataclasses.asdict(claim)).encode() + b"\n")
+    return connection
+
+
+def knock(port):
+    """A connection to node 0, which may only just begin to listen."""
     deadline = time.monotonic() + 10
     while True:
         try:
-            connection = socket.create_connection(("127.0.0.1", port), timeout=5)
-            break
+            return socket.create_connection(("127.0.0.1", port), timeout=5)
         except OSError:
             assert time.monotonic() < deadline
-    connection.sendall(json.dumps(dataclasses.asdict(claim)).encode() + b"\n")
-    return connection
 
 
 def test_what_listens_at_the_address_and_hangs_up_is_no_launcher(monkeypatch):

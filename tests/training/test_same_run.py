@@ -44,7 +44,8 @@ def test_a_resume_with_another_model_config_is_refused(place, finished, tmp_path
 def test_with_only_the_weights_it_is_another_run(place, finished, tmp_path):
     output = copy_output(finished, tmp_path / "out")
     config = place.write_model("other", base=5000.0)
-    train_here(place, output.root, config=config, resume_ckpt="latest", only_load_model=1, train_iters=2)
+    run = train_here(place, output.root, config=config, resume_ckpt="latest", only_load_model=1, train_iters=2)
+    assert run.state(2)["model"]["base"] == 5000.0
 
 
 def test_what_the_same_weights_compute_alike_with_may_change(place, finished, tmp_path):
