@@ -12,10 +12,12 @@ from torch import Tensor
 
 from fm9g import runtime
 from fm9g.checkpoint.fit import SAFETENSORS_NAMES, fitting
+from fm9g.checkpoint.recut import rectangles
 from fm9g.checkpoint.shared_file import Piece, SharedTensors
 from fm9g.errors import UserError
 from fm9g.progress_bar import ProgressBar
-from fm9g.runtime.shards import shards, whole_shapes
+from fm9g.runtime import tensor_parallel
+from fm9g.runtime.shards import Shard, shards, whole_shapes
 from fm9g.tensors import finite
 from fm9g.tensors.lazy import Described, LazyTensor
 
@@ -28,8 +30,32 @@ def weights_of(model: Any, names: Collection[str]) -> SharedTensors:
         for name, param in model.named_parameters()
         if name in names
     }
-    pieces = [Piece(name, start, param.data) for name, param, start, _ in shards(model) if name in names]
+    pieces = [piece for shard in shards(model) if shard.name in names for piece in _stretches(shard)]
     return SharedTensors(described, pieces)
+
+
+def _stretches(shard: Shard) -> list[Piece]:
+    """What a rank writes of what it holds: stretches of the whole tensor.
+
+    Where its tensor-parallel group's ranks have columns, each is given some rows by the others, on the host; of rows of
+    which they have a part it writes its own. All ranks of a group must come.
+    """
+    name, param, start, _, columns = shard
+    if columns is None:
+        return [Piece(name, start, param.data)]
+    pieces, parts = [], tensor_parallel.all_gather(param.data).view(tensor_parallel.size(), -1)
+    for top, bottom, left, right, at in rectangles(start, param.numel(), columns):
+        if (left, right) != columns[:2] or bottom - top == 1:
+            first = top * columns.width + left
+            pieces.append(Piece(name, first, param.data[at : at + right - left]))
+            continue
+        rows = parts[:, at : at + (bottom - top) * (right - left)].unflatten(1, (bottom - top, right - left))
+        share = -(-(bottom - top) // tensor_parallel.size())
+        mine = rows[:, tensor_parallel.rank() * share :][:, :share].transpose(0, 1)
+        if mine.shape[0]:
+            first = (top + tensor_parallel.rank() * share) * columns.width
+            pieces.append(Piece(name, first, mine.reshape(-1).cpu()))
+    return pieces
 
 
 def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -> list[str]:
@@ -53,7 +79,8 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
 
 def fill(model: Any, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:
     """Give the model the values of tensors of its names and shapes: each rank what it holds, a piece at a time."""
-    for name, param, start, end in shards(model):
+    for name, param, start, end, columns in shards(model):
+        assert columns is None, "who only generates cuts no columns"
         at = 0
         for piece in tensors[name].pieces():
             first, last = max(at, start), min(at + len(piece), end)

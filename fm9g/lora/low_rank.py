@@ -9,14 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fm9g import runtime
 from fm9g.lora.merge import row_lengths
-from fm9g.model.linear import Linear
-from fm9g.runtime import bmt
-
-
-def _parameter(shape: tuple[int, ...], dtype: torch.dtype, init: bmt.ParameterInitializer) -> Tensor:
-    return bmt.DistributedParameter(torch.empty(shape, dtype=dtype, device=runtime.device()), init_method=init)
+from fm9g.model.linear import Linear, sharded_parameter
+from fm9g.runtime import bmt, tensor_parallel
 
 
 class _Added(torch.autograd.Function):
@@ -51,8 +46,10 @@ class LowRank(bmt.DistributedModule):
         super().__init__()
         dtype = layer.weight.dtype
         kaiming = bmt.ParameterInitializer(torch.nn.init.kaiming_uniform_, a=math.sqrt(5))
-        self.lora_A = _parameter((rank, layer.in_features), dtype, kaiming)
-        self.lora_B = _parameter((layer.out_features, rank), dtype, bmt.ParameterInitializer(torch.nn.init.zeros_))
+        self.lora_A = sharded_parameter((rank, layer.in_features), dtype, kaiming, 1 if layer.cut == 1 else None)
+        self.lora_B = sharded_parameter(
+            (layer.out_features, rank), dtype, torch.nn.init.zeros_, 0 if layer.cut == 0 else None
+        )
         self._scale, self._dropout = scale, dropout
 
     def _add(self, y: Tensor, x: Tensor) -> Tensor:
@@ -78,8 +75,10 @@ class Dora(LowRank):
 
     def __init__(self, layer: Linear, rank: int, scale: float, dropout: float) -> None:
         super().__init__(layer, rank, scale, dropout)
-        ones = bmt.ParameterInitializer(torch.nn.init.ones_)  # until the layer's own weights are there
-        self.magnitude = _parameter((layer.out_features,), torch.float32, ones)
+        ones = torch.nn.init.ones_  # until the layer's own weights are there
+        self.magnitude = sharded_parameter(
+            (layer.out_features,), torch.float32, ones, 0 if layer.cut == 0 else None
+        )
         self._layer = [layer]  # in a list: it is no part of this module
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -87,6 +86,8 @@ class Dora(LowRank):
         weight = self._layer[0].weight
         with torch.no_grad():
             lengths = row_lengths(weight.float() + self._scale * (self.lora_B.float() @ self.lora_A.float()))
+            if self._layer[0].cut == 1 and tensor_parallel.size() > 1:  # of each row this rank has a part
+                lengths = tensor_parallel.all_reduce(lengths**2).sqrt()
         longer = ((self.magnitude - lengths) / lengths).to(x.dtype)
         if not (self._dropout and self.training):
             whole, bias = self._add(y, x), getattr(self._layer[0], "bias", None)

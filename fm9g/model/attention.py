@@ -11,29 +11,38 @@ from fm9g.model.kernels.cached import cached_attention
 from fm9g.model.kernels.kernel import Attend
 from fm9g.model.linear import Linear
 from fm9g.model.rotary import rotate
-from fm9g.runtime import bmt
+from fm9g.runtime import bmt, tensor_parallel
 
 
 class Attention(bmt.DistributedModule):
-    """Multi-head (or grouped-query) self-attention: [T, dim_model] -> [T, dim_model]."""
+    """Multi-head (or grouped-query) self-attention: [T, dim_model] -> [T, dim_model], of each rank its share of tokens.
+
+    Each rank of a tensor-parallel group attends with a share of the heads. Where there are more ranks than key heads,
+    all compute every key and value, and take those of their queries.
+    """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend) -> None:
         super().__init__()
         self.dim_head, self._attend = config.dim_head, attend
         heads, kv_heads = config.num_heads * config.dim_head, config.num_kv_heads * config.dim_head
-        self.project_q = Linear(config.dim_model, heads, config.init_std, dtype, config.qkv_bias)
-        self.project_k = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias)
-        self.project_v = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias)
-        self.attention_out = Linear(heads, config.dim_model, config.init_std, dtype)
+        self._shares_keys = config.num_kv_heads % tensor_parallel.size() != 0
+        cut = None if self._shares_keys else 0
+        self.project_q = Linear(config.dim_model, heads, config.init_std, dtype, config.qkv_bias, cut=0)
+        self.project_k = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias, cut)
+        self.project_v = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias, cut)
+        self.attention_out = Linear(heads, config.dim_model, config.init_std, dtype, cut=1)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
+        x_TD = context.split.all_for_parts(x_TD)
         query, key, value = (
             project(x_TD).unflatten(-1, (-1, self.dim_head))
             for project in (self.project_q, self.project_k, self.project_v)
         )
+        if self._shares_keys:
+            key, value = (context.split.own_head(heads) for heads in (key, value))
         query, key = (rotate(x, context.cos, context.sin) for x in (query, key))
         output = self._attended(query, key, value, context)
-        return self.attention_out(output.flatten(1))
+        return context.split.sum_of_parts(self.attention_out(output.flatten(1)))
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
         """[T, heads, dim_head]; what is in a cache before these tokens is attended to as well."""

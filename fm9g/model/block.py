@@ -35,8 +35,8 @@ class FeedForwardBranch(bmt.DistributedModule):
         self.layernorm_before_ffn = RMSNorm(config.dim_model, config.eps, dtype)
         self.ffn = FeedForward(config, dtype)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self.ffn(self.layernorm_before_ffn(x_TD))
+    def forward(self, x_TD: Tensor, context: Context) -> Tensor:
+        return self.ffn(self.layernorm_before_ffn(x_TD), context)
 
 
 class TransformerBlock(bmt.DistributedModule):
@@ -55,4 +55,4 @@ class TransformerBlock(bmt.DistributedModule):
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
         x_TD = self._add(x_TD, self.self_att(x_TD, context))
-        return self._add(x_TD, self.ffn(x_TD))
+        return self._add(x_TD, self.ffn(x_TD, context))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fm9g.model.cache import Cache
 from fm9g.model.rotary import RotaryTable
+from fm9g.model.token_split import TokenSplit
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Context:
     position_ids: Tensor  # [T] int64, from 0 in each document
     cos: Tensor  # [T, 1, dim_head / 2], of the rotary angles at position_ids
     sin: Tensor
+    split: TokenSplit  # how the tokens lie on the ranks that compute together
     cache: Cache | None = None  # of what the documents have before these tokens, which are taken into it
 
     @classmethod
@@ -66,12 +68,12 @@ class Context:
     ) -> Context:
         """Documents of these lengths, one after another, each after what it has in `cache`; `dtype` is that of the
         hidden states."""
-        queries = Documents.of(lengths, device)
+        queries, split = Documents.of(lengths, device), TokenSplit.of(sum(lengths))
         if cache is not None:
             places = cache.begin(lengths, device)
-            return cls(queries, queries, places, *rotary(places, max(cache.lengths), dtype), cache)
+            return cls(queries, queries, places, *rotary(places, max(cache.lengths), dtype), split, cache)
         counts = torch.tensor(lengths, dtype=torch.int32)
         starts = torch.cumsum(counts, 0, dtype=torch.int32) - counts
         positions = torch.arange(int(counts.sum())) - torch.repeat_interleave(starts, counts)
         position_ids = positions.to(device, non_blocking=True)
-        return cls(queries, queries, position_ids, *rotary(position_ids, queries.longest, dtype))
+        return cls(queries, queries, position_ids, *rotary(position_ids, queries.longest, dtype), split)

@@ -13,7 +13,7 @@ from fm9g.model.block import TransformerBlock
 from fm9g.model.cache import Cache
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
-from fm9g.model.cross_entropy import linear_cross_entropy, linear_scores
+from fm9g.model.cross_entropy import IGNORED, linear_cross_entropy, linear_scores
 from fm9g.model.embedding import Embedding, noise
 from fm9g.model.kernels import choose_kernel
 from fm9g.model.linear import Linear
@@ -89,8 +89,8 @@ class Decoder(bmt.DistributedModule):
         return (self.input_embedding if self.config.tie_lm_head else self.lm_head).weight
 
     def hidden(self, tokens_T: Tensor, context: Context) -> Tensor:
-        """[T] token ids -> [T, dim_model], scaled for the head."""
-        x_TD = self.input_embedding(tokens_T)
+        """[T] token ids -> [T, dim_model], scaled for the head; of a tensor-parallel group each rank's own tokens."""
+        x_TD = self.input_embedding(context.split.own(tokens_T))
         if self._neft_alpha and self.training:
             x_TD = x_TD + noise(x_TD, context, self._neft_alpha)
         if self.config.embedding_scale != 1:
@@ -102,24 +102,39 @@ class Decoder(bmt.DistributedModule):
 
     def forward(self, tokens_T: Tensor, context: Context) -> Tensor:
         """[T] token ids -> [T, vocab_size] logits, all of them in memory: for inference and tests."""
-        return F.linear(self.hidden(tokens_T, context), self._head_weight())
+        return F.linear(context.split.all(self.hidden(tokens_T, context)), self._head_weight())
 
     def next_logits(self, tokens_T: Tensor, context: Context) -> Tensor:
         """The float32 logits [documents, vocab_size] of what follows each document."""
-        last_TD = self.hidden(tokens_T, context)[context.queries.cu_seqlens[1:] - 1]
+        last_TD = context.split.all(self.hidden(tokens_T, context))[context.queries.cu_seqlens[1:] - 1]
         return F.linear(last_TD, self._head_weight()).float()
 
     def loss(
         self, tokens_T: Tensor, targets_T: Tensor, context: Context, factors_T: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The summed loss over valid targets (not -100), and the loss [T] of each token without gradient; each is
-        multiplied by its factor, where there are any."""
-        return linear_cross_entropy(self.hidden(tokens_T, context), self._head_weight(), targets_T, factors_T)
+        multiplied by its factor, where there are any.
+
+        Of a tensor-parallel group each rank sums its own tokens' losses, and is told all.
+        """
+        split = context.split
+        own_targets = split.own(targets_T, IGNORED)
+        own_factors = None if factors_T is None else split.own(factors_T)
+        total, losses = linear_cross_entropy(
+            self.hidden(tokens_T, context), self._head_weight(), own_targets, own_factors
+        )
+        return total, split.all(losses)
 
     def scores(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Without gradients: the loss [T] of each token, and whether its target is the likeliest one, bool [T]."""
-        return linear_scores(self.hidden(tokens_T, context), self._head_weight(), targets_T)
+        own_targets = context.split.own(targets_T, IGNORED)
+        losses, likeliest = linear_scores(self.hidden(tokens_T, context), self._head_weight(), own_targets)
+        return context.split.all(losses), context.split.all(likeliest.to(torch.uint8)).bool()
 
     def log_probs(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> Tensor:
-        """The log-probability [T], float32, of each target, differentiable; 0, with no gradient, at -100."""
-        return log_probs(self.hidden(tokens_T, context), self._head_weight(), targets_T)
+        """The log-probability [T], float32, of each target, differentiable; 0, with no gradient, at -100.
+
+        All ranks of a tensor-parallel group are told all, and must compute the same with them.
+        """
+        own_targets = context.split.own(targets_T, IGNORED)
+        return context.split.all(log_probs(self.hidden(tokens_T, context), self._head_weight(), own_targets))

@@ -27,5 +27,5 @@ def noise(embedded_TD: Tensor, context: Context, alpha: float) -> Tensor:
     https://arxiv.org/abs/2310.05914, algorithm 1)."""
     lengths = torch.tensor(context.queries.lengths)
     limits = (alpha / (lengths * embedded_TD.shape[1]).sqrt()).repeat_interleave(lengths)
-    limits_T1 = limits[:, None].to(embedded_TD.device, embedded_TD.dtype, non_blocking=True)
+    limits_T1 = context.split.own(limits[:, None]).to(embedded_TD.device, embedded_TD.dtype, non_blocking=True)
     return torch.empty_like(embedded_TD).uniform_(-1, 1) * limits_T1

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fm9g.model.config import ModelConfig
+from fm9g.model.context import Context
 from fm9g.model.linear import Linear
 from fm9g.runtime import bmt
 
@@ -20,8 +21,8 @@ class GatedInput(bmt.DistributedModule):
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.w_0 = Linear(config.dim_model, config.dim_ff, config.init_std, dtype)
-        self.w_1 = Linear(config.dim_model, config.dim_ff, config.init_std, dtype)
+        self.w_0 = Linear(config.dim_model, config.dim_ff, config.init_std, dtype, cut=0)
+        self.w_1 = Linear(config.dim_model, config.dim_ff, config.init_std, dtype, cut=0)
         self._activate = ACTIVATIONS[config.activate_fn]
 
     def forward(self, x_TD: Tensor) -> Tensor:
@@ -29,12 +30,12 @@ class GatedInput(bmt.DistributedModule):
 
 
 class FeedForward(bmt.DistributedModule):
-    """[T, dim_model] -> [T, dim_model]."""
+    """[T, dim_model] -> [T, dim_model], of each rank its share of tokens."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
         self.w_in = GatedInput(config, dtype)
-        self.w_out = Linear(config.dim_ff, config.dim_model, config.init_std, dtype)
+        self.w_out = Linear(config.dim_ff, config.dim_model, config.init_std, dtype, cut=1)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self.w_out(self.w_in(x_TD))
+    def forward(self, x_TD: Tensor, context: Context) -> Tensor:
+        return context.split.sum_of_parts(self.w_out(self.w_in(context.split.all_for_parts(x_TD))))

@@ -1,34 +1,64 @@
-"""A linear layer, its weight sharded by BMTrain."""
+"""A linear layer, its weight sharded by BMTrain, and cut where a tensor-parallel group shares it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fm9g import runtime
-from fm9g.runtime import bmt
+from fm9g.model.token_split import column_share
+from fm9g.runtime import bmt, tensor_parallel
 
 
-def normal_parameter(shape: tuple[int, ...], init_std: float, dtype: torch.dtype) -> Tensor:
-    """A sharded parameter that bmt.init_parameters fills from N(0, init_std²)."""
-    return bmt.DistributedParameter(
-        torch.empty(shape, dtype=dtype, device=runtime.device()),
-        init_method=bmt.ParameterInitializer(torch.nn.init.normal_, mean=0.0, std=init_std),
-    )
+def sharded_parameter(
+    shape: tuple[int, ...], dtype: torch.dtype, initialize: Callable[[Tensor], object], cut: int | None = None
+) -> Tensor:
+    """A parameter of this whole `shape`, sharded by BMTrain, that bmt.init_parameters fills by `initialize`.
+
+    Each rank of a tensor-parallel group has a part of its axis `cut`, or all of it (None).
+    """
+    ranks, own = tensor_parallel.size(), list(shape)
+    where: dict[str, Any] = {}
+    if cut is not None and ranks > 1:
+        own[cut] = column_share(shape[cut], ranks)
+        where = {"tp_mode": True, "tp_split_dim": cut}
+    values = torch.empty(own, dtype=dtype, device=runtime.device())
+    return bmt.DistributedParameter(values, init_method=initialize, **where)
+
+
+def normal_parameter(shape: tuple[int, ...], init_std: float, dtype: torch.dtype, cut: int | None = None) -> Tensor:
+    """One that begins as N(0, init_std²)."""
+    normal = bmt.ParameterInitializer(torch.nn.init.normal_, mean=0.0, std=init_std)
+    return sharded_parameter(shape, dtype, normal, cut)
 
 
 class Linear(bmt.DistributedModule):
-    """[..., dim_in] -> [..., dim_out]."""
+    """[..., dim_in] -> [..., dim_out].
 
-    def __init__(self, dim_in: int, dim_out: int, init_std: float, dtype: torch.dtype, bias: bool = False) -> None:
+    `cut`: of a tensor-parallel group each rank has a part of the outputs (0), or of the inputs (1), so that its output
+    is a summand of the whole; None: it has all.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        init_std: float,
+        dtype: torch.dtype,
+        bias: bool = False,
+        cut: int | None = None,
+    ) -> None:
         super().__init__()
-        self.in_features, self.out_features = dim_in, dim_out
-        self.weight = normal_parameter((dim_out, dim_in), init_std, dtype)
+        assert not (bias and cut == 1), "each rank would add the whole bias to its summand"
+        self.in_features, self.out_features, self.cut = dim_in, dim_out, cut
+        self.weight = normal_parameter((dim_out, dim_in), init_std, dtype, cut)
         self._has_bias = bias
         if bias:
-            zeros = torch.zeros(dim_out, dtype=dtype, device=runtime.device())
-            self.bias = bmt.DistributedParameter(zeros, init_method=torch.nn.init.zeros_)
+            self.bias = sharded_parameter((dim_out,), dtype, torch.nn.init.zeros_, cut)
 
     def forward(self, x: Tensor) -> Tensor:
         bias = self.bias if self._has_bias else None

@@ -87,13 +87,23 @@ def local_rank() -> int:
 
 
 def tp_rank() -> int:
-    """This process's number in its tensor-parallel group."""
+    """This process's number in its tensor-parallel group, whose ranks follow each other."""
     return int(bmt.config["tp_rank"])
 
 
 def tp_size() -> int:
     """The number of ranks in a tensor-parallel group."""
     return int(bmt.config["tp_size"])
+
+
+def data_rank() -> int:
+    """The number of this process's tensor-parallel group, all ranks of which read the same rows."""
+    return rank() // tp_size()
+
+
+def data_ranks() -> int:
+    """How many parts the rows of a step are dealt to."""
+    return world_size() // tp_size()
 
 
 def barrier() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
-from fm9g.runtime import bmt
+from fm9g.runtime import bmt, tensor_parallel
 from fm9g.runtime.shards import gathered_weights, whole_shapes
 
 _SPARE = 0.8  # of the free memory, what weights may take: caches and activations want some
@@ -40,6 +40,7 @@ def held(model: Any) -> Iterator[None]:
             _put(stack, module, weights | dict(module._modules))
         for block in blocks:
             _put(stack, block, {"forward": block._module.forward})
+        stack.enter_context(tensor_parallel.apart())
         yield
 
 

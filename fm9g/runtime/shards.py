@@ -11,28 +11,44 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fm9g.runtime import bmt
+from fm9g.runtime import bmt, tensor_parallel
+
+
+class Columns(NamedTuple):
+    """[first, last) of a matrix's `width` columns."""
+
+    first: int
+    last: int
+    width: int
 
 
 class Shard(NamedTuple):
-    """The flat range [start, end) of a parameter that this rank holds, as `parameter`."""
+    """The flat range [start, end) that this rank holds, as `parameter`, of a whole parameter, or of its `columns`."""
 
     name: str
     parameter: Any
     start: int
     end: int
+    columns: Columns | None = None
 
 
 def shards(model: Any) -> Iterator[Shard]:
     """What this rank holds of the model's parameters; of some it may hold nothing, which are left out."""
     for name, param in model.named_parameters():
-        if param.numel() and param._start_partition is not None:
-            yield Shard(name, param, param._start_partition, param._start_partition + param.numel())
+        if not param.numel() or param._start_partition is None:
+            continue
+        start, columns, part = param._start_partition, None, param._original_shape
+        if param._tp_split_dim == 0:
+            start += tensor_parallel.rank() * part.numel()
+        elif param._tp_split_dim == 1:
+            first = tensor_parallel.rank() * part[1]
+            columns = Columns(first, first + part[1], param._tp_original_shape[1])
+        yield Shard(name, param, start, start + param.numel(), columns)
 
 
 def whole_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the whole parameters."""
-    return {name: tuple(param._original_shape) for name, param in model.named_parameters()}
+    return {name: tuple(param._tp_original_shape) for name, param in model.named_parameters()}
 
 
 def gathered_weights(model: Any, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -45,7 +61,8 @@ def gathered_weights(model: Any, names: Collection[str] | None = None) -> Iterat
             wanted = [(name, info) for name, info in wanted if names is None or name in names]
             storages = {kw: _gathered(module, kw) for kw in dict.fromkeys(info["kw_name"] for _, info in wanted)}
             for name, info in wanted:
-                yield name, storages[info["kw_name"]].narrow(0, info["offset"], info["size"]).view(info["shape"])
+                part = storages[info["kw_name"]].narrow(0, info["offset"], info["size"]).view(info["shape"])
+                yield name, _whole(part, info["parameter"])
         else:
             for name, param in module._parameters.items():
                 whole_name = f"{prefix}.{name}" if prefix else name
@@ -53,7 +70,14 @@ def gathered_weights(model: Any, names: Collection[str] | None = None) -> Iterat
                 if isinstance(param, bmt.DistributedParameter) and not param._in_block and wanted_too:
                     with torch.no_grad():
                         weight = param.gather()
-                    yield whole_name, weight
+                    yield whole_name, _whole(weight, param)
+
+
+def _whole(part: Tensor, param: Any) -> Tensor:
+    """The whole parameter, of which a tensor-parallel group's ranks have a part each."""
+    if param._tp_split_dim < 0:
+        return part
+    return torch.cat(tensor_parallel.all_gather(part).split(part.shape[0]), param._tp_split_dim)
 
 
 def _gathered(block: Any, kw: str) -> Tensor:

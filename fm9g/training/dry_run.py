@@ -8,7 +8,6 @@ from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.dry_read import fill
 from fm9g.data.stream.forecast import SAMPLED_DOCUMENTS, CorpusSample, describe, endings, never_ends, places_of_a_pass
 from fm9g.data.stream.loader import LANES_PER_ROW
-from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.lora.layers import LORA_A
 from fm9g.model.config import ModelConfig
@@ -32,6 +31,11 @@ def _describe_model(config: ModelConfig, settings: Settings) -> str:
     return said + (f"; {count(adapters):,} of adapters in {layers} layers are trained" if adapters else "")
 
 
+def _describe_ranks(settings: Settings) -> str:
+    ranks = f"{settings.ranks} ranks"
+    return ranks if settings.tp_size == 1 else f"{ranks} in groups of tp_size {settings.tp_size}"
+
+
 def report(inputs: Inputs) -> str:
     """Check what can be checked and describe the run; a UserError where something is wrong."""
     settings, config = inputs.settings, inputs.model_config
@@ -39,14 +43,13 @@ def report(inputs: Inputs) -> str:
     folder.check_writable()
     start = planned_start(settings, folder)
     check_start(start, settings, config)
-    ranks = settings.n_gpus * whole_number("NNODES", 1, least=1)
-    rows = ranks * settings.batch_size * settings.grad_accum
+    rows = whole_plan(settings).rows_per_step
     places = rows * settings.max_length
     lines = [
         f"model        {_describe_model(config, settings)}",
         f"tokenizer    {inputs.tokenizer.vocab_size:,} tokens of the model's {config.vocab_size:,}",
         f"step         {rows} rows x {settings.max_length} = {places:,} tokens "
-        f"({ranks} ranks x batch_size {settings.batch_size} x grad_accum {settings.grad_accum})",
+        f"({_describe_ranks(settings)} x batch_size {settings.batch_size} x grad_accum {settings.grad_accum})",
         f"run          {settings.train_iters:,} iterations, {settings.train_iters * places:,} tokens",
         f"start        {start}",
         f"optimizer    {_describe_optimisation(settings)}",
@@ -57,7 +60,7 @@ def report(inputs: Inputs) -> str:
     tokens = places * fill(inputs.corpora, whole_plan(settings))
     lines += _describe_data(inputs, samples.trained, tokens)
     lines += _describe_evaluation(inputs, samples.held_out, places)
-    estimate = memory_per_rank(config, settings, ranks)
+    estimate = memory_per_rank(config, settings, settings.ranks)
     lines.append(f"memory       about {sum(estimate.values()) / 1e9:.2f} GB per rank:")
     lines += [f"             {size / 1e9:9.2f} GB {use}" for use, size in estimate.items()]
     lines.append(f"checkpoints  {about_checkpoints(config, settings, folder.checkpoints)}")

@@ -8,7 +8,6 @@ from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.dry_read import steps_to_read
 from fm9g.data.stream.forecast import never_ends, places_of_a_pass, sample_corpus
 from fm9g.data.stream.loader import Plan
-from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.settings import check
 from fm9g.training.settings import Settings
@@ -56,5 +55,5 @@ def fit_interval(settings: Settings, corpora: list[Corpus]) -> Settings:
 
 def whole_plan(settings: Settings) -> Plan:
     """The plan of all ranks' rows, before there are ranks."""
-    ranks = settings.n_gpus * whole_number("NNODES", 1, least=1)
+    ranks = settings.data_ranks(settings.ranks)
     return Plan(settings.seed, settings.max_length, settings.batch_size, settings.grad_accum, ranks=ranks)

@@ -97,10 +97,11 @@ class Learner:
             self.manager.loss_scale = saved.state["loss_scale"]
             self.manager.steps_since_last_scale = saved.state["steps_since_last_scale"]
             self.bad_steps = saved.part("bad_steps", BadSteps)
-            if saved.state["ranks"] == runtime.world_size():
+            ranks, tp_size = saved.state["ranks"], saved.state["settings"].get("tp_size", 1)
+            if (ranks, tp_size) == (runtime.world_size(), runtime.tp_size()):
                 load_random_state(saved.files(RANDOM_FILE)[runtime.rank()])
             else:
-                log(f"the checkpoint had {saved.state['ranks']} ranks: random generators start anew")
+                log(f"the checkpoint had {ranks} ranks, tp_size {tp_size}: random generators start anew")
 
     def _load_weights(self, path: Path, names: Collection[str]) -> None:
         log(f"loading {path}")

@@ -52,6 +52,8 @@ class LeftOut:
                 self._name_first(batch, task)
 
     def _name_damaged(self, batch: StepBatch) -> None:
+        if runtime.tp_rank():  # another has the same rows
+            return
         for reason in (skip.reason for _, skip in batch.skipped if skip.damaged):
             print(f"warning: rank {runtime.rank()} skips a damaged record: {reason}", file=sys.stderr, flush=True)
 

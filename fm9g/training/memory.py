@@ -17,7 +17,8 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     """Estimated bytes on the device by use, with ZeRO-3 over `ranks`.
 
     Activations follow Korthikanti et al. (https://arxiv.org/abs/2205.05198, section 4) with attention
-    that stores no scores: about 34 · dim_model bytes a token and layer in half precision.
+    that stores no scores: about 34 · dim_model bytes a token and layer in half precision. Of a tensor-parallel group
+    each rank has its part of them, but for the inputs of attention and feed-forward, of which it has all.
     """
     width = _BYTES[config.dtype]
     table = parameters(config)
@@ -28,10 +29,11 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     embedding, layer = config.vocab_size * config.dim_model, of_blocks / config.num_layers
     tokens = settings.batch_size * settings.max_length
     optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * trained / ranks
-    full_layer = tokens * config.dim_model * 17 * width
+    tp_size = settings.tp_size
+    full_layer = tokens * config.dim_model * width * (17 if tp_size == 1 else 15 / tp_size + 2)
     checkpointed = settings.use_checkpoint
     activations = (
-        full_layer + tokens * config.dim_model * width * config.num_layers
+        full_layer + tokens / tp_size * config.dim_model * width * config.num_layers
         if checkpointed
         else (full_layer * config.num_layers)
     )
@@ -39,7 +41,7 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
         "parameters": width * held / ranks,
         "gradients": width * trained / ranks,
         "optimizer state (on the host with offload)": optimizer,
-        "gathered blocks, embedding and head": width * (4 * layer + 4 * embedding) + 4 * embedding,
+        "gathered blocks, embedding and head": width * (4 * layer / tp_size + 4 * embedding) + 4 * embedding,
         "activations": activations,
     }
 

@@ -13,6 +13,7 @@ from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.dry_read import fill
 from fm9g.data.stream.forecast import describe, endings, never_ends
+from fm9g.environment import whole_number
 from fm9g.errors import UserError
 from fm9g.lora.told import check_told
 from fm9g.model.parameters import num_parameters
@@ -52,6 +53,7 @@ class Opened(NamedTuple):
 def run(inputs: Inputs) -> None:
     """Start the runtime and do what the settings ask for; where the run is asked to stop, exit with STOPPED."""
     settings = inputs.settings
+    settings.data_ranks(whole_number("WORLD_SIZE", 1, least=1))
     # a collective ends later than step_timeout ends the run, which says more
     runtime.initialize(settings.seed, settings.tp_size, settings.step_timeout + 600)
     try:
@@ -140,7 +142,7 @@ def _resumed(inputs: Inputs, start: Start, saved: Saved) -> Inputs:
         settings = dataclasses.replace(
             settings, train_iters=saved.state["settings"]["train_iters"]
         )  # on other ranks, too
-    dealt = deal_rows(settings, rows, runtime.world_size())
+    dealt = deal_rows(settings, rows, runtime.data_ranks())
     if dealt != settings:
         was = settings.grad_accum
         log(f"grad_accum is {dealt.grad_accum} (not {was}) to keep the checkpoint's {rows} rows per step")

@@ -34,8 +34,8 @@ def make_plan(inputs: Inputs) -> Plan:
         settings.max_length,
         settings.batch_size,
         settings.grad_accum,
-        runtime.rank(),
-        runtime.world_size(),
+        runtime.data_rank(),
+        runtime.data_ranks(),
     )
 
 

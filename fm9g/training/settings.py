@@ -45,7 +45,13 @@ class RunSettings(Group):
     )
     batch_size: int = setting(1, "rows per rank and micro-step", "每个进程每个微步的行数", least=1, told=True)
     grad_accum: int = setting(1, "micro-steps per optimizer step", "每个优化器步的微步数", least=1, told=True)
-    tp_size: int = setting(1, "tensor-parallel ranks", "张量并行的进程数")
+    tp_size: int = setting(
+        1,
+        "ranks, next to each other, that share rows: each has a part of the heads, of dim_ff and of the tokens",
+        "共享同一批行的相邻进程数（张量并行）：每个进程负责一部分注意力头、dim_ff 与词元",
+        least=1,
+        told=True,
+    )
     seed: int = setting(1234, "everything random derives from it", "一切随机性由它决定", least=0, told=True, fixed=True)
     max_restarts: int = setting(
         0,
@@ -86,9 +92,20 @@ class RunSettings(Group):
     )
 
     def check(self) -> None:
-        """Ranks share out data alone, so far."""
-        if self.tp_size != 1:
-            raise UserError(f"tp_size={self.tp_size}: tensor parallelism belongs to a later version; use tp_size=1")
+        """Groups of ranks are equal."""
+        if self.tp_size > 1:
+            self.data_ranks(self.ranks)
+
+    @property
+    def ranks(self) -> int:
+        """The processes of all nodes, as the launcher will start them."""
+        return self.n_gpus * whole_number("NNODES", 1, least=1)
+
+    def data_ranks(self, ranks: int) -> int:
+        """Among how many the rows of a step are dealt; a UserError where tp_size does not divide the ranks."""
+        if ranks % self.tp_size:
+            raise UserError(f"tp_size {self.tp_size} does not divide the {ranks} rank(s) of the run")
+        return ranks // self.tp_size
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,10 @@ def count_step(batch: StepBatch, units: list[float], exhausted: bool, flops: flo
     for task, skip in batch.skipped:
         skipped[task] += 1
         damaged[task] += skip.damaged
-    counted = [*batch.tokens, *batch.documents, *skipped, *damaged]
-    mine = [not exhausted, stops, flops, *units, *counted]
+    counted = [flops, *units, *batch.tokens, *batch.documents, *skipped, *damaged]
+    if runtime.tp_rank():  # the ranks of a group have the same rows
+        counted = [0.0] * len(counted)
+    mine = [not exhausted, stops, *counted]
     all_ranks = runtime.all_reduce(torch.tensor(mine, dtype=torch.float64))  # whole numbers are exact in it
     unfinished, stopping, total_flops, *sums = all_ranks.tolist()
     places, documents, skipped, damaged = (list(map(int, sums[i * tasks : (i + 1) * tasks])) for i in range(1, 5))
@@ -108,7 +110,8 @@ def step_losses(
             pair_2 = torch.stack([x.detach().double() for x in pair])
             seen[name] = seen[name] + pair_2 if name in seen else pair_2
     seen = dict(sorted(seen.items()))  # each rank's in the same order
-    sums = runtime.all_reduce(torch.cat([task_sums, *seen.values()])).tolist()
+    mine = torch.cat([task_sums, *seen.values()])
+    sums = runtime.all_reduce(mine * (runtime.tp_rank() == 0)).tolist()  # a group's ranks are told the same losses
     by_task = [sums[i] / (counts.units[i] or 1) for i in range(tasks)]
     totals = zip(sums[tasks::2], sums[tasks + 1 :: 2], strict=True)
     return StepLosses(sum(sums[:tasks]) / (counts.all_units or 1), by_task, dict(zip(seen, totals, strict=True)))

@@ -27,7 +27,7 @@ class StreamDigest:
     def fold(self) -> str:
         """Gather the pending steps of all ranks and return h as hex; every rank must call it."""
         if self.pending:
-            ranks = runtime.gather_bytes(b"".join(self.pending))
+            ranks = runtime.gather_bytes(b"".join(self.pending))[:: runtime.tp_size()]
             per_micro = 32 * self.plan.batch_size
             per_step = per_micro * self.plan.grad_accum
             for step in range(len(self.pending)):
