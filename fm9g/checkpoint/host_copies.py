@@ -36,7 +36,8 @@ class HostCopies:
         first, weights = not self._kept, contents.weights
         if weights is not None:
             pieces = [
-                piece._replace(values=self._copy(("weights", piece.name, piece.start), piece.values)) for piece in weights.pieces
+                piece._replace(values=self._copy(("weights", piece.name, piece.start), piece.values))
+                for piece in weights.pieces
             ]
             weights = weights._replace(pieces=pieces)
         files = with_tensors(contents.files, self._copy)

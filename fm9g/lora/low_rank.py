@@ -76,9 +76,7 @@ class Dora(LowRank):
     def __init__(self, layer: Linear, rank: int, scale: float, dropout: float) -> None:
         super().__init__(layer, rank, scale, dropout)
         ones = torch.nn.init.ones_  # until the layer's own weights are there
-        self.magnitude = sharded_parameter(
-            (layer.out_features,), torch.float32, ones, 0 if layer.cut == 0 else None
-        )
+        self.magnitude = sharded_parameter((layer.out_features,), torch.float32, ones, 0 if layer.cut == 0 else None)
         self._layer = [layer]  # in a list: it is no part of this module
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ _apart = False
 
 def size() -> int:
     """The ranks that compute together: those of a group, or one where each has all weights."""
-    return 1 if _apart else int(bmt.config["tp_size"])
+    return 1 if _apart or not bmt.init.is_initialized() else int(bmt.config["tp_size"])
 
 
 def rank() -> int:
     """This rank's number among them."""
-    return 0 if _apart else int(bmt.config["tp_rank"])
+    return int(bmt.config["tp_rank"]) if size() > 1 else 0
 
 
 @contextlib.contextmanager

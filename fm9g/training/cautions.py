@@ -57,6 +57,11 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: float, samples: Samp
         said.append(
             f"drop_begin {settings.drop_begin:,} is not before train_iters {settings.train_iters:,}: lr never drops"
         )
+    if settings.n_gpus % settings.tp_size:
+        said.append(
+            f"the groups of tp_size {settings.tp_size} reach over nodes of {settings.n_gpus} rank(s): their ranks wait "
+            "for the network several times a layer; a tp_size that divides n_gpus keeps them on one node"
+        )
     said += _about_scaling(inputs.model_config)
     said += _about_idle_settings(settings)
     said += _about_tokenizer(inputs, start)

@@ -11,7 +11,7 @@ from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.contents import Contents
 from fm9g.checkpoint.weights import weights_of
 from fm9g.errors import UserError
-from fm9g.runtime import bmt, collectives
+from fm9g.runtime import collectives
 from fm9g.runtime.log import log
 from fm9g.training import stragglers
 from fm9g.training.bad_steps import documents, shorten
@@ -20,6 +20,7 @@ from fm9g.training.evaluation import Evaluation, describe
 from fm9g.training.learner import BAD_STEP, Diverged, Learned, Learner
 from fm9g.training.loss_plot import plot_loss
 from fm9g.training.metrics import Evaluated, Metrics, MetricsWriter, readable_line
+from fm9g.training.parameter_summary import summarize
 from fm9g.training.results import write_results
 from fm9g.training.run_state import run_state
 from fm9g.training.run_stream import RunStream, Step
@@ -203,7 +204,7 @@ class Loop:
             return None
 
         def inspect() -> None:
-            summary = bmt.inspect.inspect_model(self.learner.model, "*")
+            summary = summarize(self.learner.model)
             if self.writer:
                 self.writer.write_summary(summary, iteration)
 

@@ -261,7 +261,7 @@ class MetricsWriter:
                 self._board.add_text(f"Samples/{number}", text, iteration)
 
     def write_summary(self, summary: list[dict[str, Any]], iteration: int) -> None:
-        """Record the parameter and gradient summary of bmt.inspect.inspect_model."""
+        """Record the parameter and gradient summary of `summarize`."""
         for item in summary:
             keys = ("std", "mean", "max", "min", "grad_std", "grad_mean")
             self._add_scalars({f"Parameters/{item['name']}/{key}": float(item[key]) for key in keys}, iteration)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from fm9g.checkpoint.settings import OutputSettings, StartSettings
 from fm9g.data.chat.settings import ChatSettings
 from fm9g.data.stream.settings import DataSettings
-from fm9g.environment import REPOSITORY
+from fm9g.environment import REPOSITORY, whole_number
 from fm9g.errors import UserError
 from fm9g.files import read_json, user_path
 from fm9g.lora.settings import LoraSettings, read_lora_config

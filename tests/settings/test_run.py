@@ -44,7 +44,8 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--tp_size", "2"], "tp_size=2: tensor parallelism belongs to a later version; use tp_size=1"),
+        (["--tp_size", "0"], "tp_size must be at least 1"),
+        (["--tp_size", "2", "--n_gpus", "3"], "tp_size 2 does not divide the 3 rank(s) of the run"),
         (["--n_gpus", "0"], "n_gpus must be at least 1, not 0"),
         (["--batch_size", "-1"], "batch_size must be at least 1, not -1"),
         (["--grad_accum", "0"], "grad_accum must be at least 1"),

@@ -75,19 +75,17 @@ class Output:
         """{name: {step, moment: flat tensor}} of a checkpoint, put together from the files of all ranks."""
         import torch
 
-        whole: dict[str, dict[str, Any]] = {}
+        whole: dict[str, list[dict[str, Any]]] = {}
         for path in sorted((self.checkpoints / str(step)).glob("optimizer-*.pt")):
-            for name, piece in sorted(torch.load(path, weights_only=True).items()):
-                whole.setdefault(name, {})[piece["start"]] = piece
+            for name, piece in torch.load(path, weights_only=True).items():
+                whole.setdefault(name, []).append(piece)
         merged: dict[str, dict[str, Any]] = {}
         for name, pieces in whole.items():
-            ordered = [pieces[start] for start in sorted(pieces)]
-            merged[name] = {
-                key: torch.cat([piece[key] for piece in ordered])
-                for key in ordered[0]
-                if isinstance(ordered[0][key], torch.Tensor)
-            }
-            merged[name]["step"] = {piece["step"] for piece in ordered}
+            merged[name] = {"step": {piece["step"] for piece in pieces}}
+            for key in [key for key, value in pieces[0].items() if isinstance(value, torch.Tensor)]:
+                places = torch.cat([_places(piece["start"], piece.get("columns"), len(piece[key])) for piece in pieces])
+                assert places.sort().values.equal(torch.arange(len(places))), f"{key} of {name}: lost, or there twice"
+                merged[name][key] = torch.cat([piece[key] for piece in pieces])[places.argsort()]
         return merged
 
     def events(self) -> dict[str, list[tuple[int, float]]]:
@@ -101,6 +99,17 @@ class Output:
                 for value in event.summary.value:
                     scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
         return scalars
+
+
+def _places(start: int, columns: list[int] | None, count: int) -> Any:
+    """Where the values of a piece belong in the whole tensor, which is flat."""
+    import torch
+
+    flat = torch.arange(start, start + count)
+    if columns is None:
+        return flat
+    first, last, width = columns
+    return flat // (last - first) * width + first + flat % (last - first)
 
 
 def _tensorboard_records(content: bytes) -> Iterator[bytes]:

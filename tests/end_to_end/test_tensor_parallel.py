@@ -1,0 +1,92 @@
+"""Runs on groups of ranks that share rows: the same run as on one rank."""
+
+import pytest
+
+from fm9g.training.dry_run import report
+from fm9g.training.inputs import open_inputs
+from fm9g.training.settings import read_settings
+from tests.support.apps import run_app
+from tests.support.outputs import Output
+from tests.support.runs_here import APP, refused_early, train_here
+
+# ranks and tp_size of each part of a run that goes on elsewhere
+PARTS = [(4, 2), (2, 2), (1, 1), (4, 4)]
+SOAKED = [(4, 1), (4, 2), (2, 2), (2, 1), (1, 1), (2, 2), (4, 1), (4, 4)]
+EVERY, ROWS = 2, 4
+
+
+@pytest.fixture(scope="module")
+def options(place):
+    """A learning rate that does not look at train_iters, evaluation, samples and summaries."""
+    return {
+        "config": place.write_model("four heads", num_heads=4, num_kv_heads=2),
+        "lr_scheduler": "warmupstableexp",
+        "drop_begin": 1000,
+        "drop_iters": 10,
+        "warmup_iters": 1,
+        "validation_split": 0.05,
+        "eval_interval": EVERY,
+        "eval_iters": 2,
+        "inspect_iters": EVERY,
+        "sample_prompts": '["the tiny model"]',
+    }
+
+
+def losses(output):
+    """What a run learned and was evaluated as."""
+    found = []
+    for line in output.metrics():
+        found += [line["loss"], line["grad_norm"], *line["task_loss"].values()]
+        found += [line["evaluated"]["loss"], line["evaluated"]["accuracy"]] if line.get("evaluated") else []
+    return found
+
+
+def counted(output):
+    """What a run has read, and says of the model's size; no rank more than once."""
+    return [(line["tokens"], line["task_tokens"], line["task_documents"]) for line in output.metrics()]
+
+
+@pytest.mark.parametrize("parts", [PARTS, pytest.param(SOAKED, marks=pytest.mark.soak)], ids=["some", "all"])
+def test_a_run_that_goes_on_in_other_groups_is_the_same_run(place, options, single_rank, tmp_path, parts):
+    whole = train_here(place, tmp_path / "whole", **options, grad_accum=ROWS, train_iters=EVERY * len(parts))
+    moved, said = Output(tmp_path / "moved"), ""
+    for number, (ranks, tp_size) in enumerate(parts, 1):
+        dealt = {"n_gpus": ranks, "tp_size": tp_size, "grad_accum": ROWS * tp_size // ranks}
+        words = place.words(moved.root, **options, **dealt, train_iters=EVERY * number, resume_ckpt="latest")
+        result = run_app(words, tmp_path)
+        assert result.returncode == 0, result.output
+        said += result.output
+    assert f"tp_size is {parts[-1][1]} (command line), it was {parts[-2][1]} in the checkpoint's run" in said
+    assert losses(moved) == pytest.approx(losses(whole), rel=1e-5)
+    assert counted(moved) == counted(whole)
+    last = EVERY * len(parts)
+    assert moved.progress(last) == whole.progress(last)  # stream_sha256 among it
+    for tag, found in whole.events().items():
+        if tag.startswith(("parameters/", "gradients/")):
+            for (step, value), (_, other) in zip(found, moved.events()[tag], strict=True):
+                assert other == pytest.approx(value, rel=1e-3, abs=1e-6), (tag, step)
+    assert [line for line in said.splitlines() if "the tiny model =>" in line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"n_gpus": 4, "tp_size": 4}, "tp_size 4 does not divide num_heads 2 of the model config"),
+        ({"n_gpus": 3, "tp_size": 3}, "tp_size 3 does not divide num_heads 2 of the model config"),
+        ({"n_gpus": 4, "tp_size": 4, "num_heads": 8, "dim_ff": 46}, "tp_size 4 does not divide dim_ff 46"),
+        (
+            {"n_gpus": 4, "tp_size": 4, "num_heads": 12, "num_kv_heads": 6},
+            "tp_size 4 neither divides num_kv_heads 6 of the model config nor is a multiple of it",
+        ),
+    ],
+)
+def test_groups_that_cannot_share_a_model_are_refused_early(place, tmp_path, changes, says):
+    model = {name: changes.pop(name) for name in list(changes) if name.startswith(("num_", "dim_"))}
+    config = place.write_model("other", **model)
+    assert says in refused_early(place, tmp_path, config=config, **changes)
+
+
+def test_a_group_over_two_nodes_is_cautioned(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("NNODES", "2")
+    words = place.words(tmp_path, n_gpus=1, tp_size=2)
+    assert "the groups of tp_size 2 reach over nodes of 1 rank(s)" in report(open_inputs(read_settings(words), APP))
