@@ -4,8 +4,8 @@
 
 A decoder in bf16 with AdamW's state (14 bytes a parameter) is saved by one process, each side in one of its own, in
 turn. `pause` is how long training stands still, `save` how long until all is on the disk; what a save in the background
-costs training that goes on meanwhile is not in it. `memory` is what the process has at most beyond what it had before
-its first save. Medians over the rounds; every save goes to a new folder and ends with fsync.
+costs training that goes on meanwhile is not in it. `memory` is what the process has at most in a save beyond what it
+had before the first one. Medians over the rounds; every save goes to a new folder and ends with fsync.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import sys
@@ -129,18 +128,30 @@ def peers(model: Any, optimizer: Any, side: str) -> tuple[Callable[[Path], float
     return save, load
 
 
+def resident(key: str) -> float:
+    """Gigabytes of this process: VmRSS now, VmHWM at most since `forget_peak`."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024e-9 for line in status if line.startswith(f"{key}:"))
+
+
+def forget_peak() -> None:
+    """Begin to measure the peak anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def measured(side: str, millions: int, rounds: int, root: Path) -> list[Measured]:
     """What each save and load of one side took, in this process."""
     model, optimizer = trained(millions)
     is_ours = side.startswith("ours")
     save, load = ours(model, optimizer, "async" in side) if is_ours else peers(model, optimizer, side)
-    before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+    before, found = resident("VmRSS"), []
     for _ in range(rounds + 1):
         with tempfile.TemporaryDirectory(dir=root) as folder:
+            forget_peak()
             started = time.perf_counter()
             pause = save(Path(folder))
             saved = time.perf_counter()
-            memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
+            memory = resident("VmHWM") - before
             load(Path(folder))
             found.append(Measured(saved - started, pause, time.perf_counter() - saved, memory))
     return found[1:]  # in the first, memory is taken that is there then

@@ -85,7 +85,7 @@ def test_a_checkpoint_is_the_same_whoever_loads_and_saves_it(
     """Bit for bit, weights and the optimizer's state, from ranks to other ranks and other groups of them."""
     config = place.write_model(f"four-{dtype}", num_heads=4, num_kv_heads=2, dim_ff=44, dtype=dtype)
     settings = {"config": config, "lr": 1e-3, "train_iters": 2}
-    before = train_here(place, tmp_path / "0", **settings)
+    before: Output = train_here(place, tmp_path / "0", **settings)
     first = before
     for number, (ranks, tp_size) in enumerate([(4, 2), (2, 1), (4, 4), (1, 1)], 1):
         target = Output(tmp_path / str(number))

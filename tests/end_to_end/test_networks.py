@@ -23,28 +23,42 @@ def start_on(machines, words, folder, **changes):
     ]
 
 
+SOAKED = [
+    (2, 0, 1, 1),
+    (3, 0, 1, 1),
+    (3, 2, 1, 1),
+    (2, 1, 2, 2),
+    (2, 0, 1, 2),
+    (3, 1, 2, 2),
+]  # tp 2 in a node and over two
+
+
 @pytest.mark.parametrize(
-    ("count", "victim"), [(2, 1), *(pytest.param(*case, marks=pytest.mark.soak) for case in ((2, 0), (3, 0), (3, 2)))]
+    ("count", "victim", "ranks", "tp_size"),
+    [(2, 1, 1, 1), *(pytest.param(*case, marks=pytest.mark.soak) for case in SOAKED)],
 )
-def test_a_machine_that_is_cut_off_ends_the_run_which_goes_on_by_the_same_command(place, tmp_path, count, victim):
-    options = {"n_gpus": None, "grad_accum": 1, "save_iters": 5, "resume_ckpt": "latest"}
+def test_a_machine_that_is_cut_off_ends_the_run_which_goes_on_by_the_same_command(
+    place, tmp_path, count, victim, ranks, tp_size
+):
+    options = {"n_gpus": None, "grad_accum": 1, "save_iters": 5, "resume_ckpt": "latest", "tp_size": tp_size}
     output = Output(tmp_path / "out")
     with network(count) as machines:
         words = place.words(output.root, **options, train_iters=100_000)
-        nodes = start_on(machines, words, tmp_path, FM9G_HEARTBEAT_SECONDS="6")
+        nodes = start_on(machines, words, tmp_path, FM9G_HEARTBEAT_SECONDS="6", GPUS_PER_NODE=str(ranks))
         wait_until(lambda: output.steps() or any(node.poll() is not None for node in nodes), "a checkpoint", 120)
         machines[victim].cut_off()
         ended = [finish(node, 90) for node in nodes]
         assert [result.returncode for result in ended] == [1] * count, "".join(result.output for result in ended)
         last = [result.output.splitlines()[-1] for result in ended]
         lost = [node for node in range(1, count) if victim in (0, node)]  # those that node 0 does not hear
+        away = [rank for node in lost for rank in range(node * ranks, (node + 1) * ranks)]
         for node, said in enumerate(last):
             if node in lost:
                 assert "no answer from the rendezvous store" in said, last
             else:
-                assert any(f"rank {other} (process " in said for other in lost), last
+                assert any(f"rank {other} (process " in said for other in away), last
                 assert "died or stopped answering" in said, last
     saved = output.latest()
-    again = run_app(place.words(output.root, **{**options, "n_gpus": count}, train_iters=saved + 2), tmp_path)
+    again = run_app(place.words(output.root, **{**options, "n_gpus": count * ranks}, train_iters=saved + 2), tmp_path)
     assert again.returncode == 0, again.output
     assert f"at step {saved}" in again.output

@@ -24,14 +24,14 @@ LENGTHS = ((9, 3, 5), (1, 15, 1), (8, 9), (2, 14, 1))  # of the documents in eac
 BASE = ModelConfig(
     vocab_size=61, dim_model=32, num_heads=4, num_layers=2, dim_ff=48, init_std=0.1, dtype="float32", qkv_bias=True
 )
-LORA = LoraSettings(lora=True, lora_layer=("all",), lora_r=4, lora_alpha=8)
+LORA = LoraSettings(lora=True, lora_layer=["all"], lora_r=4, lora_alpha=8)
 CASES: dict[str, tuple[ModelConfig, dict[str, Any], LoraSettings | None]] = {
     "heads": (BASE, {}, None),
     "grouped": (replace(BASE, num_kv_heads=2, tie_lm_head=True), {"use_checkpoint": True}, None),
     "one key head": (replace(BASE, num_kv_heads=1), {}, None),
     "lora": (replace(BASE, num_kv_heads=2), {}, LORA),
     "dora": (replace(BASE, num_kv_heads=2), {}, replace(LORA, use_dora=True)),
-    "lora and embeddings": (BASE, {"use_checkpoint": True}, replace(LORA, modules_to_save=("input_embedding",))),
+    "lora and embeddings": (BASE, {"use_checkpoint": True}, replace(LORA, modules_to_save=["input_embedding"])),
 }
 
 
