@@ -8,7 +8,7 @@ run with it and one without have equal losses, bit for bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -79,14 +79,17 @@ class Evaluation:
         last = data_ends or iteration == self._settings.train_iters
         return last or iteration % self._settings.eval_interval == 0
 
-    def run(self) -> Evaluated:
-        """Read the held-out data and measure; every rank must call it."""
+    def run(self, stops: Callable[[], bool] = lambda: False) -> Evaluated | None:
+        """Read the held-out data and measure; every rank must call it. `stops` says whether this rank is asked to end
+        the run: then it is broken off, and there is nothing."""
         started, tasks = time.perf_counter(), len(self._names)
         sums = _Sums([0.0] * tasks, [0.0] * tasks, {})
         with undisturbed(self._learner.model), about(self._inputs.held_out_by):
             share, counted = self._settings.max_damaged_share, None if self._has_run else ""
             left_out, self._has_run = LeftOut(self._inputs.held_out, share, [0] * tasks, [0] * tasks, counted), True
-            for batch, counts in self._steps():
+            for batch, counts in self._steps(stops):
+                if counts.stops:
+                    return None
                 runtime.begin("an evaluation")
                 left_out.take(batch, counts, [0] * tasks)
                 losses = step_losses(self._learner.model, self._learner.objective, batch, counts)
@@ -96,7 +99,7 @@ class Evaluation:
         log_likelihood = self._learner.objective.log_likelihood
         return sums.evaluated(self._names, log_likelihood, time.perf_counter() - started)
 
-    def _steps(self) -> Iterator[tuple[StepBatch, StepCounts]]:
+    def _steps(self, stops: Callable[[], bool]) -> Iterator[tuple[StepBatch, StepCounts]]:
         """This rank's batches, as many on all; the last may hold nothing but records that are left out."""
         plan, iters = make_plan(self._inputs), self._settings.eval_iters
         self._rows = self._rows or runtime.all_reduce(about_rows(self._inputs.held_out, plan.row_length), "max")
@@ -112,7 +115,7 @@ class Evaluation:
             self._prefetcher,
         )
         for batch in batches:
-            counts = count_step(batch, self._learner.units(batch), batches.exhausted, 0.0)
+            counts = count_step(batch, self._learner.units(batch), batches.exhausted, 0.0, stops())
             yield batch, counts
             if counts.exhausted:
                 return

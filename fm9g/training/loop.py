@@ -62,7 +62,10 @@ class Loop:
         first, train_iters = self._progress.step, self._settings.train_iters
         metrics: Metrics | None = None
         self._evaluate_start()
-        if self.checkpoints.last == first:  # a kill may have come before it
+        if self.stream.stopped:
+            return
+        if self.checkpoints.last == first:  # a kill or a stop may have come before it
+            self.best.save(first)
             self.checkpoints.name_best(self.best.saved_step)
         if self._is_stale():
             self._write_results()  # a kill may have come before it
@@ -138,9 +141,13 @@ class Loop:
             log(f"early_stop: {found}; with a higher early_stop it would go on")
         return stale
 
-    def _evaluate(self, evaluation: Evaluation) -> Evaluated:
-        """Evaluate what has been learned so far, and say what is found."""
-        evaluated = evaluation.run()
+    def _evaluate(self, evaluation: Evaluation) -> Evaluated | None:
+        """Evaluate what has been learned so far, and say what is found; None where the run is asked to stop first."""
+        evaluated = evaluation.run(self._stopping.asked)
+        if evaluated is None:
+            log("the evaluation is broken off: it is made when the run goes on")
+            self.stream.interrupt()
+            return None
         log(describe(evaluated, self._progress.step))
         self._last_evaluated = evaluated
         if self.samples is not None:
@@ -158,6 +165,8 @@ class Loop:
         if self.evaluation is None:
             return
         evaluated, step = self._evaluate(self.evaluation), self._progress.step
+        if evaluated is None:
+            return
         if step == 0 or self.evaluation.is_due(step, data_ends=False):
             self.best.add(step, evaluated.loss)
         if self.writer:
@@ -168,6 +177,8 @@ class Loop:
         if self.evaluation is None or metrics.evaluated is not None:
             return
         evaluated = self._evaluate(self.evaluation)
+        if evaluated is None:
+            return
         self.best.add(self._progress.step, evaluated.loss)
         if self.writer:
             self.writer.write_late(metrics, evaluated)

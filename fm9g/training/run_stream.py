@@ -73,6 +73,7 @@ class RunStream:
         self._left_out = LeftOut(self.corpora, inputs.settings.max_damaged_share, skipped, damaged, counted)
         self.ended = False  # whether nothing was left to read before train_iters
         self.stopped = False  # whether it was asked to stop before its end
+        self._interrupted = False
 
     def _continue(self, saved: Saved) -> dict[int, Any]:
         """The states of the lanes of a checkpoint; the corpora go on as it has read them."""
@@ -126,9 +127,13 @@ class RunStream:
                 return
             self._left_out.take(batch, counts, self.records_done())
             yield Step(batch, counts, waited)
-            if counts.stops and self.progress.step < train_iters:
-                self.stopped = True
+            self.stopped = self._interrupted or (counts.stops and self.progress.step < train_iters)
+            if self.stopped:
                 return
+
+    def interrupt(self) -> None:
+        """Give no more steps: what belongs to the one at hand is not done, and is when the run goes on."""
+        self.stopped = self._interrupted = True
 
     def advance(self, step: Step) -> None:
         """Count a step as done."""

@@ -1,6 +1,7 @@
 """Runs on groups of ranks that share rows: the same run as on one rank."""
 
 import pytest
+import torch
 
 from fm9g.training.dry_run import report
 from fm9g.training.inputs import open_inputs
@@ -13,17 +14,16 @@ from tests.support.runs_here import APP, refused_early, train_here
 PARTS = [(4, 2), (2, 2), (1, 1), (4, 4)]
 SOAKED = [(4, 1), (4, 2), (2, 2), (2, 1), (1, 1), (2, 2), (4, 1), (4, 4)]
 EVERY, ROWS = 2, 4
+# a learning rate that does not look at train_iters
+FLAT = {"lr_scheduler": "warmupstableexp", "drop_begin": 1000, "drop_iters": 10, "warmup_iters": 1}
 
 
 @pytest.fixture(scope="module")
 def options(place):
-    """A learning rate that does not look at train_iters, evaluation, samples and summaries."""
+    """With evaluation, samples and summaries."""
     return {
         "config": place.write_model("four heads", num_heads=4, num_kv_heads=2),
-        "lr_scheduler": "warmupstableexp",
-        "drop_begin": 1000,
-        "drop_iters": 10,
-        "warmup_iters": 1,
+        **FLAT,
         "validation_split": 0.05,
         "eval_interval": EVERY,
         "eval_iters": 2,
@@ -37,7 +37,7 @@ def losses(output):
     found = []
     for line in output.metrics():
         found += [line["loss"], line["grad_norm"], *line["task_loss"].values()]
-        found += [line["evaluated"]["loss"], line["evaluated"]["accuracy"]] if line.get("evaluated") else []
+        found += [line["eval_loss"], line["eval_seen"]["accuracy"]] if line["eval_loss"] is not None else []
     return found
 
 
@@ -57,6 +57,7 @@ def test_a_run_that_goes_on_in_other_groups_is_the_same_run(place, options, sing
         assert result.returncode == 0, result.output
         said += result.output
     assert f"tp_size is {parts[-1][1]} (command line), it was {parts[-2][1]} in the checkpoint's run" in said
+    assert sum(line["eval_loss"] is not None for line in moved.metrics()) == len(parts)
     assert losses(moved) == pytest.approx(losses(whole), rel=1e-5)
     assert counted(moved) == counted(whole)
     last = EVERY * len(parts)
@@ -66,6 +67,33 @@ def test_a_run_that_goes_on_in_other_groups_is_the_same_run(place, options, sing
             for (step, value), (_, other) in zip(found, moved.events()[tag], strict=True):
                 assert other == pytest.approx(value, rel=1e-3, abs=1e-6), (tag, step)
     assert [line for line in said.splitlines() if "the tiny model =>" in line]
+
+
+@pytest.mark.parametrize("dora", [0, pytest.param(1, marks=pytest.mark.soak)])
+def test_adapters_of_a_group_are_those_of_one_rank(place, options, single_rank, tmp_path, dora):
+    base = train_here(place, tmp_path / "base", config=options["config"], train_iters=2)
+    lora = {**FLAT, "lora": 1, "lora_layer": "all", "lora_r": 4, "use_dora": dora, "config": options["config"]}
+    lora["pretrained_model"] = base.checkpoints / "2/fm9g_live_checkpoint-2.pt"
+    alone = train_here(place, tmp_path / "alone", **lora, train_iters=6)
+    group = Output(tmp_path / "group")
+    for last in (3, 6):  # stopped and resumed
+        dealt = {"n_gpus": 2, "tp_size": 2, "async_save": 1, "train_iters": last, "resume_ckpt": "latest"}
+        result = run_app(place.words(group.root, **lora, **dealt), tmp_path)
+        assert result.returncode == 0, result.output
+    assert losses(group) == pytest.approx(losses(alone), rel=1e-5)
+    weights = group.weights(6)
+    assert weights.keys() == alone.weights(6).keys()
+    for name, expected in alone.weights(6).items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_of_the_data_alone_reads_each_row_once(place, single_rank, tmp_path):
+    data = {"only_run_dataloader": 1, "train_iters": 6}
+    alone = train_here(place, tmp_path / "alone", **data, grad_accum=2)
+    result = run_app(place.words(tmp_path / "group", **data, n_gpus=4, tp_size=2, grad_accum=1), tmp_path)
+    assert result.returncode == 0, result.output
+    assert result.output.splitlines()[-1] == alone.log.splitlines()[-1]
+    assert result.output.splitlines()[-1].startswith("stream_sha256 ")
 
 
 @pytest.mark.parametrize(

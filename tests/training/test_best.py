@@ -42,7 +42,7 @@ def evaluated(monkeypatch):
     def give(*losses):
         left = list(losses)
 
-        def run(self):
+        def run(self, stops):
             if not left:
                 raise UserError("killed")
             return Evaluated(left.pop(0), {}, {}, 1, 0, 0.0, True)

@@ -1,5 +1,6 @@
 """Held-out evaluation: what it measures, and that a run with it is the run without it."""
 
+import json
 import math
 import os
 import re
@@ -47,6 +48,31 @@ def test_losses_are_the_same_with_and_without_it(place, tmp_path, held_out):
     assert evaluated(without) == {}
     weights = without.weights(4)
     assert all(torch.equal(weight, weights[name]) for name, weight in watched.weights(4).items())
+
+
+@pytest.mark.parametrize(("broken_off", "step"), [(1, None), (2, 2), (3, 4)])
+def test_an_evaluation_is_broken_off_when_the_run_is_asked_to_stop(place, tmp_path, held_out, broken_off, step):
+    """At the start, between steps and at the end; the same command makes it."""
+    settings = {"eval_dataset": held_out, "eval_interval": 2, "early_stop": 5}
+    whole, own = train_here(place, tmp_path / "whole", **settings), Output(tmp_path / "own")
+    with training_here(place, own.root, **settings) as loop:
+        measure, begun = loop.evaluation.run, []
+
+        def run(stops):
+            begun.append(stops)
+            return measure(lambda: len(begun) == broken_off)
+
+        loop.evaluation.run = run
+        loop.run()
+        assert loop.stream.stopped
+    assert own.steps() == ([step] if step else [])
+    assert not (own.metrics_file.parent / "train_results.json").exists()
+    train_here(place, own.root, **settings, resume_ckpt="latest")
+    assert own.learned() == whole.learned()
+    best = [(output.checkpoints / "best").read_text() for output in (own, whole)]
+    assert best[0] == best[1]
+    results = [(output.metrics_file.parent / "eval_results.json").read_text() for output in (own, whole)]
+    assert json.loads(results[0])["eval_loss"] == json.loads(results[1])["eval_loss"]
 
 
 def test_a_resumed_run_evaluates_as_one_that_never_stopped(place, tmp_path, held_out):
