@@ -82,13 +82,11 @@ def weights_in(folder: Path, step: int) -> Path:
     """The weights in a checkpoint's folder, in whichever form: the .pt, or the index of shards.
 
     Those that its manifest lists, whatever somebody has put beside them. Without a manifest those that are there; a
-    UserError where these are of both forms, or of none.
+    UserError where these are of both forms. Where there are none, as in a checkpoint of data alone, the name of a .pt.
     """
     manifest = read_manifest(folder)
     names = [weights_name(step, form) for form in FORMS]
     found = [name for name in names if (name in manifest if manifest is not None else (folder / name).is_file())]
     if len(found) > 1:
         raise UserError(f"{folder}: holds both {' and '.join(found)}, and nothing says which to take: remove one")
-    if not found:
-        raise UserError(f"{folder}: holds no weights: neither {' nor '.join(names)}")
-    return folder / found[0]
+    return folder / (found or names)[0]

@@ -202,7 +202,7 @@ def _safetensor(
                 yield read(file, min(PIECE_BYTES, end - start))
 
     def read_rows(start: int, stop: int) -> torch.Tensor:
-        row_bytes = (end - begin) // max(entry.shape[0], 1)
+        row_bytes = (end - begin) // max(entry.shape[0] if entry.shape else 1, 1)
         with open(path, "rb") as file:
             file.seek(begin + start * row_bytes)
             return read(file, (stop - start) * row_bytes)
