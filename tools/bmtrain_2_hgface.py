@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert a .pt file of FM9G to a Hugging Face folder: `fm9g convert to-huggingface`."""
+"""Convert weights of FM9G to a Hugging Face folder: `fm9g convert to-huggingface`."""
 
 import sys
 from pathlib import Path

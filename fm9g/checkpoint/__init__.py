@@ -1,6 +1,8 @@
 """Checkpoints: complete or not there, and loadable by any number of ranks.
 
-    checkpoints/U/<step>/fm9g_live_checkpoint-<step>.pt    weights, {name: tensor}
+    checkpoints/U/<step>/fm9g_live_checkpoint-<step>.pt    weights, {name: tensor}; or, as save_format says,
+    checkpoints/U/<step>/fm9g_live_checkpoint-<step>-00001-of-00002.safetensors …
+    checkpoints/U/<step>/fm9g_live_checkpoint-<step>.safetensors.index.json
     checkpoints/U/<step>/fm9g_live_checkpoint-<step>.json  the model config
     checkpoints/U/<step>/optimizer-00000.pt …              one a rank: its pieces of the parameters' states
     checkpoints/U/<step>/data-00000.pt …                   one a rank: the states of its lanes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from fm9g.checkpoint.shared_file import SharedTensors
+from fm9g.checkpoint.weights_files import SharedTensors
 
 
 def _nothing() -> None:

@@ -12,6 +12,7 @@ from typing import IO
 
 from fm9g.errors import UserError
 from fm9g.files import try_lock
+from fm9g.tensors.forms import INDEX, PT
 
 _held: weakref.WeakSet[IO[str]] = weakref.WeakSet()  # the locks of this process
 
@@ -33,9 +34,14 @@ def is_step(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
-def weights_name(step: int) -> str:
-    """The name of the weights' file in a step's folder."""
-    return f"fm9g_live_checkpoint-{step}.pt"
+def weights_stem(step: int) -> str:
+    """What the names of the weights' files in a step's folder begin with."""
+    return f"fm9g_live_checkpoint-{step}"
+
+
+def weights_name(step: int, form: str = PT) -> str:
+    """The name of the weights' file in a step's folder, or of the index of their shards: by which they are read."""
+    return weights_stem(step) + (".pt" if form == PT else INDEX)
 
 
 def partial_name(step: int) -> str:

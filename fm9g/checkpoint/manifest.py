@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fm9g.checkpoint.folder import weights_name
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
 from fm9g.tensors.checksum import Part
+from fm9g.tensors.forms import FORMS
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -74,3 +76,17 @@ def misfit(folder: Path, needed: Needed = everything) -> str:
             if needed(path.name) and path.name not in manifest:
                 return f"{path} is not of this checkpoint: remove it"
     return ""
+
+
+def weights_in(folder: Path, step: int) -> Path:
+    """The weights in a checkpoint's folder, in whichever form: the .pt, or the index of shards.
+
+    Those that its manifest lists, whatever somebody has put beside them. Without a manifest those that are there; a
+    UserError where these are of both forms. Where there are none, as in a checkpoint of data alone, the name of a .pt.
+    """
+    manifest = read_manifest(folder)
+    names = [weights_name(step, form) for form in FORMS]
+    found = [name for name in names if (name in manifest if manifest is not None else (folder / name).is_file())]
+    if len(found) > 1:
+        raise UserError(f"{folder}: holds both {' and '.join(found)}, and nothing says which to take: remove one")
+    return folder / (found or names)[0]

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from fm9g.errors import UserError, shown
 from fm9g.settings import Group, setting
+from fm9g.tensors.forms import FORMS, PT
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class StartSettings(Group):
 
     pretrained_model: str = setting(
         "",
-        "a .pt of weights in our names to start from, at step 0; beside resume_ckpt latest, if nothing is to resume",
-        "以我们的参数名保存的 .pt 权重，从它出发，步数从 0 开始；"
+        "weights in our names to start from, at step 0: a .pt, a .safetensors or a .safetensors.index.json; beside "
+        "resume_ckpt latest, if nothing is to resume",
+        "以我们的参数名保存的权重（.pt、.safetensors 或 .safetensors.index.json），从它出发，步数从 0 开始；"
         "与 resume_ckpt latest 同时给出时，只在没有可恢复的检查点时使用",
     )
     resume_ckpt: str = setting(
@@ -106,6 +108,14 @@ class OutputSettings(Group):
         "the last one of a run must be written",
         "检查点写不下去时（例如磁盘已满）：retry 继续训练并在下次保存时重试，stop 停止；最后一个检查点必须写成",
         choices=("retry", "stop"),
+    )
+    save_format: str = setting(
+        PT,
+        "the form of the weights in a checkpoint: pt, one file of torch.save, or safetensors, shards of up to 5 GB and "
+        "their index, for models whose .pt no host should hold; either is resumed, whatever this says",
+        "检查点中权重的形式：pt 为一个 torch.save 文件；safetensors 为每个不超过 5 GB 的分片及其索引，"
+        "用于任何主机都不宜容纳其单个 .pt 的模型；无论此处如何设置，两种形式都能恢复",
+        choices=FORMS,
     )
     async_save: bool = setting(
         False,

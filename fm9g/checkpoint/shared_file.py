@@ -1,6 +1,6 @@
-"""A .pt of a model's tensors that all ranks write, each what it holds: nobody holds or gathers the whole.
+"""A file of a model's tensors that all ranks write, each what it holds: nobody holds or gathers the whole.
 
-file = SharedFile(path, tensors)
+file = SharedFile(path, described, lay_out)
 shares = every rank's file.write_pieces(pieces)
 whole = file.finish(shares)                        on one rank, when all have written
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from fm9g import runtime
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors import checksum
 from fm9g.tensors.checksum import Part
-from fm9g.tensors.layout import lay_out_pt
+from fm9g.tensors.layout import Layout
 from fm9g.tensors.lazy import DTYPES, Described, raw_bytes
 
 WRITTEN_ELEMENTS = 1 << 22  # moved to the host and written at a time
@@ -31,13 +31,6 @@ class Piece(NamedTuple):
     name: str
     start: int
     values: Tensor
-
-
-class SharedTensors(NamedTuple):
-    """Tensors, and what this rank holds of them."""
-
-    described: dict[str, Described]
-    pieces: Sequence[Piece]
 
 
 class Written(NamedTuple):
@@ -52,9 +45,11 @@ class Written(NamedTuple):
 class SharedFile:
     """Laid out alike by every rank; the file must be there before pieces are written."""
 
-    def __init__(self, path: Path, described: Mapping[str, Described]) -> None:
+    def __init__(
+        self, path: Path, described: Mapping[str, Described], lay_out: Callable[[Mapping[str, Described]], Layout]
+    ) -> None:
         self._path, self._described = path, described
-        self._layout = lay_out_pt(described)
+        self._layout = lay_out(described)
 
     def write_pieces(self, pieces: Iterable[Piece], progress: ProgressBar) -> list[Written]:
         """Write them where they belong, and onto the disk."""

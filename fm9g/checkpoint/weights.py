@@ -1,4 +1,4 @@
-"""A model's weights in a .pt file: {name: tensor}, written and loaded by all ranks together."""
+"""A model's weights in files, {name: tensor}, written and loaded by all ranks together."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
-from fm9g.checkpoint.fit import SAFETENSORS_NAMES, fitting
+from fm9g.checkpoint.fit import fitting
 from fm9g.checkpoint.recut import rectangles
-from fm9g.checkpoint.shared_file import Piece, SharedTensors
+from fm9g.checkpoint.shared_file import Piece
+from fm9g.checkpoint.weights_files import SharedTensors
 from fm9g.errors import UserError
 from fm9g.progress_bar import ProgressBar
 from fm9g.runtime import tensor_parallel
 from fm9g.runtime.shards import Shard, shards, whole_shapes
 from fm9g.tensors import finite
-from fm9g.tensors.lazy import Described, LazyTensor
+from fm9g.tensors.forms import PT
+from fm9g.tensors.lazy import DTYPES, Described, LazyTensor
+
+_KEYS = {dtype.torch: key for key, dtype in DTYPES.items()}
 
 
-def weights_of(model: Any, names: Collection[str]) -> SharedTensors:
+def weights_of(model: Any, names: Collection[str], form: str = PT) -> SharedTensors:
     """The parameters `names` of the model as all ranks write them."""
     shapes = whole_shapes(model)
     described = {
-        name: Described(SAFETENSORS_NAMES[param.dtype], shapes[name])
-        for name, param in model.named_parameters()
-        if name in names
+        name: Described(_KEYS[param.dtype], shapes[name]) for name, param in model.named_parameters() if name in names
     }
     pieces = [piece for shard in shards(model) if shard.name in names for piece in _stretches(shard)]
-    return SharedTensors(described, pieces)
+    return SharedTensors(described, pieces, form)
 
 
 def _stretches(shard: Shard) -> list[Piece]:
@@ -59,14 +61,15 @@ def _stretches(shard: Shard) -> list[Piece]:
 
 
 def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -> list[str]:
-    """Load a .pt into the parameters `names` of the model, every rank reading what it holds; returns the keys skipped
+    """Load weights into the parameters `names` of the model, every rank reading what it holds; returns the keys skipped
     when not strict.
 
     What does not fit (`fitting`), and values that are not finite in the model's dtype, are a UserError that names them.
     Collective: all ranks end alike.
     """
     shapes = {name: shape for name, shape in whole_shapes(model).items() if name in names}
-    loaded, skipped = fitting(path, shapes, strict)
+    found, skipped = fitting(path, shapes, strict)
+    loaded = {name: _mapped(tensor) for name, tensor in found.items()}
     dtypes = {name: param.dtype for name, param in model.named_parameters()}
     wrong = runtime.first_said(_fault_in_share(loaded, dtypes))
     if wrong:
@@ -75,6 +78,11 @@ def load_weights(model: Any, path: Path, strict: bool, names: Collection[str]) -
         )
     model.load_state_dict(loaded, strict=False)
     return skipped
+
+
+def _mapped(tensor: LazyTensor) -> Tensor:
+    assert tensor.mapped is not None, "weights to load lie in files"
+    return tensor.mapped()
 
 
 def fill(model: Any, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fm9g import runtime
 from fm9g.checkpoint.contents import Contents
-from fm9g.checkpoint.folder import partial_name, weights_name
+from fm9g.checkpoint.folder import partial_name, weights_stem
 from fm9g.checkpoint.host_copies import with_tensors
 from fm9g.checkpoint.manifest import MANIFEST, write_manifest
-from fm9g.checkpoint.shared_file import SharedFile, Written
+from fm9g.checkpoint.shared_file import Written
 from fm9g.checkpoint.summed_file import save_bytes, save_object
+from fm9g.checkpoint.weights_files import WeightsFiles
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, json_text, write_text
 from fm9g.progress_bar import ProgressBar
@@ -44,12 +45,13 @@ class CheckpointWriter:
     def __init__(self, folder: Path, step: int, gather: Gather) -> None:
         self._folder, self.step, self._gather = folder, step, gather
         self._partial = folder / partial_name(step)
-        self._weights = self._partial / weights_name(step)
 
     def write(self, contents: Contents) -> str:
         """On return the checkpoint is complete; or it says why it could not be written, the same on all ranks, and what
         was there before is as it was."""
-        shared = None if contents.weights is None else SharedFile(self._weights, contents.weights.described)
+        shared = None
+        if (weights := contents.weights) is not None:
+            shared = WeightsFiles(self._partial, self.step, weights.described, weights.form)
         first = runtime.rank() == 0
         try:
             self._all(lambda: self._begin(shared) if first else None)
@@ -73,14 +75,14 @@ class CheckpointWriter:
             raise _Failed(wrong)
         return [done for _, done in told]
 
-    def _begin(self, shared: SharedFile | None) -> None:
+    def _begin(self, shared: WeightsFiles | None) -> None:
         if self._partial.exists():
             shutil.rmtree(self._partial)  # what a killed save of this run left
         self._partial.mkdir()
         if shared is not None:
-            self._weights.touch()
+            shared.create()
 
-    def _write_share(self, contents: Contents, shared: SharedFile | None) -> Any:
+    def _write_share(self, contents: Contents, shared: WeightsFiles | None) -> Any:
         """Write what is this rank's; ([file name, crc, bytes], parts of the weights)."""
         if not self._partial.is_dir():
             raise UserError(f"does not see {self._partial}: output_dir must be shared by all nodes")
@@ -92,16 +94,16 @@ class CheckpointWriter:
             return files, []
         pieces = contents.weights.pieces
         nbytes = sum(piece.values.numel() * piece.values.element_size() for piece in pieces)
-        with ProgressBar(self._weights.name, nbytes) as progress:
+        with ProgressBar(shared.name, nbytes) as progress:
             return files, shared.write_pieces(pieces, progress)
 
-    def _finish(self, state: dict[str, Any], shared: SharedFile | None, shares: list[Any]) -> None:
+    def _finish(self, state: dict[str, Any], shared: WeightsFiles | None, shares: list[Any]) -> None:
         parts = {name: Part(crc, nbytes) for files, _ in shares for name, crc, nbytes in files}
         texts = {"state.json": {"version": STATE_VERSION, **state}}
         if shared is not None:
-            parts[self._weights.name] = shared.finish(Written(*part) for _, written in shares for part in written)
+            parts |= shared.finish(Written(*part) for _, written in shares for part in written)
             # beside the weights as the converters write it, so that they can check what they get
-            texts[self._weights.with_suffix(".json").name] = state["model"]
+            texts[f"{weights_stem(self.step)}.json"] = state["model"]
         for name, value in texts.items():
             parts[name] = save_bytes(json_text(value).encode(), self._partial / name)
         fsync_path(self._partial)

@@ -7,7 +7,7 @@ from fm9g.commandline import choose
 USAGE = "usage: fm9g convert from-huggingface|to-huggingface|merge-peft [--flag value ...]"
 DIRECTIONS = {
     "from-huggingface": ("fm9g.commands.from_huggingface", "a Hugging Face folder to a .pt that training starts from"),
-    "to-huggingface": ("fm9g.commands.to_huggingface", "a .pt to a Hugging Face folder, adapters to PEFT's"),
+    "to-huggingface": ("fm9g.commands.to_huggingface", "weights of ours to a Hugging Face folder, adapters to PEFT's"),
     "merge-peft": ("fm9g.commands.merge_peft", "a PEFT adapter into its Hugging Face model"),
 }
 

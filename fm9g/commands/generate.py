@@ -1,4 +1,4 @@
-"""Continue texts, answer questions, or talk: with a .pt, a checkpoint or a Hugging Face folder.
+"""Continue texts, answer questions, or talk: with a file of weights, a checkpoint or a Hugging Face folder.
 
     %(prog)s --model out/model.pt --prompt "Once upon a time"
     %(prog)s --model apps/fm9g_7b/data/checkpoints/sft --chat

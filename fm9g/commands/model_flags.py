@@ -23,11 +23,11 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         *("--model", "--model-name-or-path"), dest="model", type=path, required=True, metavar="PATH",
-        help="a .pt (its .json beside it), the folder of a checkpoint or a run, or a Hugging Face folder",
+        help="a file of weights (its .json beside it), the folder of a checkpoint or a run, or a Hugging Face folder",
     )  # fmt: skip
     add(
         *("--adapter", "--lora-weights"), dest="adapter", type=path, metavar="PATH",
-        help="LoRA adapters for it: a .pt, the folder of a checkpoint or a run, or a PEFT folder",
+        help="LoRA adapters for it: a file, the folder of a checkpoint or a run, or a PEFT folder",
     )  # fmt: skip
     add("--tokenizer", type=path, metavar="PATH", help="a tokenizer's file or folder (default: the model's own)")
     add(

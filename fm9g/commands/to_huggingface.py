@@ -1,4 +1,4 @@
-"""Convert a .pt file of FM9G to a Hugging Face folder.
+"""Convert weights of FM9G to a Hugging Face folder.
 
 Config and tokenizer come from a reference folder (--huggingface-ref-dir), the config alone where --tokenizer is
 given, too: for a model that was given more tokens. For a model trained from scratch they come from --model-config and
@@ -21,7 +21,11 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bmtrain-ckpt-path", type=path, help="the .pt file to convert")
+    parser.add_argument(
+        "--bmtrain-ckpt-path",
+        type=path,
+        help="the weights to convert: a .pt, a .safetensors or the .safetensors.index.json of a checkpoint",
+    )
     parser.add_argument("--huggingface-save-dir", type=path, required=True, help="the folder to write")
     parser.add_argument(
         "--huggingface-ref-dir", type=path, help="a Hugging Face folder whose config and tokenizer the model has"
@@ -42,7 +46,9 @@ def arguments() -> argparse.ArgumentParser:
         "--max-shard-size", default=DEFAULT_SHARD_SIZE, help="largest weight file, like 500MB (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it holds a model")
-    parser.add_argument("--lora-ckpt-path", type=path, help="a .pt of adapters to merge into the weights")
+    parser.add_argument(
+        "--lora-ckpt-path", type=path, help="adapters to merge into the weights, in a file of the same forms"
+    )
     parser.add_argument(
         "--lora-config-path",
         type=path,
@@ -78,7 +84,7 @@ def main() -> None:
         print(f"{target}: a PEFT folder of {len(adapters.adapters)} adapters")
         return
     if not flags.bmtrain_ckpt_path:
-        raise UserError("--bmtrain-ckpt-path is needed: the .pt file to convert")
+        raise UserError("--bmtrain-ckpt-path is needed: the weights to convert")
     dtype = parse_dtype(flags.dtype) if flags.dtype else None
     paths = (flags.bmtrain_ckpt_path, flags.huggingface_save_dir)
     options = {"dtype": dtype, "max_shard_size": flags.max_shard_size, "overwrite": flags.overwrite}

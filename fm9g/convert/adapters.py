@@ -17,7 +17,7 @@ from fm9g.lora.settings import LoraSettings
 from fm9g.lora.told import told_of
 from fm9g.settings import Merged, fields, parse_mapping
 from fm9g.tensors.lazy import LazyTensor
-from fm9g.tensors.readers import read_pt
+from fm9g.tensors.readers import read_weights
 
 _SECTIONS = ("pretrain", "finetune")
 
@@ -51,7 +51,7 @@ class SavedAdapters(NamedTuple):
 def read_adapters(path: Path, config: Path | None) -> SavedAdapters:
     """The adapters in `path`. What they are is told by `config`, a train config with lora_r, lora_alpha and the like,
     by the state.json of the run that saved them, or both, which must agree."""
-    tensors, told = read_pt(path), told_of(path)
+    tensors, told = read_weights(path), told_of(path)
     layers = {name.removesuffix(f".{LORA_A}") for name in tensors if name.endswith(f".{LORA_A}")}
     if not layers:
         raise UserError(f"{path}: holds no adapters (no …{LORA_A})")

@@ -1,4 +1,4 @@
-"""A .pt file in our names -> a Hugging Face folder that transformers loads."""
+"""Weights in our names -> a Hugging Face folder that transformers loads."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from fm9g.model.parameters import EMBEDDING
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.fingerprint import fingerprint
 from fm9g.tensors.finite import noting, warn_of
+from fm9g.tensors.forms import beside
 from fm9g.tensors.lazy import as_dtype, main_dtype
-from fm9g.tensors.readers import read_pt
+from fm9g.tensors.readers import read_weights
 from fm9g.tensors.writers import parse_size, write_safetensors
 
 DEFAULT_SHARD_SIZE = "5GB"
@@ -87,7 +88,7 @@ def _with_rows(
     values: dict[str, Any], config: ModelConfig, checkpoint: Path, config_path: Path, tokenizer: Path | None
 ) -> tuple[dict[str, Any], ModelConfig]:
     """A reference's config for a checkpoint that has more rows of embeddings; these need a tokenizer of their own."""
-    table = read_pt(require_file(checkpoint)).get(EMBEDDING)
+    table = read_weights(require_file(checkpoint)).get(EMBEDDING)
     if table is None or table.shape[0] <= config.vocab_size:
         return values, config
     rows = table.shape[0]
@@ -134,8 +135,8 @@ def from_scratch(
 
 
 def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> None:
-    """The config beside a .pt knows what tensors do not show: RoPE, eps, muP."""
-    sibling = checkpoint.with_suffix(".json")
+    """The config beside weights knows what tensors do not show: RoPE, eps, muP."""
+    sibling = beside(checkpoint, ".json")
     if not sibling.exists():
         return
     differing = differences(ModelConfig.from_json(sibling), config)
@@ -160,7 +161,7 @@ def _write(
     check_output_folder(target, overwrite)
     require_file(checkpoint)
     template = template or trained_template(adapters.path if adapters else checkpoint)
-    groups, found_tensors = match(config, family.layouts, read_pt(checkpoint), "ours", str(checkpoint))
+    groups, found_tensors = match(config, family.layouts, read_weights(checkpoint), "ours", str(checkpoint))
     if adapters is not None:
         check_base(adapters.path, fingerprint(checkpoint), checkpoint)
         found_tensors = with_adapters(found_tensors, adapters, checkpoint, dtype)

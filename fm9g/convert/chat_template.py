@@ -16,7 +16,7 @@ from fm9g.files import read_json, write_json, write_text
 
 
 def trained_template(checkpoint: Path) -> str | None:
-    """The one template of ours that the data of a checkpoint's run has, as its state.json beside the .pt says; None
+    """The one template of ours that the data of a checkpoint's run has, as the state.json beside it says; None
     where it has none, or the tokenizer's own. Of several, none is taken, and that is said."""
     tasks = stream_of(checkpoint).get("tasks", [])
     found = {task["template_name"]: task.get("template") for task in tasks if task.get("template_name")}

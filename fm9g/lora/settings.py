@@ -82,7 +82,10 @@ class LoraSettings(Group):
         needs=("lora",),
     )
     pretrained_lora: str = setting(
-        "", "a .pt of adapters to start from, at step 0", "作为起点的适配器 .pt，步数从 0 开始", needs=("lora",)
+        "",
+        "adapters to start from, at step 0, in any form of pretrained_model",
+        "作为起点的适配器，形式同 pretrained_model，步数从 0 开始",
+        needs=("lora",),
     )
 
     def check(self) -> None:

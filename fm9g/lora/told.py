@@ -1,4 +1,4 @@
-"""What stands beside a .pt of adapters: what they are, and for which weights."""
+"""What stands beside adapters in a file: what they are, and for which weights."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fm9g.lora.kind import Kind
 from fm9g.lora.layers import matching
 from fm9g.lora.settings import LoraSettings
 from fm9g.model.config import ModelConfig
+from fm9g.tensors.forms import beside
 
 _KIND = {"r": "lora_r", "alpha": "lora_alpha", "rslora": "use_rslora", "dora": "use_dora"}
 
@@ -27,8 +28,8 @@ class Told(NamedTuple):
 
 
 def note_path(adapters: Path) -> Path:
-    """Where it stands what adapters are that were converted to a .pt: a train config."""
-    return adapters.with_suffix(".lora.json")
+    """Where it stands what adapters are that were converted to ours: a train config."""
+    return beside(adapters, ".lora.json")
 
 
 def told_of(adapters: Path) -> Told | None:
@@ -54,7 +55,7 @@ def told_of(adapters: Path) -> Told | None:
 
 
 def check_told(adapters: Path, settings: LoraSettings, config: ModelConfig) -> str:
-    """Refuse adapters in a .pt that are said to be of another kind, or for other layers, than those of a run; what to
+    """Refuse adapters that are said to be of another kind, or for other layers, than those of a run; what to
     log where nothing is said."""
     told = told_of(adapters)
     if told is None:
@@ -70,7 +71,7 @@ def check_told(adapters: Path, settings: LoraSettings, config: ModelConfig) -> s
 
 
 def check_base(adapters: Path, base: str, weights: Path) -> None:
-    """Refuse adapters in a .pt that are said to be for other weights than those of the fingerprint `base`."""
+    """Refuse adapters that are said to be for other weights than those of the fingerprint `base`."""
     told = told_of(adapters)
     if told is not None and told.base is not None and told.base != base:
         raise UserError(f"{adapters}: adapters for other weights than {weights} ({told.where})")

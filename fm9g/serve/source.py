@@ -1,8 +1,9 @@
 """What a person names as a model: its weights in our names, and which tokenizer and chat template go with them.
 
-A .pt with its .json beside it, the folder of a checkpoint or of a run (its latest one), or a Hugging Face folder. A
-checkpoint that holds adapters alone is taken with the weights that it was trained from; adapters may also be named
-beside a model, as a .pt, a checkpoint or a PEFT folder. They are merged into the weights as these are read.
+Weights in our names with their .json beside them, the folder of a checkpoint or of a run (its latest one), or a Hugging
+Face folder. A checkpoint that holds adapters alone is taken with the weights that it was trained from; adapters may
+also be named beside a model, as a file, a checkpoint or a PEFT folder. They are merged into the weights as these are
+read.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fm9g.checkpoint.folder import is_step, weights_name
+from fm9g.checkpoint.folder import is_step
+from fm9g.checkpoint.manifest import weights_in
 from fm9g.convert.adapters import SavedAdapters, read_adapters, with_adapters
 from fm9g.convert.chat_template import trained_template
 from fm9g.convert.hf_config import family_for, family_of
@@ -29,8 +31,9 @@ from fm9g.files import read_json, read_text
 from fm9g.lora.told import check_base, told_of
 from fm9g.model.config import ModelConfig
 from fm9g.tensors.fingerprint import fingerprint, fingerprint_of
+from fm9g.tensors.forms import beside, is_safetensors
 from fm9g.tensors.lazy import LazyTensor
-from fm9g.tensors.readers import read_huggingface_folder, read_pt
+from fm9g.tensors.readers import read_huggingface_folder, read_weights
 
 _WHOLE = "a whole Hugging Face model, and no adapters: name it as --model"
 
@@ -73,25 +76,27 @@ def _hugging_face(folder: Path) -> Source:
 
 
 def _ours(weights: Path) -> Source:
-    beside = weights.with_suffix(".json")
-    if not beside.is_file():
-        raise UserError(f"{beside} is missing: it is to say what model {weights.name} is (a file of model_configs/)")
-    config = ModelConfig.from_json(beside)
-    tensors = read_pt(weights)
+    told = beside(weights, ".json")
+    if not told.is_file():
+        raise UserError(f"{told} is missing: it is to say what model {weights.name} is (a file of model_configs/)")
+    config = ModelConfig.from_json(told)
+    tensors = read_weights(weights)
     if any(".lora." in name for name in tensors):
         raise UserError(f"{weights}: holds adapters: name the model that they are for, and this as --adapter")
-    _, found = match(config, family_for(config, str(beside)).layouts, tensors, "ours", str(weights))
+    _, found = match(config, family_for(config, str(told)).layouts, tensors, "ours", str(weights))
     template, vocabulary = trained_template(weights), vocabulary_of(weights)
     return Source(config, found, _tokenizer_of(weights), template, weights, vocabulary)
 
 
 def _weights_in(path: Path) -> Path:
-    """The .pt that `path` is, or that is in it."""
+    """The file of weights in our names that `path` is, or that is in it."""
     if not path.exists():
         raise UserError(
-            f"{path}: no such model (a .pt, a checkpoint's folder, or a Hugging Face folder; nothing is downloaded)"
+            f"{path}: no such model (a file of weights, a checkpoint's folder, or a Hugging Face folder; nothing is "
+            "downloaded)"
         )
-    if path.suffix in (".safetensors", ".bin", ".gguf"):
+    of_others = any((path.parent / name).is_file() for name in (PEFT_CONFIG, "config.json"))
+    if path.suffix in (".bin", ".gguf") or (is_safetensors(path) and of_others):
         raise UserError(f"{path}: name its folder, which says what model it is")
     for name, what in ((PEFT_CONFIG, "a PEFT folder: name it as --adapter, beside its model"), ("config.json", _WHOLE)):
         if (path / name).is_file():
@@ -108,7 +113,7 @@ def _weights_in(path: Path) -> Path:
         path = path / step
     if not (path / "state.json").is_file():
         raise UserError(f"{path}: no model: neither config.json (Hugging Face), nor state.json (a checkpoint) is there")
-    weights = path / weights_name(int(read_json(path / "state.json")["progress"]["step"]))
+    weights = weights_in(path, int(read_json(path / "state.json")["progress"]["step"]))
     if not weights.is_file():
         raise UserError(f"{weights} is missing: the checkpoint is not whole")
     return weights
@@ -127,7 +132,7 @@ def _of_adapters(adapters: Path, model: Path, adapter: Path | None, dtype: str |
 
 
 def _with_adapter(source: Source, weights: Path | None, adapter: Path, dtype: str | None) -> Source:
-    """A model with adapters; `weights`: its .pt, if it is one, by which it is known whether they are for it."""
+    """A model with adapters; `weights`: its file, if it is in our names, by which it is known if they are for it."""
     peft = (adapter / PEFT_CONFIG).is_file()
     path = adapter if peft else _weights_in(adapter)
     saved = _peft(path, source.config) if peft else read_adapters(path, None)
@@ -141,7 +146,7 @@ def _with_adapter(source: Source, weights: Path | None, adapter: Path, dtype: st
 
 
 def _check_base(adapters: Path, source: Source, weights: Path | None) -> None:
-    """Refuse adapters for another .pt; of a folder it is said, since one may be converted to another dtype."""
+    """Refuse adapters for another file; of a folder it is said, since one may be converted to another dtype."""
     if weights is not None:
         check_base(adapters, fingerprint(weights), weights)
         return
@@ -159,7 +164,7 @@ def _peft(folder: Path, config: ModelConfig) -> SavedAdapters:
 
 def _tokenizer_of(weights: Path) -> Path | None:
     """The tokenizer of the run that saved weights, or of the folder that they were converted from."""
-    note = json_object(weights.with_suffix(".tokenizer.json")).get("path")
+    note = json_object(beside(weights, ".tokenizer.json")).get("path")
     named = _settings_of(weights).get("tokenizer_path") or note
     if isinstance(named, str) and Path(named).exists():
         return Path(named)

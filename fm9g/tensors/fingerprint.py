@@ -10,14 +10,14 @@ from pathlib import Path
 from torch import Tensor
 
 from fm9g.tensors.lazy import DTYPES, LazyTensor, raw_bytes
-from fm9g.tensors.readers import read_pt
+from fm9g.tensors.readers import read_weights
 
 LOOKED_AT = 64  # values of a tensor at either end
 
 
 def fingerprint(path: Path) -> str:
-    """That of the tensors of a .pt."""
-    return fingerprint_of(read_pt(path))
+    """That of weights in our names, whatever their form."""
+    return fingerprint_of(read_weights(path))
 
 
 def fingerprint_of(weights: Mapping[str, LazyTensor]) -> str:
@@ -35,6 +35,6 @@ def fingerprint_of(weights: Mapping[str, LazyTensor]) -> str:
 def _ends(tensor: LazyTensor) -> tuple[Tensor, Tensor]:
     """The first and the last LOOKED_AT values, or as many as there are."""
     assert tensor.read_rows is not None, "weights to look at lie in files"
-    rows = tensor.shape[0]
+    rows = tensor.shape[0] if tensor.shape else 1
     some = min(rows, math.ceil(LOOKED_AT * rows / max(tensor.numel, 1)))
     return tensor.read_rows(0, some)[:LOOKED_AT], tensor.read_rows(rows - some, rows)[-LOOKED_AT:]

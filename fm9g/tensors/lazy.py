@@ -78,11 +78,13 @@ class Described:
 class LazyTensor(Described):
     """`pieces()` reads the tensor as flat tensors in row-major order, each of about PIECE_BYTES.
 
-    `read_rows(start, stop)` reads some of its rows, flat; None where they can only be had in order.
+    `read_rows(start, stop)` reads some of its rows, flat; None where they can only be had in order. `mapped()` is the
+    tensor in its shape, mapped from its file and not read; None where it lies in no file.
     """
 
     pieces: Callable[[], Iterator[torch.Tensor]]
     read_rows: Callable[[int, int], torch.Tensor] | None = None
+    mapped: Callable[[], torch.Tensor] | None = None
 
 
 def as_dtype(name: str, tensor: LazyTensor, dtype: str | None) -> LazyTensor:

@@ -2,13 +2,15 @@
 
 Safetensors files are read with plain reads, not mapped, because mapped pages count as the process's
 memory. Torch files (.pt, .bin) are mapped by torch.load(mmap=True, weights_only=True), and mapped anew each
-REMAP_BYTES for the same reason.
+REMAP_BYTES for the same reason. Who wants a tensor whole, to copy a part of it, has it mapped.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import pickle
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 
 from fm9g.errors import UserError, shown
 from fm9g.files import parse_json, read_json, require_file
+from fm9g.tensors.forms import index_beside, is_index, is_safetensors
 from fm9g.tensors.lazy import DTYPES, PIECE_BYTES, LazyTensor, rows_per_piece, unsupported
 
 REMAP_BYTES = 128 << 20
@@ -60,6 +63,18 @@ def read_huggingface_folder(folder: Path) -> Checkpoint:
             return _merge(files, read)
     names = " and no ".join(f"{stem}{suffix}" for stem, suffix, _ in readers)
     raise UserError(f"{folder}: no weights found: no {names}, as one file or in shards")
+
+
+def read_weights(path: Path) -> Checkpoint:
+    """The tensors of weights in our names, by what `path` is called: an index of shards, a safetensors file or a .pt.
+
+    Of several shards one is a UserError.
+    """
+    if is_index(path):
+        return _read_indexed(path, read_safetensors)[0]
+    if (index := index_beside(path)) is not None:
+        raise UserError(f"{path}: is one shard of several: give {index.name}, which names all")
+    return read_safetensors(path) if is_safetensors(path) else read_pt(path)
 
 
 def read_pt(path: Path) -> Checkpoint:
@@ -114,7 +129,15 @@ def read_safetensors(path: Path) -> Checkpoint:
     entries = {name: _Entry.read(path, name, entry) for name, entry in header.items()}
     start = 8 + header_bytes
     _check_layout(path, entries, size - start)
-    return {name: _safetensor(path, name, entry, start) for name, entry in entries.items()}
+    mapped = functools.cache(lambda: _mapped_bytes(path, size))
+    return {name: _safetensor(path, name, entry, start, mapped) for name, entry in entries.items()}
+
+
+def _mapped_bytes(path: Path, size: int) -> torch.Tensor:
+    try:
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise UserError(f"{path}: cannot be mapped: {_first_line(error)}") from None
 
 
 class _Entry(NamedTuple):
@@ -130,7 +153,9 @@ class _Entry(NamedTuple):
         values = [entry.get(key) for key in ("dtype", "shape", "data_offsets")] if isinstance(entry, dict) else [None]
         match values:
             case [str(dtype), list(shape), [begin, end]] if (
-                all(type(size) is int and 0 <= size < 2**63 for size in (*shape, begin, end)) and len(shape) <= MAX_AXES
+                all(type(size) is int and 0 <= size < 2**63 for size in (*shape, begin, end))
+                and len(shape) <= MAX_AXES
+                and re.fullmatch(r"[A-Za-z0-9_]{1,30}", dtype)
             ):
                 return cls(dtype, tuple(shape), begin, end)
         raise UserError(f"{path}: the header's entry for {shown(name)} is malformed: {shown(entry)}")
@@ -151,30 +176,45 @@ def _check_layout(path: Path, entries: dict[str, _Entry], data_bytes: int) -> No
         raise UserError(f"{path}: {data_bytes - place} bytes at its end are of no tensor: the file is damaged")
 
 
-def _safetensor(path: Path, name: str, entry: _Entry, data_start: int) -> LazyTensor:
+def _safetensor(
+    path: Path, name: str, entry: _Entry, data_start: int, mapped_bytes: Callable[[], torch.Tensor]
+) -> LazyTensor:
     begin, end = data_start + entry.begin, data_start + entry.end
 
+    def known() -> torch.dtype:
+        if entry.dtype not in DTYPES:
+            raise UserError(f"{path}: {name} is {shown(entry.dtype)}: {unsupported(entry.dtype)}")
+        return DTYPES[entry.dtype].torch
+
     def read(file: BinaryIO, nbytes: int) -> torch.Tensor:
+        if not nbytes:
+            return torch.empty(0, dtype=known())
         buffer = bytearray(nbytes)
         if file.readinto(buffer) != nbytes:  # type: ignore[attr-defined]
             raise UserError(f"{path}: ends within {name}: did it change while it was read?")
-        return torch.frombuffer(buffer, dtype=DTYPES[entry.dtype].torch)
+        return torch.frombuffer(buffer, dtype=known())
 
     def pieces() -> Iterator[torch.Tensor]:
-        if entry.dtype not in DTYPES:
-            raise UserError(f"{path}: {name} is {shown(entry.dtype)}: {unsupported(entry.dtype)}")
+        known()
         with open(path, "rb") as file:
             file.seek(begin)
             for start in range(begin, end, PIECE_BYTES):
                 yield read(file, min(PIECE_BYTES, end - start))
 
     def read_rows(start: int, stop: int) -> torch.Tensor:
-        row_bytes = (end - begin) // entry.shape[0]
+        row_bytes = (end - begin) // max(entry.shape[0] if entry.shape else 1, 1)
         with open(path, "rb") as file:
             file.seek(begin + start * row_bytes)
             return read(file, (stop - start) * row_bytes)
 
-    return LazyTensor(entry.dtype, entry.shape, pieces, read_rows)
+    def mapped() -> torch.Tensor:
+        dtype = known()
+        found = mapped_bytes()[begin:end]
+        if begin % dtype.itemsize:  # the format lets tensors lie anywhere; no writer that is known puts them there
+            found = found.clone()
+        return found.view(dtype).view(entry.shape)
+
+    return LazyTensor(entry.dtype, entry.shape, pieces, read_rows, mapped)
 
 
 class TorchFiles:
@@ -205,7 +245,11 @@ class TorchFiles:
             for start in range(0, shape[0] if shape else 1, step):
                 yield self._rows(path, name, start, start + step)
 
-        return LazyTensor(dtype, shape, pieces, lambda start, stop: self._rows(path, name, start, stop))
+        return LazyTensor(
+            *(dtype, shape, pieces),
+            lambda start, stop: self._rows(path, name, start, stop),
+            lambda: self._mapped(path)[name],
+        )
 
     def _rows(self, path: Path, name: str, start: int, stop: int) -> torch.Tensor:
         rows = torch.atleast_1d(self._mapped(path)[name])[start:stop].contiguous()

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fm9g.errors import UserError
 from fm9g.files import fsync_path, write_json
 from fm9g.progress_bar import ProgressBar
+from fm9g.tensors.forms import INDEX, shard_name
 from fm9g.tensors.layout import Layout, lay_out_pt, lay_out_safetensors
-from fm9g.tensors.lazy import LazyTensor, raw_bytes
+from fm9g.tensors.lazy import Described, LazyTensor, raw_bytes
 
 SHARD_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -33,33 +35,36 @@ def write_pt(path: Path, tensors: Mapping[str, LazyTensor], progress: ProgressBa
     _write(path, tensors, lay_out_pt(tensors), progress)
 
 
-def plan_shards(tensors: Mapping[str, LazyTensor], max_bytes: int) -> list[list[str]]:
-    """Split names, in order, into shards of at most `max_bytes`; a larger tensor has a shard of its own."""
+def plan_shards(name: str, tensors: Mapping[str, Described], max_bytes: int) -> dict[str, list[str]]:
+    """{file: its tensors} of shards called after `name`: tensors in order, at most `max_bytes` of them in a file; a
+    larger one has a file of its own."""
     shards: list[list[str]] = []
     size = 0
-    for name, tensor in tensors.items():
+    for key, tensor in tensors.items():
         if not shards or size + tensor.nbytes > max_bytes:
             shards.append([])
             size = 0
-        shards[-1].append(name)
+        shards[-1].append(key)
         size += tensor.nbytes
-    return shards
+    return {shard_name(name, number, len(shards)): keys for number, keys in enumerate(shards, 1)}
+
+
+def index_of(shards: Mapping[str, Sequence[str]], tensors: Mapping[str, Described]) -> dict[str, Any]:
+    """What the index of such shards holds."""
+    weight_map = {key: file for file, keys in shards.items() for key in keys}
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    return {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
 
 
 def write_safetensors(folder: Path, tensors: Mapping[str, LazyTensor], max_bytes: int, progress: ProgressBar) -> None:
     """Write model.safetensors, or shards of at most `max_bytes` and model.safetensors.index.json."""
-    shards = plan_shards(tensors, max_bytes)
+    shards = plan_shards("model", tensors, max_bytes)
     if len(shards) == 1:
         write_safetensors_file(folder / "model.safetensors", tensors, progress)
         return
-    weight_map = {}
-    for number, names in enumerate(shards, 1):
-        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_safetensors_file(folder / file_name, {name: tensors[name] for name in names}, progress)
-        weight_map.update(dict.fromkeys(names, file_name))
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-    write_json(folder / "model.safetensors.index.json", index)
+    for file, names in shards.items():
+        write_safetensors_file(folder / file, {name: tensors[name] for name in names}, progress)
+    write_json(folder / f"model{INDEX}", index_of(shards, tensors))
 
 
 def write_safetensors_file(path: Path, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:

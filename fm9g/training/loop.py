@@ -247,7 +247,7 @@ class Loop:
         before = self.best.save(self._progress.step)
         state = {**run_state(self.stream, "training"), **self.learner.state(), "best": dataclasses.asdict(self.best)}
         files = {**self.stream.files(), **self.learner.files()}
-        weights = weights_of(self.learner.model, self.learner.saved_names)
+        weights = weights_of(self.learner.model, self.learner.saved_names, self._settings.save_format)
         return Contents(files, state, weights, self.best.saved_step, undo=lambda: self.best.undo_save(before))
 
     def _way_back(self) -> str:

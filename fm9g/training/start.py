@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fm9g.checkpoint.choice import start_step
-from fm9g.checkpoint.folder import RunFolder, weights_name
+from fm9g.checkpoint.folder import RunFolder
+from fm9g.checkpoint.manifest import weights_in
 from fm9g.errors import UserError
 from fm9g.files import require_file
 from fm9g.training.settings import Settings
@@ -18,8 +19,8 @@ from fm9g.training.settings import Settings
 class Start:
     """What a run begins with; what is not named begins anew."""
 
-    weights: Path | None = None  # a .pt
-    adapters: Path | None = None  # a .pt of adapters for those weights
+    weights: Path | None = None  # as read_weights takes them
+    adapters: Path | None = None  # for those weights
     optimizer: Path | None = None  # the folder of a checkpoint, for the optimizer's state
     resumed: Path | None = None  # that of the checkpoint whose progress, loss scale and random generators go on
     data: bool = False  # whether its data goes on, too
@@ -59,7 +60,7 @@ def start_from(settings: Settings, checkpoints: Path, step: int | None) -> Start
     """
     if step is not None:
         folder, resumed = checkpoints / str(step), Resumed.by(settings)
-        saved = folder / weights_name(step)
+        saved = weights_in(folder, step)
         return Start(
             weights=_file(settings, "pretrained_model") if settings.lora else saved,
             adapters=saved if settings.lora else None,

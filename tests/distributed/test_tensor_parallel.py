@@ -82,7 +82,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def test_a_checkpoint_is_the_same_whoever_loads_and_saves_it(
     place: Place, single_rank: Any, tmp_path: Path, dtype: str
 ) -> None:
-    """Bit for bit, weights and the optimizer's state, from ranks to other ranks and other groups of them."""
+    """Bit for bit, weights and the optimizer's state, from ranks to other ranks and other groups of them, in either
+    form of the weights."""
     config = place.write_model(f"four-{dtype}", num_heads=4, num_kv_heads=2, dim_ff=44, dtype=dtype)
     settings = {"config": config, "lr": 1e-3, "train_iters": 2}
     before: Output = train_here(place, tmp_path / "0", **settings)
@@ -90,10 +91,12 @@ def test_a_checkpoint_is_the_same_whoever_loads_and_saves_it(
     for number, (ranks, tp_size) in enumerate([(4, 2), (2, 1), (4, 4), (1, 1)], 1):
         target = Output(tmp_path / str(number))
         target.checkpoints.mkdir(parents=True)
-        words = place.words(target.root, **settings, n_gpus=ranks)
+        form = "safetensors" if number % 2 else "pt"
+        words = place.words(target.root, **settings, n_gpus=ranks, save_format=form)
         args = [before.checkpoints / "2", target.checkpoints, tp_size, *words]
         result = run_ranks(PROGRAMS / "resave.py", ranks, tmp_path, args=args)
         assert result.returncode == 0, result.output
+        assert (len(list((target.checkpoints / "2").glob("*.safetensors"))) > 2) == (form == "safetensors")
         same = target.weights(2)
         assert all(torch.equal(weight, same[name]) for name, weight in first.weights(2).items())
         states = target.optimizer(2)

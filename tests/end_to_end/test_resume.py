@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fm9g.checkpoint import weights_files
 from tests.support.apps import run_app, run_killed, start_app
 from tests.support.outputs import Output, copy_output
 from tests.support.processes import descendants, is_alive, kill_all, wait_until
@@ -139,8 +140,12 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one_intact(place, single_rank, tmp_path):
-    settings = {"train_iters": 4, "save_iters": 2}
+@pytest.mark.parametrize("form", ["pt", pytest.param("safetensors", marks=pytest.mark.soak)])
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one_intact(
+    place, single_rank, tmp_path, monkeypatch, form
+):
+    monkeypatch.setattr(weights_files, "SHARD_BYTES", 60_000)  # less than half of the model
+    settings = {"train_iters": 4, "save_iters": 2, "save_format": form}
     whole = train_here(place, tmp_path / "whole", **settings)
     half = train_here(place, tmp_path / "half", train_iters=2)
     former, found, number = contents(half.checkpoints / "2"), set(), 1

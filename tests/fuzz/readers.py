@@ -37,8 +37,9 @@ from fm9g.files import read_json, require_file, write_json
 from fm9g.model.config import ModelConfig
 from fm9g.model.parameters import num_parameters
 from fm9g.settings import parse_words
-from fm9g.tensors.readers import Checkpoint, map_tensors, read_huggingface_folder, read_pt
+from fm9g.tensors.readers import Checkpoint, map_tensors, read_huggingface_folder, read_pt, read_weights
 from fm9g.training.settings import COMMAND_LINE, Settings, read_train_config
+from tests.support.shards import in_shards
 
 TEXTS = [
     f"{text} {i}"
@@ -236,6 +237,20 @@ def _make_pt(folder: Path) -> None:
     torch.save(_tensors(), folder / "x.pt")
 
 
+def _make_sharded_weights(folder: Path) -> None:
+    _make_pt(folder)
+    in_shards(folder / "x.pt", folder, 2)
+    (folder / "x.pt").unlink()
+
+
+def _map_sharded_weights(folder: Path, _: Path) -> None:
+    found = read_weights(folder / "x.safetensors.index.json")
+    for tensor in found.values():
+        if tensor.mapped is not None:
+            tensor.mapped().sum()
+    _read_all(found)
+
+
 def _make_bin(folder: Path) -> None:
     torch.save(_tensors(), folder / "pytorch_model.bin")
 
@@ -313,4 +328,5 @@ READERS = {
     "bin": Reader(_make_bin, lambda folder, _: _read_all(read_huggingface_folder(folder))),
     "pt": Reader(_make_pt, lambda folder, _: _read_all(read_pt(folder / "x.pt"))),
     "weights": Reader(_make_pt, lambda folder, _: map_tensors(folder / "x.pt")),
+    "sharded weights": Reader(_make_sharded_weights, _map_sharded_weights),
 }

@@ -12,14 +12,17 @@ from fm9g.convert.adapters import read_adapters, with_adapters
 from fm9g.lora.layers import adapter_parameters
 from fm9g.model.config import ModelConfig
 from fm9g.runtime import bmt
+from fm9g.tensors.fingerprint import fingerprint
+from fm9g.tensors.forms import INDEX
 from fm9g.tensors.lazy import same_bits
-from fm9g.tensors.readers import read_pt
+from fm9g.tensors.readers import read_pt, read_weights
 from fm9g.training.inputs import open_inputs
 from fm9g.training.run import open_loop
 from fm9g.training.settings import read_settings
 from tests.support.outputs import Output
 from tests.support.places import Place
 from tests.support.runs_here import APP, refused_early, refused_here, train_here, training_here
+from tests.support.shards import in_shards
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 
@@ -63,6 +66,32 @@ def test_a_resumed_run_goes_on_bit_for_bit(place, options, tmp_path, changes):
     assert rest.learned() == whole.learned()
     assert all(torch.equal(value, whole.weights(6)[name]) for name, value in rest.weights(6).items())
     train_here(place, tmp_path / "half", **changes | {"train_iters": 7}, resume_ckpt=6)
+
+
+def test_adapters_in_safetensors_are_those_of_a_pt(place, options, base, tmp_path):
+    """Resumed, a start for another run, told by their state.json, and merged into a model in shards."""
+    steps = {**options, "train_iters": 4}
+    expected = train_here(place, tmp_path / "pt", **steps)
+    train_here(place, tmp_path / "st", **{**steps, "train_iters": 2}, save_format="safetensors")
+    run = train_here(place, tmp_path / "st", **steps, save_format="safetensors", resume_ckpt="latest")
+    assert run.learned() == expected.learned()
+    assert all(torch.equal(value, expected.weights(4)[name]) for name, value in run.weights(4).items())
+    paths = [output.checkpoints / f"4/fm9g_live_checkpoint-4{end}" for output, end in ((expected, ".pt"), (run, INDEX))]
+    started = [
+        train_here(place, tmp_path / f"from{number}", **options, pretrained_lora=path)
+        for number, path in enumerate(paths)
+    ]
+    assert started[0].learned() == started[1].learned()
+    assert "other weights" not in started[1].log and "nothing says" not in started[1].log
+    sharded = in_shards(base, tmp_path)
+    assert fingerprint(sharded) == run.state(4)["adapters"]["base"]
+    merged = [
+        with_adapters(read_weights(weights), read_adapters(path, None), weights, None)
+        for weights, path in zip((base, sharded), paths, strict=True)
+    ]
+    assert all(same_bits(merged[1][name], tensor) for name, tensor in merged[0].items())
+    message = refused_here(place, tmp_path / "r", **{**options, "lora_r": 8}, pretrained_lora=paths[1])
+    assert "their r is 4, not 8" in message
 
 
 def test_the_base_is_what_it_was_after_50_steps(place, options, tmp_path):

@@ -14,9 +14,11 @@ from fm9g.data.chat.conversation import read_question
 from fm9g.errors import UserError
 from fm9g.serve.source import find_source
 from fm9g.serve.text_model import Request, load
+from fm9g.tensors.forms import INDEX
 from tests.convert.helpers import IN_FLOAT32
 from tests.serve.conftest import TEMPLATE, Forms
 from tests.support.chats import RECORDS
+from tests.support.shards import in_shards
 from tests.support.tiny_tokenizers import with_tokens
 
 ASKED = [{"conversations": record["conversations"][:1]} for record in RECORDS[:8]]
@@ -73,6 +75,46 @@ def test_a_model_with_adapters(form: str, forms: Forms, expected: dict[str, Any]
     assert answers(getattr(forms, model), added) == expected["merged"]
 
 
+@pytest.fixture(scope="module")
+def sharded(forms: Forms, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The runs of the whole model and of adapters, with their weights in shards."""
+    found = {}
+    for name in ("run", "adapters"):
+        folder = Path(shutil.copytree(getattr(forms, name), tmp_path_factory.mktemp(name) / name))
+        weights = folder / "40" / forms.weights.name
+        in_shards(weights, weights.parent)
+        weights.unlink()
+        (folder / "40/manifest.json").unlink()  # of what was written
+        found[name] = folder
+    return found
+
+
+def test_weights_in_shards(sharded: dict[str, Path], forms: Forms, expected: dict[str, Any]) -> None:
+    """Of a run, of a checkpoint, and named by their index."""
+    index = {name: run / f"40/fm9g_live_checkpoint-40{INDEX}" for name, run in sharded.items()}
+    assert answers(sharded["run"]) == answers(index["run"]) == expected["folder"]
+    assert answers(sharded["adapters"]) == expected["merged"]  # with the .pt that they are for
+    assert answers(index["run"], index["adapters"]) == answers(sharded["run"] / "40", forms.adapters)
+    assert answers(forms.weights, sharded["adapters"] / "40") == expected["merged"]
+    source = find_source(index["run"], None)
+    assert (source.template, source.tokenizer) == (TEMPLATE, forms.place.tokenizer)
+
+
+def test_shards_that_are_not_whole_are_told(sharded: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sharded["run"] / "40", tmp_path / "40"))
+    shard = folder / "fm9g_live_checkpoint-40-00002-of-00003.safetensors"
+    with pytest.raises(
+        UserError, match=r"one shard of several: give fm9g_live_checkpoint-40\.safetensors\.index\.json"
+    ):
+        find_source(shard, None)
+    shard.unlink()
+    with pytest.raises(UserError, match=rf"names {shard.name}, which cannot be read: .*no such file"):
+        find_source(folder, None)
+    (folder / f"fm9g_live_checkpoint-40{INDEX}").unlink()
+    with pytest.raises(UserError, match=r"fm9g_live_checkpoint-40\.pt is missing: the checkpoint is not whole"):
+        find_source(folder, None)
+
+
 def test_what_a_run_knows_needs_no_flag(forms: Forms) -> None:
     for model, adapter in ((forms.run, None), (forms.adapters, None), (forms.folder, forms.adapters)):
         source = find_source(model, adapter)
@@ -99,6 +141,7 @@ def test_what_is_no_model_is_refused_with_what_is_missing(forms: Forms, tmp_path
         (forms.weights, forms.merged, "a whole Hugging Face model, and no adapters"),
         (forms.peft, None, "a PEFT folder: name it as --adapter"),
         (forms.folder / "model.safetensors", None, "name its folder"),
+        (forms.weights, forms.peft / "adapter_model.safetensors", "name its folder"),
         (forms.adapters, adapter, "holds adapters, and --adapter names others"),
     ):
         with pytest.raises(UserError, match=says):

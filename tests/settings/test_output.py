@@ -21,6 +21,7 @@ DEFAULTS = {
     "keep_every": None,
     "save_total_limit": None,
     "save_failure": "retry",
+    "save_format": "pt",
     "async_save": False,
 }
 
@@ -60,9 +61,19 @@ def test_checkpoints_are_written_in_the_background(run):
     assert "of which training waited" in ended.log
 
 
+@sees("save_format")
+def test_the_form_of_the_weights(run):
+    names = {path.name for path in (run(save_format="safetensors").checkpoints / "4").glob("fm9g_live_checkpoint-4*")}
+    shard, index = (
+        f"fm9g_live_checkpoint-4{end}" for end in ("-00001-of-00001.safetensors", ".safetensors.index.json")
+    )
+    assert names == {"fm9g_live_checkpoint-4.json", shard, index}
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["--save_format", "bin"], "save_format"),
         (["--save_iters", "0"], "save_iters must be at least 1"),
         (
             ["--model_unique", ""],

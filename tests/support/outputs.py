@@ -66,10 +66,15 @@ class Output:
         (folder / "manifest.json").write_text(json.dumps({"version": 1, "files": listed}))
 
     def weights(self, step: int) -> dict[str, Any]:
-        """The weights of a checkpoint."""
+        """The weights of a checkpoint, in whichever form."""
         import torch
+        from safetensors.torch import load_file
 
-        return torch.load(self.checkpoints / str(step) / f"fm9g_live_checkpoint-{step}.pt", weights_only=True)
+        folder = self.checkpoints / str(step)
+        if (path := folder / f"fm9g_live_checkpoint-{step}.pt").exists():
+            return torch.load(path, weights_only=True)
+        shards = sorted(folder.glob(f"fm9g_live_checkpoint-{step}-*-of-*.safetensors"))
+        return {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
 
     def optimizer(self, step: int | str) -> dict[str, dict[str, Any]]:
         """{name: {step, moment: flat tensor}} of a checkpoint, put together from the files of all ranks."""

@@ -1,4 +1,4 @@
-"""Which tokenizer the weights in a .pt file came with: noted beside the file when it is converted."""
+"""Which tokenizer weights in our names came with: noted beside the file when it is converted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from fm9g.convert.saved_run import json_object, stream_of
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import write_json
+from fm9g.tensors.forms import beside
 
 
 def note_path(weights: Path) -> Path:
     """Where the note on the tokenizer of `weights` is."""
-    return weights.with_suffix(".tokenizer.json")
+    return beside(weights, ".tokenizer.json")
 
 
 def note_tokenizer(weights: Path, huggingface_dir: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from fm9g import runtime
+from fm9g.checkpoint import weights_files
 from fm9g.checkpoint.contents import Contents
 from fm9g.checkpoint.saved import Saved
 from fm9g.checkpoint.weights import weights_of
@@ -19,6 +20,7 @@ from fm9g.training.settings import read_settings
 from fm9g.training.start import start_from
 
 source, target, tp_size, *words = sys.argv[1:]
+weights_files.SHARD_BYTES = 10_000  # several shards
 settings = read_settings([*words, "--tp_size", tp_size, "--resume_ckpt", Path(source).name])
 runtime.initialize(settings.seed, settings.tp_size)
 saved = Saved.read(Path(source), "training")
@@ -26,6 +28,6 @@ learner = Learner(settings, read_model_config(settings))
 learner.load(start_from(settings, Path(source).parent, int(Path(source).name)), saved)
 state = {**saved.state, "ranks": runtime.world_size()}
 state["settings"] |= {"tp_size": settings.tp_size}
-contents = Contents(learner.files(), state, weights_of(learner.model, learner.saved_names))
+contents = Contents(learner.files(), state, weights_of(learner.model, learner.saved_names, settings.save_format))
 wrong = CheckpointWriter(Path(target), int(Path(source).name), runtime.gather_bytes).write(contents)
 assert not wrong, wrong
