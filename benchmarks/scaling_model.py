@@ -161,19 +161,21 @@ def _flops(plan: Plan, config: ModelConfig) -> float:
     return model_flops(config, plan.rows * plan.length, plan.rows * plan.length**2)
 
 
-def block_bytes(config: ModelConfig) -> tuple[int, int]:
-    """What is gathered of a block: of its matrices, which tensor parallelism cuts, and of its vectors."""
+def block_bytes(config: ModelConfig, tp: int) -> tuple[int, int]:
+    """What is gathered of a block: of what tensor parallelism cuts, and of what it does not: vectors, and the
+    projections of fewer key heads than ranks."""
     block = [parameter for parameter in parameters(config) if parameter.name.startswith(f"{LAYERS}0.")]
-    matrices = count(block, without=("vector",))
-    return WIDTH[config.dtype] * matrices, WIDTH[config.dtype] * (count(block) - matrices)
+    whole = {"dim"} if config.num_kv_heads % tp == 0 else {"dim", "kv"}
+    cut = count(parameter for parameter in block if not whole.issuperset(parameter.axes))
+    return WIDTH[config.dtype] * cut, WIDTH[config.dtype] * (count(block) - cut)
 
 
 def zero_of_block(plan: Plan, machine: Machine) -> tuple[float, float]:
     """Seconds to gather a block's weights, and to reduce and scatter its gradients.
 
-    With tensor parallelism vectors are a storage of their own, cut over all ranks: another collective.
+    With tensor parallelism what it does not cut is a storage of its own, dealt to all ranks: another collective.
     """
-    matrices, vectors = block_bytes(plan.config)
+    matrices, vectors = block_bytes(plan.config, plan.tp)
     ranks, near = plan.ranks // plan.tp, max(1, machine.per_node // plan.tp)
     if plan.tp == 1:
         whole = matrices + vectors
@@ -244,11 +246,11 @@ def mfu(plan: Plan, peak: float, seconds: float) -> float:
 
 
 def memory(plan: Plan) -> float:
-    """Bytes a rank, as a dry run estimates them; tensor parallelism cuts activations and gathered blocks."""
-    settings = Settings(batch_size=plan.rows, max_length=plan.length, use_checkpoint=plan.recompute)
-    estimate = memory_per_rank(plan.config, settings, plan.ranks)
-    cut = estimate["activations"] + 4 * sum(block_bytes(plan.config))
-    return sum(estimate.values()) - cut + cut / plan.tp
+    """Bytes a rank, as a dry run estimates them."""
+    settings = Settings(
+        batch_size=plan.rows, max_length=plan.length, use_checkpoint=plan.recompute, tp_size=plan.tp, n_gpus=plan.tp
+    )
+    return sum(memory_per_rank(plan.config, settings, plan.ranks).values())
 
 
 def rows_that_hide(plan: Plan, machine: Machine) -> float:

@@ -114,7 +114,7 @@ def test_the_last_one_must_be_there_when_the_run_ends(place, tmp_path, monkeypat
 @pytest.mark.parametrize("background", [0, 1])
 def test_one_that_could_not_be_written_is_not_the_best(place, tmp_path, monkeypatch, background):
     losses = [9, 3, 5, 4, 6]
-    monkeypatch.setattr(Evaluation, "run", lambda self: Evaluated(losses.pop(0), {}, {}, 1, 0, 0.0, True))
+    monkeypatch.setattr(Evaluation, "run", lambda self, stops: Evaluated(losses.pop(0), {}, {}, 1, 0, 0.0, True))
     full_disk(monkeypatch, summed_file, 1)
     options = {"eval_dataset": place.mixture, "allow_overlap": 1, "eval_interval": 1, "save_total_limit": 1}
     run = train_here(place, tmp_path, **SAVED, **options, async_save=background)

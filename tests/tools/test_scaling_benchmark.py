@@ -46,8 +46,8 @@ from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
 from fm9g.runtime import collectives
 
-runtime.initialize(seed=1)
-shape, recompute, micro_steps = json.loads(sys.argv[1]), sys.argv[2] == "1", int(sys.argv[3])
+shape, recompute, micro_steps, tp_size = json.loads(sys.argv[1]), sys.argv[2] == "1", *map(int, sys.argv[3:])
+runtime.initialize(seed=1, tp_size=tp_size)
 model = Decoder(ModelConfig(**shape, dtype="float32", max_length=32), use_checkpoint=recompute)
 runtime.bmt.init_parameters(model)
 manager = runtime.bmt.optim.OptimManager(grad_scale=1)
@@ -57,7 +57,7 @@ sent = {"allGather": 0, "reduceScatter": 0}
 def counted(name, whole):
     original = getattr(collectives, name)
     def call(*arguments):
-        sent[name] += 4 * arguments[whole].size()
+        sent[name] += 4 * arguments[whole].size() * (arguments[-1].size > 1)
         return original(*arguments)
     setattr(collectives, name, call)
 
@@ -84,24 +84,27 @@ class Counting:
         return 0.0
 
     def gather(self, size, ranks, near):
-        return size * self.counts["gather"]
+        return size * self.counts["gather"] * (ranks > 1)
 
     def reduce(self, size, ranks, near):
-        return size * self.counts["reduce"]
+        return size * self.counts["reduce"] * (ranks > 1)
 
     def update(self, size):
         return 0.0
 
 
-@pytest.mark.parametrize(("recompute", "micro_steps"), [(False, 1), (True, 2)])
-def test_what_is_sent_is_what_a_step_of_two_ranks_sends(tmp_path, recompute, micro_steps):
-    """To the padding of a storage to 512 bytes a tensor, and the last norm, which the model leaves out."""
-    result = run_ranks(COUNTING, 2, tmp_path, [json.dumps(SHAPE), int(recompute), micro_steps])
+@pytest.mark.parametrize(
+    ("recompute", "micro_steps", "ranks", "tp"), [(False, 1, 2, 1), (True, 2, 2, 1), (False, 2, 2, 2), (True, 1, 4, 2)]
+)
+def test_what_is_sent_is_what_a_step_sends(tmp_path, recompute, micro_steps, ranks, tp):
+    """To the padding of a storage to 512 bytes a tensor, the last norm and the losses that a group tells its ranks,
+    which the model leaves out."""
+    result = run_ranks(COUNTING, ranks, tmp_path, [json.dumps(SHAPE), int(recompute), micro_steps, tp])
     assert result.returncode == 0, result.output
     sent = json.loads(next(line for line in result.output.splitlines() if line.startswith("sent "))[5:])
-    plan = Plan(CONFIG, 2, 1, 32, micro_steps, recompute=recompute)
+    plan = Plan(CONFIG, ranks, 1, 32, micro_steps, tp, recompute)
     for name, counts in (("allGather", {"gather": 1, "reduce": 0}), ("reduceScatter", {"gather": 0, "reduce": 1})):
-        assert step(plan, Counting(counts=counts)).exposed == pytest.approx(sent[name], rel=0.01)
+        assert step(plan, Counting(counts=counts)).seconds == pytest.approx(sent[name], rel=0.01)
 
 
 def test_blocks_and_head_compute_what_a_step_is_said_to():
