@@ -1,9 +1,9 @@
 """The model of benchmarks/scaling_model.py against a small decoder on CPU ranks of this machine.
 
-Every number of ranks, and of them that share rows, has processes of its own. In turn, so that other work on the machine disturbs all alike, each
-measures what it reaches while the others are as busy, on one thread: matrix products, the copying of memory, all-gather
-and reduce-scatter of several sizes; and the step. What a rank reaches is taken as it is with so many of them, for they
-share cores. Medians over the rounds.
+Every number of ranks, and of them that share rows, has processes of its own. In turn, so that other work on the machine
+disturbs all alike, each measures what it reaches while the others are as busy, on one thread: matrix products, the
+copying of memory, all-gather and reduce-scatter of several sizes; and the step. What a rank reaches is taken as it is
+with so many of them, for they share cores. Medians over the rounds.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ def machine_of(found: dict[str, float], share: float = 1.0) -> Cpus:
 
 def check() -> None:
     """Print what is predicted beside what is measured."""
-    print("of one rank while all are busy: products, copying; ms + GB/s of all-gather, and of reduce-scatter, in a group")
+    print(
+        "of one rank while all are busy: products, copying; ms + GB/s of all-gather, and of reduce-scatter, in a group"
+    )
     print(f"ranks  tp  GFLOP/s  GB/s  group {'all-gather':>16} {'reduce-scatter':>16}", flush=True)
     all_found = {}
     for ranks, tp in LAYOUTS:

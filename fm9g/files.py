@@ -192,13 +192,20 @@ def load_json(text: str, **hooks: Any) -> Any:
         return json.loads(text, parse_int=float, **hooks)
 
 
+def _last_line(path: Path) -> bytes:
+    """The last line of a file of whole lines."""
+    with open(path, "rb") as file:
+        return next(iter(collections.deque(file, maxlen=1)), b"")
+
+
 class AppendedLines:
     """A file that lines are added to, each there whole or not at all; those that could not be written wait, of more
     than 10,000 the newest."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "ab", buffering=0)
-        self._size = self._last = self._file.tell()  # of the whole lines; where the last of them begins
+        self._size = self._file.tell()  # of the whole lines
+        self._last = self._size - len(_last_line(path))  # where the last of them begins
         self._waiting: collections.deque[bytes] = collections.deque(maxlen=_MOST_WAITING)
 
     def add(self, line: str) -> None:

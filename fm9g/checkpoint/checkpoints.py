@@ -20,8 +20,6 @@ from fm9g.errors import UserError
 from fm9g.files import write_text
 from fm9g.runtime.log import log
 
-_TRY_AGAIN = "when it can be, the same command with resume_ckpt latest goes on from the last one"
-
 
 class Checkpoints:
     """Holds the run's folder locked, on rank 0, until it is closed or the process ends."""
@@ -123,7 +121,9 @@ class Checkpoints:
             return
         contents.undo()
         if must or self._settings.save_failure == "stop":
-            raise UserError(f"checkpoint {step} could not be saved: {wrong}; {_TRY_AGAIN}")
+            again = "goes on from the last one" if self.last >= 0 else "begins anew, for none has been saved"
+            hint = f"when it can be, the same command with resume_ckpt latest {again}"
+            raise UserError(f"checkpoint {step} could not be saved: {wrong}; {hint}")
         log(f"warning: checkpoint {step} could not be saved: {wrong}")
 
     def name_best(self, step: int | None) -> None:

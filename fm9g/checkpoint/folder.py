@@ -30,8 +30,8 @@ DELETED = ".deleted"  # at the end of the name of a checkpoint's folder while it
 
 
 def is_step(name: str) -> bool:
-    """Whether a name is that of a step; "²" is a digit too, but no number."""
-    return name.isascii() and name.isdigit()
+    """Whether a name is that of a step; "²" is a digit too, but no number, and no run has steps of 20 digits."""
+    return name.isascii() and name.isdigit() and len(name) < 20
 
 
 def weights_stem(step: int) -> str:
@@ -156,7 +156,7 @@ class RunFolder:
         if named in steps:
             return named
         unnamed = (self.checkpoints / partial_name(named)).exists()  # it is looked at when the run begins
-        if steps and (self.checkpoints / "latest").exists() and not unnamed:
+        if steps and os.path.lexists(self.checkpoints / "latest") and not unnamed:
             print(
                 f"warning: {self.checkpoints / 'latest'} names no checkpoint: the highest step, {steps[-1]}, is taken",
                 file=sys.stderr,
@@ -166,6 +166,8 @@ class RunFolder:
     def named_latest(self) -> int:
         """The number in the file `latest`; -1 where there is none."""
         file = self.checkpoints / "latest"
+        if file.is_dir():
+            raise UserError(f"{file} is a folder: no checkpoint could be named in it; move it away")
         named = file.read_bytes().decode("utf-8", "replace").strip() if file.is_file() else ""
         return int(named) if is_step(named) else -1
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fm9g.checkpoint.folder import weights_name
+from fm9g.checkpoint.folder import is_step, weights_name
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
 from fm9g.tensors.checksum import Part
@@ -14,6 +14,7 @@ from fm9g.tensors.forms import FORMS
 
 MANIFEST = "manifest.json"
 VERSION = 1
+TRAINING = "training"  # the kind of a run that has weights, in state.json
 RANKS_FILES = ("optimizer-*.pt", "data-*.pt", "random-*.pt")  # one of each rank
 
 Needed = Callable[[str], bool]
@@ -60,9 +61,11 @@ def misfit(folder: Path, needed: Needed = everything) -> str:
         state = read_json(folder / "state.json")
     except UserError as error:
         return str(error)
+    state = state if isinstance(state, dict) else {}
     if manifest is None:
-        lacking = isinstance(state, dict) and "version" in state
-        return f"{folder / MANIFEST} is missing" if lacking else ""
+        return f"{folder / MANIFEST} is missing" if "version" in state else ""
+    if wrong := _foreign(folder, state, manifest):
+        return wrong
     for name, part in manifest.items():
         if not needed(name):
             continue
@@ -78,6 +81,23 @@ def misfit(folder: Path, needed: Needed = everything) -> str:
     return ""
 
 
+def _foreign(folder: Path, state: Mapping[str, Any], manifest: Mapping[str, Part]) -> str:
+    """Whether a folder holds another step than it is called, or no weights where it must."""
+    name = folder.name.removeprefix(".").removesuffix(".partial")
+    progress = state.get("progress")
+    step = progress.get("step") if isinstance(progress, dict) else None
+    if is_step(name) and isinstance(step, int) and step != int(name):
+        return f"{folder / 'state.json'} is of step {step}"
+    if is_step(name) and state.get("kind") == TRAINING and not _listed(manifest, int(name)):
+        return f"{folder / MANIFEST} lists no weights"
+    return ""
+
+
+def _listed(manifest: Mapping[str, Part], step: int) -> list[str]:
+    """The weights that a manifest lists, by the name that they are read by."""
+    return [name for name in (weights_name(step, form) for form in FORMS) if name in manifest]
+
+
 def weights_in(folder: Path, step: int) -> Path:
     """The weights in a checkpoint's folder, in whichever form: the .pt, or the index of shards.
 
@@ -86,7 +106,7 @@ def weights_in(folder: Path, step: int) -> Path:
     """
     manifest = read_manifest(folder)
     names = [weights_name(step, form) for form in FORMS]
-    found = [name for name in names if (name in manifest if manifest is not None else (folder / name).is_file())]
+    found = [name for name in names if (folder / name).is_file()] if manifest is None else _listed(manifest, step)
     if len(found) > 1:
         raise UserError(f"{folder}: holds both {' and '.join(found)}, and nothing says which to take: remove one")
     return folder / (found or names)[0]

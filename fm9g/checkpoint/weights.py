@@ -18,34 +18,38 @@ from fm9g.checkpoint.weights_files import SharedTensors
 from fm9g.errors import UserError
 from fm9g.progress_bar import ProgressBar
 from fm9g.runtime import tensor_parallel
-from fm9g.runtime.shards import Shard, shards, whole_shapes
+from fm9g.runtime.shards import Shard, columns_cut, shards, whole_shapes
 from fm9g.tensors import finite
 from fm9g.tensors.forms import PT
-from fm9g.tensors.lazy import DTYPES, Described, LazyTensor
-
-_KEYS = {dtype.torch: key for key, dtype in DTYPES.items()}
+from fm9g.tensors.lazy import KEYS, Described, LazyTensor
 
 
 def weights_of(model: Any, names: Collection[str], form: str = PT) -> SharedTensors:
     """The parameters `names` of the model as all ranks write them."""
     shapes = whole_shapes(model)
     described = {
-        name: Described(_KEYS[param.dtype], shapes[name]) for name, param in model.named_parameters() if name in names
+        name: Described(KEYS[param.dtype], shapes[name]) for name, param in model.named_parameters() if name in names
     }
-    pieces = [piece for shard in shards(model) if shard.name in names for piece in _stretches(shard)]
+    held = {shard.name: shard for shard in shards(model) if shard.name in names}
+    pieces = [Piece(name, start, param.data) for name, param, start, _, columns in held.values() if columns is None]
+    for name, param in columns_cut(model):
+        if name in names:  # every rank comes, also with nothing: who waits is told by how many collectives it began
+            held_here = held.get(name)
+            values = param.data.new_zeros(1) if held_here is None else held_here.parameter.data
+            parts = tensor_parallel.all_gather(values).view(tensor_parallel.size(), -1)
+            pieces += [] if held_here is None else _stretches(held_here, parts)
     return SharedTensors(described, pieces, form)
 
 
-def _stretches(shard: Shard) -> list[Piece]:
-    """What a rank writes of what it holds: stretches of the whole tensor.
+def _stretches(shard: Shard, parts: Tensor) -> list[Piece]:
+    """What a rank writes of some columns of a matrix: stretches of the whole, on the host.
 
-    Where its tensor-parallel group's ranks have columns, each is given some rows by the others, on the host; of rows of
-    which they have a part it writes its own. All ranks of a group must come.
+    `parts` [ranks, values] is what the ranks of its tensor-parallel group have, who hold the same rows: each writes
+    some of these, and of a row of which they have a part its own.
     """
     name, param, start, _, columns = shard
-    if columns is None:
-        return [Piece(name, start, param.data)]
-    pieces, parts = [], tensor_parallel.all_gather(param.data).view(tensor_parallel.size(), -1)
+    assert columns is not None
+    pieces = []
     for top, bottom, left, right, at in rectangles(start, param.numel(), columns):
         if (left, right) != columns[:2] or bottom - top == 1:
             first = top * columns.width + left

@@ -69,7 +69,8 @@ class CheckpointWriter:
         try:
             done = work()
         except (OSError, UserError) as error:
-            wrong = f"rank {runtime.rank()}: {error}"
+            where = f": {self._partial}" if isinstance(error, OSError) and error.filename is None else ""
+            wrong = f"rank {runtime.rank()}: {error}{where}"
         told = [json.loads(said) for said in self._gather(json.dumps([wrong, done]).encode())]
         if wrong := next((said for said, _ in told if said), ""):
             raise _Failed(wrong)

@@ -35,7 +35,7 @@ def _arguments() -> argparse.Namespace:
     add("--max-length", type=int, metavar="N", default=run.max_length, help=f"places in a row ({run.max_length})")
     add("--batch-size", type=int, metavar="N", default=run.batch_size, help=f"rows of a rank ({run.batch_size})")
     add("--grad-accum", type=int, metavar="N", default=run.grad_accum, help=f"micro-steps a step ({run.grad_accum})")
-    add("--ranks", type=int, metavar="N", default=1, help="processes of the run: nodes x n_gpus (1)")
+    add("--ranks", type=int, metavar="N", default=1, help="processes of the run: nodes x n_gpus / tp_size (1)")
     add("--seed", type=int, metavar="N", default=run.seed, help=f"the seed of the run ({run.seed})")
     add("--train-on-prompt", action="store_true", help="of conversations, all is learned")
     add("--mask-history", action="store_true", help="of conversations, the last answer alone is learned")

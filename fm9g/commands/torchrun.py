@@ -76,8 +76,9 @@ def _report(failed: ChildFailedError) -> NoReturn:
     killed = [found for found in failed.failures.items() if found[1].exitcode not in (-signal.SIGTERM, *range(256))]
     rank, failure = killed[0] if killed else first
     status = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit status {failure.exitcode}"
-    ended = f"rank {rank} ended first, with {status}"
-    # who says itself what is wrong knows best, then who was killed; others know whom they waited for in vain
-    fault = launcher.blamed(launcher.FAULT) or (ended if killed else launcher.blamed(launcher.VERDICT) or ended)
+    ended, verdict = f"rank {rank} ended first, with {status}", launcher.blamed(launcher.VERDICT)
+    if verdict:  # others know whom they waited for in vain; torchrun kills one that does not end, too
+        ended = f"{verdict} (rank {rank} ended with {status})" if killed else verdict
+    fault = launcher.blamed(launcher.FAULT) or ended  # who says itself what is wrong knows best
     print(f"the run failed: {fault}; what it said stands above", file=sys.stderr)
     sys.exit(1)

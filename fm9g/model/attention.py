@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
+from fm9g.model.cut import cuts_keys
 from fm9g.model.kernels.cached import cached_attention
 from fm9g.model.kernels.kernel import Attend
 from fm9g.model.linear import Linear
@@ -25,8 +26,8 @@ class Attention(bmt.DistributedModule):
         super().__init__()
         self.dim_head, self._attend = config.dim_head, attend
         heads, kv_heads = config.num_heads * config.dim_head, config.num_kv_heads * config.dim_head
-        self._shares_keys = config.num_kv_heads % tensor_parallel.size() != 0
-        cut = None if self._shares_keys else 0
+        self._cuts_keys = cuts_keys(config, tensor_parallel.size())
+        cut = 0 if self._cuts_keys else None
         self.project_q = Linear(config.dim_model, heads, config.init_std, dtype, config.qkv_bias, cut=0)
         self.project_k = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias, cut)
         self.project_v = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias, cut)
@@ -38,7 +39,7 @@ class Attention(bmt.DistributedModule):
             project(x_TD).unflatten(-1, (-1, self.dim_head))
             for project in (self.project_q, self.project_k, self.project_v)
         )
-        if self._shares_keys:
+        if not self._cuts_keys:
             key, value = (context.split.own_head(heads) for heads in (key, value))
         query, key = (rotate(x, context.cos, context.sin) for x in (query, key))
         output = self._attended(query, key, value, context)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fm9g import runtime
-from fm9g.model.token_split import column_share
+from fm9g.model.cut import part
 from fm9g.runtime import bmt, tensor_parallel
 
 
@@ -24,7 +24,7 @@ def sharded_parameter(
     ranks, own = tensor_parallel.size(), list(shape)
     where: dict[str, Any] = {}
     if cut is not None and ranks > 1:
-        own[cut] = column_share(shape[cut], ranks)
+        own[cut] = part(shape[cut], ranks)
         where = {"tp_mode": True, "tp_split_dim": cut}
     values = torch.empty(own, dtype=dtype, device=runtime.device())
     return bmt.DistributedParameter(values, init_method=initialize, **where)

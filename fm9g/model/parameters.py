@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
 LAYERS = "encoder.layers."
@@ -82,19 +81,6 @@ def parameters(config: ModelConfig) -> list[Parameter]:
 def count(table: Iterable[Parameter], without: tuple[str, ...] = ()) -> int:
     """The number of values in the tensors of a table, but for those of the roles `without`."""
     return sum(parameter.numel for parameter in table if parameter.role not in without)
-
-
-def check_tensor_parallel(config: ModelConfig, ranks: int) -> None:
-    """A UserError for heads or a feed-forward layer that `ranks` cannot share alike. Of key heads there may be fewer
-    than ranks: some have the same then."""
-    for name in ("num_heads", "dim_ff"):
-        if getattr(config, name) % ranks:
-            raise UserError(f"tp_size {ranks} does not divide {name} {getattr(config, name)} of the model config")
-    if config.num_kv_heads % ranks and ranks % config.num_kv_heads:
-        raise UserError(
-            f"tp_size {ranks} neither divides num_kv_heads {config.num_kv_heads} of the model config nor is a multiple "
-            "of it"
-        )
 
 
 def num_parameters(config: ModelConfig) -> int:

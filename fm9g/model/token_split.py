@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from fm9g.model.cut import part
 from fm9g.runtime import tensor_parallel
 
 
@@ -37,12 +38,12 @@ class TokenSplit:
         """[T, ...] -> [share, ...]: this rank's."""
         if self.ranks == 1:
             return values_T
-        part = values_T[self.rank * self.share : (self.rank + 1) * self.share]
-        return self._padded(part, self.share, padding)
+        own = values_T[self.rank * self.share : (self.rank + 1) * self.share]
+        return self._padded(own, self.share, padding)
 
     def all_for_parts(self, own_s: Tensor) -> Tensor:
         """[share, ...] -> [T, ...], for layers of which each rank has a part."""
-        return own_s if self.ranks == 1 else tensor_parallel.gathered(own_s)[: self.tokens]
+        return own_s if self.ranks == 1 else tensor_parallel.gathered_for_parts(own_s)[: self.tokens]
 
     def sum_of_parts(self, partial_T: Tensor) -> Tensor:
         """[T, ...] of which each rank has a summand -> this rank's [share, ...] of the sum."""
@@ -52,21 +53,14 @@ class TokenSplit:
 
     def all(self, own_s: Tensor) -> Tensor:
         """[share, ...] -> [T, ...], with which all ranks compute the same."""
-        return own_s if self.ranks == 1 else tensor_parallel.shared(own_s)[: self.tokens]
+        return own_s if self.ranks == 1 else tensor_parallel.gathered_for_all(own_s)[: self.tokens]
 
     def own_head(self, heads_TGd: Tensor) -> Tensor:
         """[T, G, dim_head] of fewer heads than ranks -> [T, 1, dim_head], that of this rank's queries."""
         if self.ranks == 1:
             return heads_TGd
-        sharing = column_share(self.ranks, heads_TGd.shape[1])
-        return heads_TGd.narrow(1, self.rank // sharing, 1)
+        return heads_TGd.narrow(1, self.rank // part(self.ranks, heads_TGd.shape[1]), 1)
 
     def _padded(self, values: Tensor, length: int, padding: int = 0) -> Tensor:
         missing = length - values.shape[0]
         return F.pad(values, (0, 0) * (values.dim() - 1) + (0, missing), value=padding) if missing else values
-
-
-def column_share(whole: int, ranks: int) -> int:
-    """Of so many columns (or heads), those of each rank."""
-    assert whole % ranks == 0, f"{whole} cannot be dealt to {ranks} ranks alike"
-    return whole // ranks

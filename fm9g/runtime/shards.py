@@ -46,6 +46,11 @@ def shards(model: Any) -> Iterator[Shard]:
         yield Shard(name, param, start, start + param.numel(), columns)
 
 
+def columns_cut(model: Any) -> Iterator[tuple[str, Any]]:
+    """The parameters of which a tensor-parallel group's ranks have columns each, also where this one holds nothing."""
+    return ((name, param) for name, param in model.named_parameters() if param._tp_split_dim == 1)
+
+
 def whole_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the whole parameters."""
     return {name: tuple(param._tp_original_shape) for name, param in model.named_parameters()}

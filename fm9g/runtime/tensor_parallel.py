@@ -30,7 +30,7 @@ def rank() -> int:
 
 @contextlib.contextmanager
 def apart() -> Iterator[None]:
-    """Each rank has all weights, and computes by itself."""
+    """Each rank has all weights, and computes by itself; which rows it is given (runtime.tp_rank) stays as it is."""
     global _apart
     before, _apart = _apart, True
     try:
@@ -68,7 +68,7 @@ def _own_storage(value: Tensor) -> Tensor:
     return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
-class _Gathered(torch.autograd.Function):
+class _GatheredForParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
         return all_gather(part)
@@ -88,7 +88,7 @@ class _Summed(torch.autograd.Function):
         return all_gather(of_part)
 
 
-class _Shared(torch.autograd.Function):
+class _GatheredForAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:
         ctx.start, ctx.length = rank() * part.shape[0], part.shape[0]
@@ -99,10 +99,10 @@ class _Shared(torch.autograd.Function):
         return of_whole.narrow(0, ctx.start, ctx.length)
 
 
-def gathered(part: Tensor) -> Tensor:
+def gathered_for_parts(part: Tensor) -> Tensor:
     """[n, ...] of each rank, one after another, for ranks of which each computes something else with all of it: its
     gradient is the sum of theirs."""
-    whole: Tensor = _Gathered.apply(part)  # type: ignore[no-untyped-call]
+    whole: Tensor = _GatheredForParts.apply(part)  # type: ignore[no-untyped-call]
     return whole
 
 
@@ -112,8 +112,8 @@ def summed(whole: Tensor) -> Tensor:
     return part
 
 
-def shared(part: Tensor) -> Tensor:
+def gathered_for_all(part: Tensor) -> Tensor:
     """[n, ...] of each rank, one after another, for ranks that all compute the same with it: its gradient is that of
     one of them."""
-    whole: Tensor = _Shared.apply(part)  # type: ignore[no-untyped-call]
+    whole: Tensor = _GatheredForAll.apply(part)  # type: ignore[no-untyped-call]
     return whole

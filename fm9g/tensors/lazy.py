@@ -31,6 +31,7 @@ DTYPES = {
     "F16": Dtype(torch.float16, "fp16", "float16", "HalfStorage", 2),
     "BF16": Dtype(torch.bfloat16, "bf16", "bfloat16", "BFloat16Storage", 2),
 }
+KEYS = {dtype.torch: key for key, dtype in DTYPES.items()}
 DTYPE_ARGUMENTS = ("bf16", "bfloat16", "fp16", "float16", "fp32", "float32")
 
 

@@ -21,7 +21,7 @@ import torch
 from fm9g.errors import UserError, shown
 from fm9g.files import parse_json, read_json, require_file
 from fm9g.tensors.forms import index_beside, is_index, is_safetensors
-from fm9g.tensors.lazy import DTYPES, PIECE_BYTES, LazyTensor, rows_per_piece, unsupported
+from fm9g.tensors.lazy import DTYPES, KEYS, PIECE_BYTES, LazyTensor, rows_per_piece, unsupported
 
 REMAP_BYTES = 128 << 20
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors format
@@ -237,8 +237,7 @@ class TorchFiles:
         return self._tensors
 
     def _lazy(self, path: Path, name: str, tensor: torch.Tensor) -> LazyTensor:
-        dtypes = {dtype.torch: key for key, dtype in DTYPES.items()}
-        dtype, shape = dtypes.get(tensor.dtype, str(tensor.dtype).removeprefix("torch.")), tuple(tensor.shape)
+        dtype, shape = KEYS.get(tensor.dtype, str(tensor.dtype).removeprefix("torch.")), tuple(tensor.shape)
 
         def pieces() -> Iterator[torch.Tensor]:
             step = rows_per_piece(shape, DTYPES[dtype].itemsize)

@@ -19,6 +19,7 @@ class Best:
     last_loss: float | None = None
     saved_loss: float | None = None
     saved_step: int | None = None
+    owed_step: int = -1  # whose evaluation was due when the run was stopped
 
     def add(self, step: int, loss: float) -> bool:
         """Take in an evaluation, of a step that is evaluated again once; whether it is the best so far."""

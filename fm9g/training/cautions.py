@@ -48,10 +48,10 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: float, samples: Samp
         said.append(
             f"nobody chose lr: {settings.lr:g} is a default that fits few models; give --lr, or lr in a train config"
         )
-    if settings.save and settings.save_iters > settings.train_iters:
+    if settings.save and settings.save_iters > settings.train_iters and not settings.save_best:
         said.append(
             f"save_iters {settings.save_iters:,} is beyond train_iters {settings.train_iters:,}: nothing is saved "
-            "before the end, and a run that is stopped is lost"
+            "before the end, and a run that is killed is lost"
         )
     if settings.lr_scheduler != "cosine" and settings.drop_begin >= settings.train_iters:
         said.append(

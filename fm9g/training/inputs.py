@@ -22,7 +22,7 @@ from fm9g.files import user_path
 from fm9g.lora.layers import matching, whole_modules
 from fm9g.lora.opendelta import find_opendelta
 from fm9g.model.config import ModelConfig
-from fm9g.model.parameters import check_tensor_parallel
+from fm9g.model.cut import check_cut
 from fm9g.settings import DEFAULT
 from fm9g.training.sample_prompts import read_prompts
 from fm9g.training.settings import COMMAND_LINE, TABLE, Settings, config_paths
@@ -81,7 +81,7 @@ def mixture_path(settings: Settings, app: Path, value: str) -> Path:
 def open_inputs(settings: Settings, app: Path) -> Inputs:
     """Open and check all inputs; a UserError says what is wrong with which."""
     config = read_model_config(settings)
-    check_tensor_parallel(config, settings.tp_size)
+    check_cut(config, settings.tp_size)
     settings = fit_length(settings, config)
     tokenizer_path = find(settings, app, settings.tokenizer_path)
     if not tokenizer_path.exists():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fm9g import runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
 from fm9g.checkpoint.contents import Contents
+from fm9g.checkpoint.manifest import TRAINING
 from fm9g.checkpoint.weights import weights_of
 from fm9g.errors import UserError
 from fm9g.runtime import collectives
@@ -110,9 +111,11 @@ class Loop:
             metrics.ranks = stragglers.spread(own_seconds, seconds)
         if learned.fault:
             self._note_fault(step, learned)
-        stops = step.counts.stops and iteration < self._settings.train_iters  # it is evaluated when the run goes on
-        if self.evaluation is not None and not stops and self.evaluation.is_due(iteration, step.counts.exhausted):
-            metrics.evaluated = self._evaluate(self.evaluation)
+        if self.evaluation is not None and self.evaluation.is_due(iteration, step.counts.exhausted):
+            if step.counts.stops and iteration < self._settings.train_iters:
+                self.best.owed_step = iteration  # it is evaluated when the run goes on
+            else:
+                metrics.evaluated = self._evaluate(self.evaluation)
         return metrics
 
     def _note_fault(self, step: Step, learned: Learned) -> None:
@@ -146,6 +149,7 @@ class Loop:
         evaluated = evaluation.run(self._stopping.asked)
         if evaluated is None:
             log("the evaluation is broken off: it is made when the run goes on")
+            self.best.owed_step = self._progress.step
             self.stream.interrupt()
             return None
         log(describe(evaluated, self._progress.step))
@@ -164,13 +168,17 @@ class Loop:
         """
         if self.evaluation is None:
             return
-        evaluated, step = self._evaluate(self.evaluation), self._progress.step
+        step, owed = self._progress.step, self.best.owed_step
+        evaluated = self._evaluate(self.evaluation)
         if evaluated is None:
+            self.best.owed_step = owed
             return
-        if step == 0 or self.evaluation.is_due(step, data_ends=False):
+        if step in (0, owed) or self.evaluation.is_due(step, data_ends=False):
             self.best.add(step, evaluated.loss)
-        if self.writer:
-            self.writer.write_evaluated(evaluated, self._progress.step)
+        if self.writer and step == owed:
+            self.writer.write_owed(evaluated, step)
+        elif self.writer:
+            self.writer.write_evaluated(evaluated, step)
 
     def _evaluate_last(self, metrics: Metrics) -> None:
         """Evaluate the last iteration, where that it was the last showed only in records after it that are left out."""
@@ -245,7 +253,7 @@ class Loop:
         """A whole checkpoint; Diverged instead where the weights are no longer finite."""
         self.learner.check_weights(self._progress.step)
         before = self.best.save(self._progress.step)
-        state = {**run_state(self.stream, "training"), **self.learner.state(), "best": dataclasses.asdict(self.best)}
+        state = {**run_state(self.stream, TRAINING), **self.learner.state(), "best": dataclasses.asdict(self.best)}
         files = {**self.stream.files(), **self.learner.files()}
         weights = weights_of(self.learner.model, self.learner.saved_names, self._settings.save_format)
         return Contents(files, state, weights, self.best.saved_step, undo=lambda: self.best.undo_save(before))

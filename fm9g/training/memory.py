@@ -54,7 +54,7 @@ def memory_advice(config: ModelConfig, settings: Settings, ranks: int) -> str:
         *([] if settings.use_checkpoint else ["use_checkpoint=1"]),
         *([] if settings.batch_size == 1 else ["a lower batch_size with a higher grad_accum"]),
         *([] if settings.offload else ["offload=1"]),
-        *("more ranks", "a lower max_length"),
+        *("more ranks", "a higher tp_size", "a lower max_length"),
     ]
     return (
         f"about {sum(estimate.values()) / 1e9:.3g} GB a rank are needed, most of it for {largest} "

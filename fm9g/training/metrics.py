@@ -163,14 +163,22 @@ def metrics_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _line(metrics: Metrics) -> str:
-    told, evaluated = dataclasses.asdict(metrics), metrics.evaluated
+    told = dataclasses.asdict(metrics)
     del told["evaluated"]
-    told |= {
+    return _json_line(told | _of_evaluation(metrics.evaluated))
+
+
+def _of_evaluation(evaluated: Evaluated | None) -> dict[str, Any]:
+    """What a line says of it."""
+    return {
         "eval_loss": evaluated and evaluated.loss,
         "eval_perplexity": evaluated and evaluated.perplexity,
         "eval_task_loss": evaluated.task_loss if evaluated else {},
         "eval_seen": evaluated.seen if evaluated else {},
     }
+
+
+def _json_line(told: dict[str, Any]) -> str:
     return json.dumps(finite(told), ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -223,6 +231,14 @@ class MetricsWriter:
         with self._if_it_can("metrics.jsonl", "lines are kept until they can be"):
             self._lines.replace_last(_line(metrics))
         self.write_evaluated(evaluated, metrics.iteration)
+
+    def write_owed(self, evaluated: Evaluated, iteration: int) -> None:
+        """Record an evaluation of an iteration whose line another process has written."""
+        lines = _lines(self._path)
+        if lines and _iteration(lines[-1], len(lines), self._path) == iteration:
+            with self._if_it_can("metrics.jsonl", "an evaluation is missing in it"):
+                self._lines.replace_last(_json_line(json.loads(lines[-1]) | _of_evaluation(evaluated)))
+        self.write_evaluated(evaluated, iteration)
 
     def write_evaluated(self, evaluated: Evaluated, iteration: int) -> None:
         """Record an evaluation in TensorBoard alone."""

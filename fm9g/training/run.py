@@ -9,6 +9,7 @@ from typing import NamedTuple, NoReturn
 
 from fm9g import launcher, runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
+from fm9g.checkpoint.manifest import TRAINING
 from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.dry_read import fill
@@ -90,16 +91,22 @@ def go(inputs: Inputs) -> bool:
         opened = open_run(inputs, "dataloader")
         DataRun(opened.stream, opened.checkpoints).run()
         opened.checkpoints.close()
-        stream = opened.stream
+        stream, last = opened.stream, opened.checkpoints.last
     else:
         loop = open_loop(inputs)
         loop.run()
         loop.close()
-        stream = loop.stream
-    if stream.stopped:
-        saved = "is saved" if inputs.settings.save else "is not saved (save=0)"
-        log(f"stopped after step {stream.progress.step}, which {saved}: resume_ckpt latest goes on from there")
-    return stream.stopped
+        stream, last = loop.stream, loop.checkpoints.last
+    if not stream.stopped:
+        return False
+    step = stream.progress.step
+    if step and not inputs.settings.save:
+        raise UserError(f"stopped after step {step}, which is not saved (save=0): there is nothing to go on from")
+    if last == step:
+        log(f"stopped after step {step}, which is saved: resume_ckpt latest goes on from there")
+    else:
+        log(f"stopped before a step was made: resume_ckpt latest begins {'anew' if last < 0 else 'where this began'}")
+    return True
 
 
 def open_run(inputs: Inputs, kind: str) -> Opened:
@@ -181,7 +188,7 @@ def _trained(learner: Learner) -> str:
 
 def open_loop(inputs: Inputs) -> Loop:
     """A run that trains, before its first step."""
-    opened = open_run(inputs, "training")
+    opened = open_run(inputs, TRAINING)
     stream, inputs = opened.stream, opened.stream.inputs
     settings, config = inputs.settings, inputs.model_config
     log("building the model")

@@ -43,12 +43,18 @@ class RunSettings(Group):
         "本节点的进程数（没有 GPU 时为 CPU 进程数）",
         least=1,
     )
-    batch_size: int = setting(1, "rows per rank and micro-step", "每个进程每个微步的行数", least=1, told=True)
+    batch_size: int = setting(
+        1,
+        "rows per rank (of tp_size ranks together, per group) and micro-step",
+        "每个进程（tp_size 个进程共享时为每组）每个微步的行数",
+        least=1,
+        told=True,
+    )
     grad_accum: int = setting(1, "micro-steps per optimizer step", "每个优化器步的微步数", least=1, told=True)
     tp_size: int = setting(
         1,
         "ranks, next to each other, that share rows: each has a part of the heads, of dim_ff and of the tokens",
-        "共享同一批行的相邻进程数（张量并行）：每个进程负责一部分注意力头、dim_ff 与词元",
+        "共享同一批行的相邻进程数（张量并行）：每个进程负责一部分注意力头、dim_ff 与 token",
         least=1,
         told=True,
     )
@@ -98,8 +104,8 @@ class RunSettings(Group):
 
     @property
     def ranks(self) -> int:
-        """The processes of all nodes, as the launcher will start them."""
-        return self.n_gpus * whole_number("NNODES", 1, least=1)
+        """The processes of all nodes, as a launcher has started them, or will."""
+        return whole_number("WORLD_SIZE", self.n_gpus * whole_number("NNODES", 1, least=1), least=1)
 
     def data_ranks(self, ranks: int) -> int:
         """Among how many the rows of a step are dealt; a UserError where tp_size does not divide the ranks."""

@@ -93,18 +93,20 @@ def _file(settings: Settings, name: str) -> Path:
     return path
 
 
-def deal_rows(settings: Settings, rows: int, ranks: int) -> Settings:
-    """The settings with which a step of so many ranks has as many rows as in the saved run.
+def deal_rows(settings: Settings, rows: int, groups: int) -> Settings:
+    """The settings with which a step of so many groups of tp_size ranks has as many rows as in the saved run.
 
     The order of rows depends on their number per step, so where no grad_accum fits this is a UserError.
     """
-    if rows % (ranks * settings.batch_size):
-        sizes = [size for size in range(1, rows + 1) if rows % (ranks * size) == 0]
-        fitting = ", ".join(f"batch_size {size} with grad_accum {rows // (ranks * size)}" for size in sizes)
-        numbers = ", ".join(str(count) for count in range(1, rows + 1) if rows % count == 0)
+    if rows % (groups * settings.batch_size):
+        together = settings.tp_size
+        sizes = [size for size in range(1, rows + 1) if rows % (groups * size) == 0]
+        fitting = ", ".join(f"batch_size {size} with grad_accum {rows // (groups * size)}" for size in sizes)
+        numbers = ", ".join(str(count * together) for count in range(1, rows + 1) if rows % count == 0)
+        ranks = f"{groups * together} rank(s)" + (f" of tp_size {together}" if together > 1 else "")
         raise UserError(
-            f"the checkpoint was made with {rows} rows per step, which {ranks} rank(s) with batch_size "
+            f"the checkpoint was made with {rows} rows per step, which {ranks} with batch_size "
             f"{settings.batch_size} cannot divide: use {fitting or f'a number of ranks among {numbers}'}, "
             "or load_dataloader_ckpt=0 to start the data anew"
         )
-    return dataclasses.replace(settings, grad_accum=rows // (ranks * settings.batch_size))
+    return dataclasses.replace(settings, grad_accum=rows // (groups * settings.batch_size))

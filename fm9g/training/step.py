@@ -14,6 +14,7 @@ from fm9g.data.stream.loader import StepBatch
 from fm9g.data.stream.strip import PADDING_TASK, Strip
 from fm9g.model.decoder import Decoder
 from fm9g.objectives.base import Objective
+from fm9g.training.same_rows import check_rows, difference
 
 
 @dataclass
@@ -50,7 +51,8 @@ class StepLosses:
 def count_step(batch: StepBatch, units: list[float], exhausted: bool, flops: float, stops: bool = False) -> StepCounts:
     """Count before the first backward, since the loss is divided by the count; one collective.
 
-    `units` [tasks], `exhausted`, `flops` and `stops` are this rank's.
+    `units` [tasks], `exhausted`, `flops` and `stops` are this rank's. A UserError where ranks that share rows have not
+    the same.
     """
     tasks = len(batch.tokens)
     skipped, damaged = [0] * tasks, [0] * tasks
@@ -60,9 +62,10 @@ def count_step(batch: StepBatch, units: list[float], exhausted: bool, flops: flo
     counted = [flops, *units, *batch.tokens, *batch.documents, *skipped, *damaged]
     if runtime.tp_rank():  # the ranks of a group have the same rows
         counted = [0.0] * len(counted)
-    mine = [not exhausted, stops, *counted]
+    mine = [not exhausted, stops, difference(batch), *counted]
     all_ranks = runtime.all_reduce(torch.tensor(mine, dtype=torch.float64))  # whole numbers are exact in it
-    unfinished, stopping, total_flops, *sums = all_ranks.tolist()
+    unfinished, stopping, differing, total_flops, *sums = all_ranks.tolist()
+    check_rows(differing, batch)
     places, documents, skipped, damaged = (list(map(int, sums[i * tasks : (i + 1) * tasks])) for i in range(1, 5))
     return StepCounts(unfinished == 0, stopping > 0, total_flops, places, sums[:tasks], documents, skipped, damaged)
 

@@ -9,7 +9,7 @@ from fm9g.errors import say
 
 
 class Stopping:
-    """Asked after each step. What asks for a stop is said by the rank that learns of it, once."""
+    """Asked after each step, and in an evaluation. What asks for a stop is said by the rank that learns of it, once."""
 
     def __init__(self, max_hours: float | None) -> None:
         self._hours = max_hours

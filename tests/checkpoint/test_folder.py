@@ -122,12 +122,26 @@ def test_latest_is_what_was_written_last_after_a_return_to_an_earlier_step(folde
     assert start_step(folder, "latest") == 40
 
 
-@pytest.mark.parametrize("names", [b"80\n", b"", b"x", b"\xff"])
+@pytest.mark.parametrize("names", [b"80\n", b"", b"x", b"\xff", b"9" * 5000])
 def test_latest_that_names_none_of_the_steps_is_the_newest_by_number_and_said(folder, names, capsys):
     complete(folder, 20, 40)
     (folder.checkpoints / "latest").write_bytes(names)
     assert start_step(folder, "latest") == 40
     assert "latest names no checkpoint: the highest step, 40, is taken" in capsys.readouterr().err
+
+
+def test_latest_that_leads_nowhere_is_said(folder, capsys):
+    complete(folder, 20, 40)
+    (folder.checkpoints / "latest").symlink_to("gone")
+    assert start_step(folder, "latest") == 40
+    assert "latest names no checkpoint" in capsys.readouterr().err
+
+
+def test_latest_that_is_a_folder_is_refused(folder):
+    complete(folder, 20)
+    (folder.checkpoints / "latest").mkdir()
+    with pytest.raises(UserError, match="latest is a folder: no checkpoint could be named in it; move it away"):
+        start_step(folder, "latest")
 
 
 def test_latest_with_none_there_starts_anew(folder):

@@ -98,6 +98,18 @@ def test_no_whole_one_is_refused(place, own):
     assert own.steps() == [1, 2, 3]
 
 
+def test_one_without_weights_or_of_another_step_is_not_whole(place, own):
+    shutil.copytree(own.checkpoints / "2", own.checkpoints / "5")
+    (own.checkpoints / "latest").write_text("5\n")
+    manifest = json.loads((own.checkpoints / "3/manifest.json").read_text())
+    del manifest["files"]["fm9g_live_checkpoint-3.pt"]
+    (own.checkpoints / "3/manifest.json").write_text(json.dumps(manifest))
+    run = train_here(place, own.root, resume_ckpt="latest", train_iters=4)
+    assert f"checkpoint 5 is not whole: {own.checkpoints}/5/state.json is of step 2" in run.log
+    assert f"checkpoint 3 is not whole: {own.checkpoints}/3/manifest.json lists no weights" in run.log
+    assert f"resuming {own.checkpoints / '2'} at step 2" in run.log
+
+
 def test_what_is_not_read_may_be_damaged(place, own):
     for kind in ("optimizer", "random", "data"):
         flip(own.checkpoints / f"3/{kind}-00000.pt")

@@ -126,7 +126,7 @@ def stub(tmp_path):
 
 def test_a_job_that_is_signalled_saves_and_goes_on_when_it_starts_again(place, slurm, tmp_path):
     output = Output(tmp_path / "out")
-    options = {"n_gpus": None, "grad_accum": 1, "resume_ckpt": "latest"}
+    options = {"n_gpus": None, "grad_accum": 1}  # resume_ckpt latest goes without saying
     job = slurm.batch(place.words(output.root, **options, train_iters=100_000))
     wait_until(lambda: output.metrics() or job.poll() is not None, "an iteration", 120)
     job.send_signal(signal.SIGUSR1)
@@ -148,7 +148,7 @@ def test_only_a_run_that_is_saved_is_put_back(slurm, stub, status, asked):
     ended = finish(slurm.batch([str(status), "two words"], stub))
     assert ended.returncode == status
     assert slurm.asked() == [f"requeue {slurm.job}"] * asked
-    place = f"of 2 at 127.0.0.1:{20_000 + slurm.job % 10_000}, 1 ranks: {status} two words"
+    place = f"of 2 at 127.0.0.1:{20_000 + slurm.job % 10_000}, 1 ranks: {status} two words --resume_ckpt latest"
     assert sorted(line for line in ended.output.splitlines() if line.startswith("node ")) == [
         f"node 0 {place}",
         f"node 1 {place}",

@@ -50,11 +50,10 @@ def test_losses_are_the_same_with_and_without_it(place, tmp_path, held_out):
     assert all(torch.equal(weight, weights[name]) for name, weight in watched.weights(4).items())
 
 
-@pytest.mark.parametrize(("broken_off", "step"), [(1, None), (2, 2), (3, 4)])
-def test_an_evaluation_is_broken_off_when_the_run_is_asked_to_stop(place, tmp_path, held_out, broken_off, step):
-    """At the start, between steps and at the end; the same command makes it."""
-    settings = {"eval_dataset": held_out, "eval_interval": 2, "early_stop": 5}
-    whole, own = train_here(place, tmp_path / "whole", **settings), Output(tmp_path / "own")
+def assert_made_when_the_run_goes_on(place, folder, broken_off, step, **settings):
+    """The evaluation with the number `broken_off` of a run, after `step`, is broken off, and made by the same command:
+    then it is the run that was never stopped."""
+    whole, own = train_here(place, folder / "whole", **settings), Output(folder / "own")
     with training_here(place, own.root, **settings) as loop:
         measure, begun = loop.evaluation.run, []
 
@@ -69,10 +68,25 @@ def test_an_evaluation_is_broken_off_when_the_run_is_asked_to_stop(place, tmp_pa
     assert not (own.metrics_file.parent / "train_results.json").exists()
     train_here(place, own.root, **settings, resume_ckpt="latest")
     assert own.learned() == whole.learned()
+    assert evaluated(own) == evaluated(whole)
     best = [(output.checkpoints / "best").read_text() for output in (own, whole)]
     assert best[0] == best[1]
-    results = [(output.metrics_file.parent / "eval_results.json").read_text() for output in (own, whole)]
-    assert json.loads(results[0])["eval_loss"] == json.loads(results[1])["eval_loss"]
+    results = [json.loads((output.metrics_file.parent / "eval_results.json").read_text()) for output in (own, whole)]
+    assert results[0]["eval_loss"] == results[1]["eval_loss"]
+
+
+@pytest.mark.parametrize(("broken_off", "step"), [(1, None), (2, 2), (3, 4)])
+def test_an_evaluation_is_broken_off_when_the_run_is_asked_to_stop(place, tmp_path, held_out, broken_off, step):
+    """At the start, between steps and at the end."""
+    settings = {"eval_dataset": held_out, "eval_interval": 2, "early_stop": 5}
+    assert_made_when_the_run_goes_on(place, tmp_path, broken_off, step, **settings)
+
+
+def test_an_evaluation_at_the_end_of_the_data_is_made_later_too(place, tmp_path, held_out):
+    once = place.write_mixture("once_broken_off", [{"path": "questions", "abs_weight": 1, "allow_repeat": False}])
+    settings = {"dataset_config": once, "train_iters": 500, "stop_when_end": 1, "eval_dataset": held_out}
+    step = train_here(place, tmp_path / "first", **settings).steps()[-1]
+    assert_made_when_the_run_goes_on(place, tmp_path, 2, step, **settings)
 
 
 def test_a_resumed_run_evaluates_as_one_that_never_stopped(place, tmp_path, held_out):

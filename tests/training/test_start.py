@@ -120,10 +120,13 @@ def test_an_optimizer_state_needs_a_checkpoint_to_come_from(tmp_path):
 
 def test_rows_are_dealt_to_other_ranks_as_they_were():
     settings = Settings(batch_size=2, grad_accum=4)
-    assert deal_rows(settings, 16, ranks=2).grad_accum == 4
-    assert deal_rows(settings, 16, ranks=8).grad_accum == 1
+    assert deal_rows(settings, 16, groups=2).grad_accum == 4
+    assert deal_rows(settings, 16, groups=8).grad_accum == 1
     with pytest.raises(UserError, match=r"16 rows per step, which 3 rank\(s\) with batch_size 2 cannot divide"):
-        deal_rows(settings, 16, ranks=3)
+        deal_rows(settings, 16, groups=3)
+    together = Settings(batch_size=2, tp_size=2)
+    with pytest.raises(UserError, match=r"3 rows .* 4 rank\(s\) of tp_size 2 .* a number of ranks among 2, 6, or"):
+        deal_rows(together, 3, groups=2)
 
 
 def test_a_step_and_pretrained_weights_contradict_each_other():

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.errors
 import transformers
 
 from fm9g.convert.hf_config import family_for, huggingface_config
@@ -24,6 +25,8 @@ from fm9g.errors import UserError
 from fm9g.files import write_json
 from fm9g.model.config import ModelConfig
 
+# what newer releases raise for a config.json that they do not like
+_STRICT = tuple(filter(None, [getattr(huggingface_hub.errors, "StrictDataclassError", None)]))
 TEXTS = 1000
 _BATCH = 1000
 _SPECIAL = 16  # special tokens that are tried beside text
@@ -189,8 +192,9 @@ def check_same_ids(trained: Tokenizer, folder: Path) -> int:
 def _load(trained: Tokenizer, folder: Path) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise UserError(f"{trained.path}: transformers cannot load the exported tokenizer: {error}") from None
+    except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError, *_STRICT) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{trained.path}: transformers cannot load the exported tokenizer: {why}") from None
 
 
 def _found_in_text(trained: Tokenizer, loaded: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """Train small decoders on one global batch a step, and save what every tp_size must agree on.
 
-arguments: the file to write, tp_size, and the number of steps
+arguments: the file to write, tp_size, the number of steps, and the names of CASES
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
+from fm9g.generation.engine import Engine, continued
+from fm9g.generation.sampling import Sampling
 from fm9g.lora.adapters import Adapters
 from fm9g.lora.settings import LoraSettings
 from fm9g.model.config import ModelConfig
@@ -29,6 +31,7 @@ CASES: dict[str, tuple[ModelConfig, dict[str, Any], LoraSettings | None]] = {
     "heads": (BASE, {}, None),
     "grouped": (replace(BASE, num_kv_heads=2, tie_lm_head=True), {"use_checkpoint": True}, None),
     "one key head": (replace(BASE, num_kv_heads=1), {}, None),
+    "half": (replace(BASE, num_kv_heads=2, dtype="bf16"), {"use_checkpoint": True}, None),
     "lora": (replace(BASE, num_kv_heads=2), {}, LORA),
     "dora": (replace(BASE, num_kv_heads=2), {}, replace(LORA, use_dora=True)),
     "lora and embeddings": (BASE, {"use_checkpoint": True}, replace(LORA, modules_to_save=["input_embedding"])),
@@ -82,6 +85,12 @@ def told(model: Decoder, manager: Any) -> dict[str, Tensor]:
         found["next"] = model.next_logits(tokens, model.context(lengths))
         found["scores"], likeliest = model.scores(tokens, targets, model.context(lengths))
         found["likeliest"] = likeliest.float()
+        factors = torch.linspace(0, 2, len(tokens), device=tokens.device)
+        found["weighted"] = model.loss(tokens, targets, model.context(lengths), factors)[1]
+    prompts = [tokens[:5].tolist(), tokens[5:6].tolist(), tokens[6:].tolist()]
+    steps = Engine(model, lockstep=True).generate(prompts, (), 6, Sampling())
+    found["generated"] = torch.tensor(continued(steps, len(prompts))).float()
+    model.train()
     log_probs = model.log_probs(tokens, targets, model.context(lengths))
     found["log_probs"] = log_probs.detach()
     manager.zero_grad()
@@ -92,6 +101,6 @@ def told(model: Decoder, manager: Any) -> dict[str, Tensor]:
 
 
 runtime.initialize(seed=3, tp_size=int(sys.argv[2]))
-results = {name: train(*case, steps=int(sys.argv[3])) for name, case in CASES.items()}
+results = {name: train(*CASES[name], steps=int(sys.argv[3])) for name in sys.argv[4:]}
 if runtime.rank() == 0:
     torch.save(results, sys.argv[1])
