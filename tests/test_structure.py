@@ -49,7 +49,7 @@ def test_every_room_has_a_floor() -> None:
     assert {room_of(source.module) for source in PACKAGE} - {""} == set(FLOOR)
 
 
-@pytest.mark.parametrize("room", FLOOR)
+@pytest.mark.parametrize("room", sorted(FLOOR))
 def test_a_room_imports_from_the_floors_below(room: str) -> None:
     inside = [source for source in PACKAGE if room_of(source.module) == room]
     assert inside
