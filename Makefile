@@ -36,10 +36,10 @@ quickstart: env
 	$(BIN)/python tools/quickstart.py $(if $(TEXT),--text "$(TEXT)")
 
 test: env
-	$(BIN)/python -m pytest -m "not soak"
+	$(BIN)/python -m pytest -m "not soak" -n 2 --dist loadfile
 
 soak: env
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak -n 2 --dist worksteal
 	$(BIN)/python -m pytest --hypothesis-profile=soak tests/data/stream/test_elastic.py
 
 lint: env

@@ -200,7 +200,7 @@ def test_an_optimizer_file_of_one_rank_that_is_missing_is_noticed(place, own):
 def test_a_state_of_another_step_is_refused(place, own):
     shutil.copy(own.checkpoints / "2/state.json", own.checkpoints / "3/state.json")
     own.take_as_written(3)
-    assert "/3: its state.json is of step 2" in refused_here(place, own.root, resume_ckpt="3", train_iters=4)
+    assert "/3/state.json is of step 2" in refused_here(place, own.root, resume_ckpt="3", train_iters=4)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_every_conversation_is_in_a_row_with_its_answers_as_targets(mixture, pla
         ({"template": ""}, 'format chat needs a template: a name of chat_templates/, a path, or "tokenizer"'),
         ({"format": "text"}, "a template is for conversations: format must be chat, not text"),
         ({"template": "bele"}, "template 'bele': .*'belle'"),
-        ({"template": "own.json"}, "template '.*own.json': .*own.json: no such file"),
+        ({"template": "own.json"}, "template '.*own.*: .*own.json: no such file"),
         ({"template": "llama3"}, "has no token '<.*>'"),
         ({"template": "tokenizer"}, "has no chat template"),
         ({"transforms": "t.py"}, "transforms make text of records, so format must be text, not chat"),
