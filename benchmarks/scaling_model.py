@@ -165,7 +165,7 @@ def block_bytes(config: ModelConfig, tp: int) -> tuple[int, int]:
     """What is gathered of a block: of what tensor parallelism cuts, and of what it does not: vectors, and the
     projections of fewer key heads than ranks."""
     block = [parameter for parameter in parameters(config) if parameter.name.startswith(f"{LAYERS}0.")]
-    whole = {"dim"} if config.num_kv_heads % tp == 0 else {"dim", "kv"}
+    whole = {"dim", "head"} if config.num_kv_heads % tp == 0 else {"dim", "head", "kv"}
     cut = count(parameter for parameter in block if not whole.issuperset(parameter.axes))
     return WIDTH[config.dtype] * cut, WIDTH[config.dtype] * (count(block) - cut)
 

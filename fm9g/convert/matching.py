@@ -21,6 +21,7 @@ SIZES = {
     "dim": "hidden_size (dim_model)",
     "ff": "intermediate_size (dim_ff)",
     "q": "num_attention_heads * head_dim (num_heads * dim_head)",
+    "head": "head_dim (dim_head)",
     "kv": "num_key_value_heads * head_dim (num_kv_heads * dim_head)",
 }
 

@@ -11,6 +11,7 @@ from fm9g.model.cut import cuts_keys
 from fm9g.model.kernels.cached import cached_attention
 from fm9g.model.kernels.kernel import Attend
 from fm9g.model.linear import Linear
+from fm9g.model.norm import RMSNorm
 from fm9g.model.rotary import rotate
 from fm9g.runtime import bmt, tensor_parallel
 
@@ -31,6 +32,9 @@ class Attention(bmt.DistributedModule):
         self.project_q = Linear(config.dim_model, heads, config.init_std, dtype, config.qkv_bias, cut=0)
         self.project_k = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias, cut)
         self.project_v = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias, cut)
+        self._norms_heads = config.qk_norm
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (RMSNorm(config.dim_head, config.eps, dtype) for _ in range(2))
         self.attention_out = Linear(heads, config.dim_model, config.init_std, dtype, cut=1)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
@@ -41,6 +45,8 @@ class Attention(bmt.DistributedModule):
         )
         if not self._cuts_keys:
             key, value = (context.split.own_head(heads) for heads in (key, value))
+        if self._norms_heads:
+            query, key = self.q_norm(query), self.k_norm(key)
         query, key = (rotate(x, context.cos, context.sin) for x in (query, key))
         output = self._attended(query, key, value, context)
         return context.split.sum_of_parts(self.attention_out(output.flatten(1)))

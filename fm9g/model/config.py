@@ -83,7 +83,7 @@ class ModelConfig:
     scale_depth: float = -1.0
     dim_model_base: int = 0  # 0: dim_model
     qkv_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: bool = False  # RMS norms of the queries' and the keys' heads, before they are rotated
     ffn_gated: bool = True
     rope_scaling_type: str = ""
     rope_scaling_factor: float = 1.0
@@ -129,7 +129,7 @@ class ModelConfig:
                 choices = ", ".join(map(repr, allowed))
                 raise UserError(f"{key[name]} must be one of {choices}, not {shown(getattr(self, name))}")
         self._check_scaling(key)
-        for name, wanted in (("qk_norm", False), ("ffn_gated", True), ("pose_prob", 0.0)):
+        for name, wanted in (("ffn_gated", True), ("pose_prob", 0.0)):
             if getattr(self, name) != wanted:
                 raise UserError(f"{key[name]}={getattr(self, name)} is not supported: no published FM9G model uses it")
 

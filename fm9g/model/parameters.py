@@ -20,6 +20,9 @@ NORM_BEFORE_ATTENTION: NamedAxes = ("self_att.layernorm_before_attention.weight"
 PROJECTIONS: tuple[NamedAxes, ...] = tuple(
     (f"self_att.self_attention.project_{name}", (axis, "dim")) for name, axis in (("q", "q"), ("k", "kv"), ("v", "kv"))
 )
+HEAD_NORMS: tuple[NamedAxes, ...] = tuple(
+    (f"self_att.self_attention.{name}.weight", ("head",)) for name in ("q_norm", "k_norm")
+)
 AFTER_PROJECTIONS: tuple[NamedAxes, ...] = (
     ("self_att.self_attention.attention_out.weight", ("dim", "q")),
     ("ffn.layernorm_before_ffn.weight", ("dim",)),
@@ -50,6 +53,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
         "ff": config.dim_ff,
         "q": config.num_heads * config.dim_head,
         "kv": config.num_kv_heads * config.dim_head,
+        "head": config.dim_head,
     }
 
 
@@ -60,7 +64,7 @@ def block_tensors(config: ModelConfig) -> list[NamedAxes]:
         rows.append((f"{name}.weight", axes))
         if config.qkv_bias:
             rows.append((f"{name}.bias", axes[:1]))
-    return [*rows, *AFTER_PROJECTIONS]
+    return [*rows, *(HEAD_NORMS if config.qk_norm else ()), *AFTER_PROJECTIONS]
 
 
 def parameters(config: ModelConfig) -> list[Parameter]:

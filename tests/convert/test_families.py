@@ -64,6 +64,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
 }
+if hasattr(transformers, "Qwen3Config"):  # from 4.51 on
+    ROWS["qwen3"] = ("Qwen3", {"head_dim": 24})
+    ROWS["qwen3, one key head, tied"] = (
+        "Qwen3",
+        {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True},
+    )
 LENGTH = 40
 
 
@@ -127,6 +133,10 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
     ("architecture", "changes", "words"),
     [
         ("Qwen2ForCausalLM", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+        ("Qwen3ForCausalLM", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+        ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_att"),
+        ("Qwen2ForCausalLM", {"layer_types": "all"}, "layer_types has 'all'"),
+        ("Qwen3ForCausalLM", {"attention_bias": True}, "attention_bias=True is not supported"),
         ("MistralForCausalLM", {"sliding_window": 127}, r"sliding_window=127 below max_position_embeddings \(128\)"),
         ("MistralForCausalLM", {"max_position_embeddings": 8192}, r"sliding_window=4096 below .* \(8192\)"),
     ],

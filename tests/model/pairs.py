@@ -59,7 +59,7 @@ def decoder(settings: ModelConfig, flash: str = "cuda", use_checkpoint: bool = F
     weights = {}
     for name, value in model.state_dict().items():
         noise = torch.randn(value.shape, generator=generator)
-        weights[name] = (1 + 0.1 * noise if "layernorm" in name else settings.init_std * noise).to(value.dtype)
+        weights[name] = (1 + 0.1 * noise if "norm" in name else settings.init_std * noise).to(value.dtype)
     model.load_state_dict(weights)
     return model
 

@@ -82,7 +82,6 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
         ),
         ({"rope_scaling_type": "yarn", "base": 1.0}, "base must be above 1 for rope_scaling_type 'yarn', not 1"),
         ({"rope_scaling_type": "yarn", "rope_scaling_attention_factor": -1}, "a number from 0 on, not -1.0"),
-        ({"qk_norm": True}, "qk_norm=True is not supported"),
         ({"ffn_gated": False}, "ffn_gated=False is not supported"),
         ({"pose_prob": 0.5}, "pose_prob=0.5 is not supported"),
     ],

@@ -121,6 +121,16 @@ def refuse(values: dict[str, Any], neutral: Mapping[str, Any], where: str) -> No
             raise UserError(f"{where}: {key}={shown(values[key])} is not supported: our model has no such thing")
 
 
+def refuse_windows(values: dict[str, Any], where: str) -> None:
+    """A UserError for layers that do not attend to all of a text, where use_sliding_window turns them on, or
+    layer_types says which they are."""
+    refuse(values, {"use_sliding_window": False}, where)
+    kinds = values.get("layer_types") or []
+    other = next((kind for kind in kinds if kind != "full_attention"), None) if isinstance(kinds, list) else kinds
+    if other is not None:
+        raise UserError(f"{where}: layer_types has {shown(other)}: our model's layers attend to all of a text")
+
+
 def _mup(values: dict[str, Any], where: str) -> dict[str, Any]:
     """muP's fields, which old checkpoints have as LLaMAs too: all of them, or none."""
     present = [key for key in MUP_KEYS if values.get(key) is not None]

@@ -9,6 +9,7 @@ from fm9g.convert.families.family import (
     Family,
     read_decoder,
     refuse_mup,
+    refuse_windows,
     require_usual_heads,
     written_decoder,
 )
@@ -17,11 +18,12 @@ from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 32768, "num_key_value_heads": 32}
 # sliding_window says nothing where use_sliding_window is false, as in every published model
-REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"} | {"use_sliding_window": False}
+REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
+    refuse_windows(values, where)
     return read_decoder(values, where, ASSUMED, REFUSED, qkv_bias=True)
 
 

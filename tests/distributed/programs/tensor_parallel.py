@@ -30,7 +30,7 @@ LORA = LoraSettings(lora=True, lora_layer=["all"], lora_r=4, lora_alpha=8)
 CASES: dict[str, tuple[ModelConfig, dict[str, Any], LoraSettings | None]] = {
     "heads": (BASE, {}, None),
     "grouped": (replace(BASE, num_kv_heads=2, tie_lm_head=True), {"use_checkpoint": True}, None),
-    "one key head": (replace(BASE, num_kv_heads=1), {}, None),
+    "one key head": (replace(BASE, num_kv_heads=1, qk_norm=True), {}, None),
     "half": (replace(BASE, num_kv_heads=2, dtype="bf16"), {"use_checkpoint": True}, None),
     "lora": (replace(BASE, num_kv_heads=2), {}, LORA),
     "dora": (replace(BASE, num_kv_heads=2), {}, replace(LORA, use_dora=True)),
