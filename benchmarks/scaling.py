@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Scale on paper: a step's time, tokens a second and MFU against nodes, and what a few CPU ranks say of the model.
 
-    python benchmarks/scaling.py [--model 7b] [--nodes 1,8,64] [--batch 1024] [--network 25]
+    python benchmarks/scaling.py [--model 7b] [--nodes 1,8,64] [--batch 1024] [--network 200]
     python benchmarks/scaling.py --here
     python benchmarks/scaling.py --published
 
@@ -135,11 +135,17 @@ def tables(arguments: argparse.Namespace) -> None:
         peak=arguments.peak * 1e12,
         attained=arguments.attained,
         nvlink=arguments.nvlink * 1e9,
-        network=arguments.network * 1e9,
+        network=arguments.network * 1e9 / 8,
         links_attained=arguments.links_attained,
         memory=arguments.memory * 1e9,
         per_node=arguments.gpus,
     )
+    for name in ("attained", "links_attained"):
+        if not 0 < getattr(arguments, name) <= 1:
+            sys.exit(f"error: {name} is a part, above 0 and at most 1, not {getattr(arguments, name):g}")
+    for name in arguments.model.split(","):
+        if name not in SHAPES:
+            sys.exit(f"error: model {name!r} is none of {', '.join(SHAPES)}")
     nodes = [int(count) for count in arguments.nodes.split(",")]
     for name in arguments.model.split(","):
         config = SHAPES[name]
@@ -166,7 +172,7 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=default.peak / 1e12, help="TFLOP/s of a GPU")
     parser.add_argument("--attained", type=float, default=default.attained, help="the part of it that blocks reach")
     parser.add_argument("--nvlink", type=float, default=default.nvlink / 1e9, help="GB/s of a GPU within a node")
-    parser.add_argument("--network", type=float, default=default.network / 1e9, help="GB/s of a GPU between nodes")
+    parser.add_argument("--network", type=float, default=default.network * 8e-9, help="Gb/s of a GPU between nodes")
     parser.add_argument("--links-attained", type=float, default=default.links_attained, help="the part of both")
     parser.add_argument("--memory", type=float, default=default.memory / 1e9, help="GB of a GPU")
     parser.add_argument("--here", action="store_true", help="check the model on this machine, in a minute or two")

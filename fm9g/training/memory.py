@@ -81,4 +81,6 @@ def about_checkpoints(config: ModelConfig, settings: Settings, folder: Path) -> 
     if written * size <= free:
         return said
     room = f"room for {free // size} of the {written} that there will be at a time"
+    if free < size:
+        return f"{said}: {room}; none can be written: make room, or give another output_dir"
     return f"{said}: {room}; a keep_last that is lower, or a higher save_iters, needs less"

@@ -87,7 +87,7 @@ class Slurm:
             program.chmod(0o755)
         return cls(folder, free_job())
 
-    def batch(self, words: list[str], submitted_in: Path = REPOSITORY):
+    def batch(self, words: list[str], submitted_in: Path = REPOSITORY, restarts: int = 0):
         """The job's shell; Slurm runs a copy of the file, which lies elsewhere."""
         copy = self.folder / "slurm_script"
         shutil.copy(APP / "run_bmtrain.sbatch", copy)
@@ -100,6 +100,7 @@ class Slurm:
             "SLURM_JOB_NODELIST": "node[1-2]",
             "SLURM_SUBMIT_DIR": str(submitted_in),
             "SLURM_GPUS_ON_NODE": "1",
+            "SLURM_RESTART_COUNT": str(restarts),
             "SCONTROL_LOG": str(self.folder / "asked"),
         }
         return start(["bash", str(copy), *words], environment, self.folder)
@@ -153,6 +154,22 @@ def test_only_a_run_that_is_saved_is_put_back(slurm, stub, status, asked):
         f"node 0 {place}",
         f"node 1 {place}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("restarts", "word", "added"),
+    [
+        (0, "--resume_ckpt", ""),
+        (0, "--resume-ckpt=500", ""),
+        (0, "--lr", " --resume_ckpt latest"),
+        (1, "--resume_ckpt", " --resume_ckpt latest --only_load_model 0"),
+    ],
+)
+def test_a_job_that_comes_back_goes_on_with_what_it_saved(slurm, stub, restarts, word, added):
+    ended = finish(slurm.batch(["0", word, "5"], stub, restarts))
+    assert ended.returncode == 0
+    told = [line for line in ended.output.splitlines() if line.startswith("node 0 ")]
+    assert told[0].endswith(f"1 ranks: 0 {word} 5{added}")
 
 
 @pytest.mark.parametrize(("name", "asked"), [("SIGUSR1", 1), ("SIGTERM", 0)])
