@@ -76,7 +76,7 @@ def with_reference(
         else:
             copy_files(reference, folder, ("generation_config.json", "*.py"))
             install_tokenizer(tokenizer, folder, config.vocab_size)
-        return with_checkpoint_facts(values, config, kind)
+        return with_checkpoint_facts(values, config, kind, family)
 
     _write(
         config, family, tokenizer or reference, checkpoint, target, dtype, max_shard_size, overwrite, companions,

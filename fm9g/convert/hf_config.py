@@ -51,7 +51,7 @@ def family_of(values: Any, where: str) -> Family:
         if architectures == [family.architecture]:
             _check_model_type(values, family, where)
             return family
-    known = [family.architecture for family in FAMILIES]
+    known = sorted(family.architecture for family in FAMILIES)
     only = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
     raise UserError(
         f"{where}: architectures is {shown(architectures)}; this tool converts one of {', '.join(known)}"
@@ -81,7 +81,7 @@ def family_for(config: ModelConfig, where: str) -> Family:
     """The family that a model from scratch is written as; a UserError names the fields where there is none."""
     found = features(config)
     for family in FAMILIES:
-        if family.write_config and family.features == found:
+        if family.write_config and family.features <= found <= family.features | family.also:
             return family
     raise UserError(f"{where}: no architecture of Hugging Face has {' and '.join(sorted(found))} together")
 
@@ -97,15 +97,15 @@ def huggingface_config(
     family = family_for(config, where)
     assert family.write_config is not None
     values = {"architectures": [family.architecture], **family.write_config(config, where), **token_ids}
-    return with_checkpoint_facts(dict(sorted(values.items())), config, dtype)
+    return with_checkpoint_facts(dict(sorted(values.items())), config, dtype, family)
 
 
-def with_checkpoint_facts(values: dict[str, Any], config: ModelConfig, dtype: str) -> dict[str, Any]:
+def with_checkpoint_facts(values: dict[str, Any], config: ModelConfig, dtype: str, family: Family) -> dict[str, Any]:
     """`values` of a config.json with the dtype, tying and RoPE of the checkpoint, in the old and new spellings."""
     name = DTYPES[dtype].huggingface
     return {
         **values,
-        **hf_rope.written_rope(config),
+        **(hf_rope.written_rope(config) if family.names_rope else {}),
         "dtype": name,
         "tie_word_embeddings": config.tie_lm_head,
         "torch_dtype": name,

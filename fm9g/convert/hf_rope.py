@@ -49,7 +49,8 @@ SPELLING = {
 }
 # Keys without a field of ours. original_max_position_embeddings is read by transformers for some types alone; YaRN's
 # mscales are another way to say attention_factor.
-KEYS = ("rope_type", "type", "rope_theta", "factor", FIRST_LENGTH, "partial_rotary_factor")
+SHARE = "partial_rotary_factor"
+KEYS = ("rope_type", "type", "rope_theta", "factor", FIRST_LENGTH, SHARE)
 MSCALES = ("mscale", "mscale_all_dim")
 
 
@@ -75,6 +76,20 @@ def read_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
         return {"base": rope["rope_theta"]}
     fields = {ours: rope[theirs] for ours, theirs in FIELDS[kind].items() if theirs in rope}
     return {"base": rope["rope_theta"], "rope_scaling_type": kind, **fields}
+
+
+def rotary_share(values: dict[str, Any], where: str) -> Any:
+    """The share of each head's dimensions that are rotated, as a config.json's `values` say it; None where they do
+    not. Two that differ are a UserError."""
+    spellings = (values, values.get("rope_scaling"), values.get("rope_parameters"))
+    said = [spelling.get(SHARE) for spelling in spellings if isinstance(spelling, dict)]
+    said = [share for share in said if share is not None]
+    for share in said:
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+            raise UserError(f"{where}: {SHARE} must be a share above 0 and up to 1, not {shown(share)}")
+        if share != said[0]:
+            raise UserError(f"{where}: {SHARE} is {said[0]!r} and {share!r}")
+    return said[0] if said else None
 
 
 def _spelling(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -112,9 +127,6 @@ def _check_keys(spelling: dict[str, Any], kind: str, where: str) -> None:
             f"{where}: {unknown[0]} means nothing to rope_type {kind!r} in transformers: remove it, or name the type "
             "that it belongs to"
         )
-    if spelling.get("partial_rotary_factor", 1.0) != 1.0:
-        share = shown(spelling["partial_rotary_factor"])
-        raise UserError(f"{where}: partial_rotary_factor={share} is not supported")
     if kind == "default" and spelling.get("factor", 1.0) != 1.0:
         raise UserError(f"{where}: has factor={shown(spelling['factor'])}, but no rope_type that it belongs to")
     for name in REQUIRED.get(kind, ("factor",)) if kind != "default" else ():
@@ -156,9 +168,11 @@ def written_rope(config: ModelConfig) -> dict[str, Any]:
     length = {"max_position_embeddings": config.orig_max_length} if rope_type == "dynamic" else {}
     if not scaling.get("attention_factor", 1.0):
         del scaling["attention_factor"]  # 0 for us is null for them
+    share = {SHARE: config.rotary_dim / config.dim_head} if config.rotary_dim else {}
     return {
         **length,
-        "rope_parameters": {"rope_theta": config.rotary_base, "rope_type": rope_type, **scaling},
+        **share,
+        "rope_parameters": {"rope_theta": config.rotary_base, "rope_type": rope_type, **scaling, **share},
         # Of old types two keys and no more: transformers 4.36 and MiniCPM's own code refuse anything else.
         "rope_scaling": {"type": rope_type, **scaling} if scaling else None,
         "rope_theta": config.rotary_base,

@@ -88,7 +88,7 @@ class Dora(LowRank):
                 lengths = tensor_parallel.all_reduce(lengths**2).sqrt()
         longer = ((self.magnitude - lengths) / lengths).to(x.dtype)
         if not (self._dropout and self.training):
-            whole, bias = self._add(y, x), getattr(self._layer[0], "bias", None)
+            whole, bias = self._add(y, x), self._layer[0].added_bias
             return torch.addcmul(whole, longer, whole if bias is None else whole - bias)
         dropped = self._dropped(x)
         whole = self._add(bmt.nn.OpLinear.apply(dropped, weight), dropped)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fm9g.model import alibi
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
-from fm9g.model.cut import cuts_keys
+from fm9g.model.cut import cuts_keys, part
 from fm9g.model.kernels.cached import cached_attention
-from fm9g.model.kernels.kernel import Attend
+from fm9g.model.kernels.kernel import Attend, Scores
 from fm9g.model.linear import Linear
-from fm9g.model.norm import RMSNorm
+from fm9g.model.norm import norm
 from fm9g.model.rotary import rotate
 from fm9g.runtime import bmt, tensor_parallel
 
@@ -23,9 +24,9 @@ class Attention(bmt.DistributedModule):
     all compute every key and value, and take those of their queries.
     """
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend, scores: Scores) -> None:
         super().__init__()
-        self.dim_head, self._attend = config.dim_head, attend
+        self.dim_head, self._attend, self._scores = config.dim_head, attend, scores
         heads, kv_heads = config.num_heads * config.dim_head, config.num_kv_heads * config.dim_head
         self._cuts_keys = cuts_keys(config, tensor_parallel.size())
         cut = 0 if self._cuts_keys else None
@@ -34,8 +35,9 @@ class Attention(bmt.DistributedModule):
         self.project_v = Linear(config.dim_model, kv_heads, config.init_std, dtype, config.qkv_bias, cut)
         self._norms_heads = config.qk_norm
         if config.qk_norm:
-            self.q_norm, self.k_norm = (RMSNorm(config.dim_head, config.eps, dtype) for _ in range(2))
-        self.attention_out = Linear(heads, config.dim_model, config.init_std, dtype, cut=1)
+            self.q_norm, self.k_norm = (norm(config, dtype, config.dim_head) for _ in range(2))
+        self.attention_out = Linear(heads, config.dim_model, config.init_std, dtype, config.out_bias, cut=1)
+        self._slopes = _own_slopes(config, scores) if config.position == "alibi" else None
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
         x_TD = context.split.all_for_parts(x_TD)
@@ -47,15 +49,27 @@ class Attention(bmt.DistributedModule):
             key, value = (context.split.own_head(heads) for heads in (key, value))
         if self._norms_heads:
             query, key = self.q_norm(query), self.k_norm(key)
-        query, key = (rotate(x, context.cos, context.sin) for x in (query, key))
-        output = self._attended(query, key, value, context)
-        return context.split.sum_of_parts(self.attention_out(output.flatten(1)))
+        output = self._attended(*self._placed(query, key, value, context), context)[..., : self.dim_head]
+        return self.attention_out.with_bias(context.split.sum_of_parts(self.attention_out(output.flatten(1))))
+
+    def _placed(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """With what tells the kernel where each token stands."""
+        if self._slopes is not None:
+            return alibi.appended(query, key, value, self._slopes.to(query.device), *context.places)
+        cos, sin = context.places
+        return rotate(query, cos, sin), rotate(key, cos, sin), value
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
         """[T, heads, dim_head]; what is in a cache before these tokens is attended to as well."""
         if context.cache is None:
-            return self._attend(query, key, value, context)
+            return self._attend(query, key, value, context, self._scores)
         held = context.cache.add(self, key, value)
         if context.cache.begins:
-            return self._attend(query, key, value, context)
-        return cached_attention(query, *held, context.cache.visible)
+            return self._attend(query, key, value, context, self._scores)
+        return cached_attention(query, *held, context.cache.visible(self._scores.window), self._scores)
+
+
+def _own_slopes(config: ModelConfig, scores: Scores) -> Tensor:
+    """[heads] of this rank, divided by what its products are multiplied by."""
+    own = part(config.num_heads, tensor_parallel.size())
+    return alibi.slopes(config.num_heads).narrow(0, tensor_parallel.rank() * own, own) / scores.scale

@@ -10,41 +10,49 @@ from fm9g.model.attention import Attention
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
 from fm9g.model.feedforward import FeedForward
-from fm9g.model.kernels.kernel import Attend
-from fm9g.model.norm import RMSNorm
+from fm9g.model.kernels.kernel import Attend, Scores
+from fm9g.model.norm import norm
 from fm9g.runtime import bmt
 
 
 class SelfAttentionBranch(bmt.DistributedModule):
-    """Norm and attention, the residual's first branch."""
+    """Norm and attention, and a norm again (branch_norm): the residual's first branch."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend, scores: Scores) -> None:
         super().__init__()
-        self.layernorm_before_attention = RMSNorm(config.dim_model, config.eps, dtype)
-        self.self_attention = Attention(config, dtype, attend)
+        self.layernorm_before_attention = norm(config, dtype)
+        self.self_attention = Attention(config, dtype, attend, scores)
+        self._ends_with_norm = config.branch_norm
+        if config.branch_norm:
+            self.layernorm_after_attention = norm(config, dtype)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
-        return self.self_attention(self.layernorm_before_attention(x_TD), context)
+        x_TD = self.self_attention(self.layernorm_before_attention(x_TD), context)
+        return self.layernorm_after_attention(x_TD) if self._ends_with_norm else x_TD
 
 
 class FeedForwardBranch(bmt.DistributedModule):
-    """Norm and feed-forward, the residual's second branch."""
+    """Norm and feed-forward, and a norm again (branch_norm): the residual's second branch."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.layernorm_before_ffn = RMSNorm(config.dim_model, config.eps, dtype)
+        self.layernorm_before_ffn = norm(config, dtype)
         self.ffn = FeedForward(config, dtype)
+        self._ends_with_norm = config.branch_norm
+        if config.branch_norm:
+            self.layernorm_after_ffn = norm(config, dtype)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
-        return self.ffn(self.layernorm_before_ffn(x_TD), context)
+        x_TD = self.ffn(self.layernorm_before_ffn(x_TD), context)
+        return self.layernorm_after_ffn(x_TD) if self._ends_with_norm else x_TD
 
 
 class TransformerBlock(bmt.DistributedModule):
     """[T, dim_model] -> [T, dim_model]; branches are scaled (muP) and dropped out before they are added."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, attend: Attend, scores: Scores) -> None:
         super().__init__()
-        self.self_att = SelfAttentionBranch(config, dtype, attend)
+        self.self_att = SelfAttentionBranch(config, dtype, attend, scores)
         self.ffn = FeedForwardBranch(config, dtype)
         self._scale, self._dropout_p = config.residual_scale, config.dropout_p
 

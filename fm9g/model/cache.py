@@ -22,8 +22,8 @@ class Cache:
     def __init__(self, rows: int) -> None:
         self.lengths = [0] * rows
         self.begins = True
-        self.visible: Tensor | None = None  # [rows, longest] bool: which places hold a token; None where all do
         self._buffers: dict[object, tuple[Tensor, Tensor]] = {}  # by layer, each [rows, kv_heads, capacity, dim_head]
+        self._visible: dict[int, Tensor] = {}  # by window, in one forward pass
         self._places: tuple[Tensor, Tensor] | None = None  # (row, place) of each new token, on the device
 
     def begin(self, lengths: Sequence[int], device: torch.device) -> Tensor:
@@ -37,11 +37,21 @@ class Cache:
             places = torch.cat([torch.arange(length) for length in lengths])
         self._places = rows.to(device), places.to(device)
         self.lengths = [had + more for had, more in zip(self.lengths, lengths, strict=True)]
-        longest = max(self.lengths)
-        self.visible = None
-        if min(self.lengths) < longest:
-            self.visible = (torch.arange(longest) < torch.tensor(self.lengths).unsqueeze(1)).to(device)
+        self._visible.clear()
         return self._places[1]
+
+    def visible(self, window: int) -> Tensor | None:
+        """[rows, longest] bool: the places that hold one of a row's last `window` tokens, or any (0); None where all
+        do."""
+        longest, shortest = max(self.lengths), min(self.lengths)
+        if shortest == longest and not 0 < window < longest:
+            return None
+        if window not in self._visible:
+            assert self._places is not None
+            places, ends = torch.arange(longest), torch.tensor(self.lengths).unsqueeze(1)
+            seen = (places < ends) & (places >= (ends - window if window else 0))
+            self._visible[window] = seen.to(self._places[0].device)
+        return self._visible[window]
 
     def add(self, layer: object, key_TGd: Tensor, value_TGd: Tensor) -> tuple[Tensor, Tensor]:
         """Take in a layer's new keys and values; all of its rows', each [rows, kv_heads, longest, dim_head]."""

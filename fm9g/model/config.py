@@ -13,7 +13,9 @@ from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json, write_json
 
 DTYPES = ("bf16", "fp16", "float32")
-ACTIVATIONS = ("silu", "gelu")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
+NORMS = ("rms", "rms_1p", "layer")
+POSITIONS = ("rotary", "alibi")
 # The fields that a kind of RoPE scaling reads, beside `base`.
 ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
     "": (),
@@ -28,7 +30,9 @@ ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
         *("rope_scaling_beta_fast", "rope_scaling_beta_slow", "rope_scaling_truncate"),
     ),
 }
+MAX_LAYERS = 10_000
 LARGEST_BASE = 2.0**127
+ALIBI_LENGTH = 2**16  # the places that two digits of eight bits can tell apart
 FREQUENCY_BOUNDS = ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
 SIZES = (
     *("vocab_size", "dim_model", "num_heads", "num_kv_heads", "dim_head", "dim_ff", "num_layers"),
@@ -38,7 +42,7 @@ SIZES = (
 LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (SIZES, lambda size: size > 0, "positive"),
     (SIZES, lambda size: size < 2**31, "below 2^31"),
-    (("num_layers",), lambda layers: layers <= 10_000, "at most 10000"),
+    (("num_layers",), lambda layers: layers <= MAX_LAYERS, "at most 10000"),
     (
         ("eps", "rope_scaling_factor", *(f"rope_scaling_{name}" for name in FREQUENCY_BOUNDS)),
         lambda value: 0 < value < math.inf,
@@ -46,6 +50,11 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     ),
     (("base",), lambda base: 1 <= base < LARGEST_BASE, "a number from 1 on that a float32 can hold"),
     (("init_std", "rope_scaling_attention_factor"), lambda value: 0 <= value < math.inf, "a number from 0 on"),
+    (
+        ("rotary_dim", "sliding_window", "attention_scale", "attention_softcap", "logit_softcap"),
+        lambda value: 0 <= value < math.inf,
+        "a number from 0 on",
+    ),
     (("dropout_p",), lambda share: 0 <= share < 1, "a share from 0 to below 1"),
     (("scale_emb", "scale_depth", "pose_scaling_factor"), math.isfinite, "a finite number"),
 )
@@ -82,8 +91,21 @@ class ModelConfig:
     scale_emb: float = 1.0
     scale_depth: float = -1.0
     dim_model_base: int = 0  # 0: dim_model
+    norm: str = "rms"  # rms; rms_1p, whose weight is what 1 is raised by; or layer, with a bias
+    embedding_norm: bool = False  # a norm of the embeddings
+    branch_norm: bool = False  # a norm of what attention and feed-forward give, before it is added
+    position: str = "rotary"  # rotary, or alibi
+    rotary_dim: int = 0  # the first dimensions of each head, which are rotated; 0: all
     qkv_bias: bool = False
+    out_bias: bool = False  # of attention_out
+    ffn_bias: bool = False
     qk_norm: bool = False  # RMS norms of the queries' and the keys' heads, before they are rotated
+    attention_scale: float = 0.0  # of queries times keys; 0: 1 / sqrt(dim_head)
+    attention_softcap: float = 0.0  # scores become softcap * tanh(score / softcap); 0: they stay
+    sliding_window: int = 0  # the last tokens that a token attends to, itself among them; 0: all
+    sliding_layers: tuple[int, ...] = ()  # the layers with a sliding window; (): all
+    head_norm: bool = False  # the rows of the head's weight are divided by their lengths
+    logit_softcap: float = 0.0
     ffn_gated: bool = True
     rope_scaling_type: str = ""
     rope_scaling_factor: float = 1.0
@@ -107,6 +129,8 @@ class ModelConfig:
         }
         for name, value in derived.items():
             object.__setattr__(self, name, getattr(self, name) or value)
+        if self.rotary_dim == self.dim_head:
+            object.__setattr__(self, "rotary_dim", 0)
         self._check({name: (spelling or {}).get(name, name) for name in vars(self)})
 
     def _check(self, key: dict[str, str]) -> None:
@@ -118,20 +142,38 @@ class ModelConfig:
         if self.num_heads % self.num_kv_heads:
             heads, kv_heads = (f"{key[name]} ({getattr(self, name)})" for name in ("num_heads", "num_kv_heads"))
             raise UserError(f"{heads} is not a multiple of {kv_heads}")
-        if self.dim_head % 2:
-            raise UserError(f"{key['dim_head']} must be even and positive for rotary embeddings, not {self.dim_head}")
+        self._check_positions(key)
         for name, allowed in (
             ("dtype", DTYPES),
             ("activate_fn", ACTIVATIONS),
+            ("norm", NORMS),
+            ("position", POSITIONS),
             ("rope_scaling_type", ROPE_SCALINGS),
         ):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(map(repr, allowed))
                 raise UserError(f"{key[name]} must be one of {choices}, not {shown(getattr(self, name))}")
         self._check_scaling(key)
-        for name, wanted in (("ffn_gated", True), ("pose_prob", 0.0)):
-            if getattr(self, name) != wanted:
-                raise UserError(f"{key[name]}={getattr(self, name)} is not supported: no published FM9G model uses it")
+        if self.pose_prob:
+            raise UserError(f"{key['pose_prob']}={self.pose_prob} is not supported: no published FM9G model uses it")
+
+    def _check_positions(self, key: dict[str, str]) -> None:
+        """Rotary embeddings or ALiBi, and which tokens each attends to."""
+        if self.position == "alibi":
+            for name in ("rotary_dim", "rope_scaling_type"):
+                if getattr(self, name):
+                    raise UserError(f"{key[name]} means nothing to {key['position']} 'alibi', which rotates nothing")
+            if self.max_length > ALIBI_LENGTH:
+                raise UserError(f"{key['max_length']} must be at most {ALIBI_LENGTH} with {key['position']} 'alibi'")
+        elif self.rotated % 2:
+            name = "rotary_dim" if self.rotary_dim else "dim_head"
+            raise UserError(f"{key[name]} must be even and positive for rotary embeddings, not {self.rotated}")
+        if self.rotary_dim > self.dim_head:
+            raise UserError(f"{key['rotary_dim']} {self.rotary_dim} is above {key['dim_head']} {self.dim_head}")
+        if self.sliding_layers and not self.sliding_window:
+            raise UserError(f"{key['sliding_layers']} means nothing without {key['sliding_window']}")
+        if self.sliding_layers and not set(self.sliding_layers) <= set(range(self.num_layers)):
+            raise UserError(f"{key['sliding_layers']} must be of the layers 0 to {self.num_layers - 1}")
 
     def _check_scaling(self, key: dict[str, str]) -> None:
         kind = self.rope_scaling_type
@@ -154,8 +196,9 @@ class ModelConfig:
             raise UserError(f"{key['base']} must be above 1 for {key['rope_scaling_type']} 'yarn', not {self.base:g}")
 
     def _check_dynamic(self, key: dict[str, str]) -> None:
-        if self.dim_head == 2:
-            raise UserError(f"{key['dim_head']} must be above 2 for {key['rope_scaling_type']} 'dynamic'")
+        if self.rotated == 2:
+            name = "rotary_dim" if self.rotary_dim else "dim_head"
+            raise UserError(f"{key[name]} must be above 2 for {key['rope_scaling_type']} 'dynamic'")
         try:
             fits = self.rotary_base < LARGEST_BASE
         except OverflowError:
@@ -167,6 +210,15 @@ class ModelConfig:
             )
 
     @property
+    def rotated(self) -> int:
+        """The dimensions of each head that are rotated: the first ones."""
+        return self.rotary_dim or self.dim_head
+
+    def window(self, layer: int) -> int:
+        """How many of the last tokens, itself among them, a token attends to in this layer; 0: all of its document."""
+        return self.sliding_window if not self.sliding_layers or layer in self.sliding_layers else 0
+
+    @property
     def rotary_base(self) -> float:
         """The base that positions are rotated with: `dynamic` raises `base` once and for all, for max_length.
 
@@ -176,7 +228,7 @@ class ModelConfig:
         if self.rope_scaling_type != "dynamic" or self.max_length <= self.orig_max_length:
             return self.base
         stretch = self.rope_scaling_factor * self.max_length / self.orig_max_length - (self.rope_scaling_factor - 1)
-        return self.base * stretch ** (self.dim_head / (self.dim_head - 2))
+        return self.base * stretch ** (self.rotated / (self.rotated - 2))
 
     @property
     def position_scale(self) -> float:
@@ -242,6 +294,10 @@ class ModelConfig:
 
 
 def _typed(where: str, key: str, value: Any, kind: str) -> Any:
+    if kind == "tuple[int, ...]":
+        if not isinstance(value, list | tuple) or not all(type(number) is int for number in value):
+            raise UserError(f"{where}: {key} must be a list of whole numbers, not {shown(value)}")
+        return tuple(sorted(set(value)))
     if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fm9g.model.cache import Cache
-from fm9g.model.rotary import RotaryTable
 from fm9g.model.token_split import TokenSplit
+
+# (position ids [T], a bound of theirs, dtype) -> what tells attention where each token stands, [T, 1, …] each: cos and
+# sin of rotary angles, or ALiBi's places
+Places = Callable[[Tensor, int, torch.dtype], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,7 @@ class Context:
     queries: Documents
     keys: Documents
     position_ids: Tensor  # [T] int64, from 0 in each document
-    cos: Tensor  # [T, 1, dim_head / 2], of the rotary angles at position_ids
-    sin: Tensor
+    places: tuple[Tensor, ...]  # cos and sin of the rotary angles at position_ids, [T, 1, rotated / 2], or ALiBi's
     split: TokenSplit  # how the tokens lie on the ranks that compute together
     cache: Cache | None = None  # of what the documents have before these tokens, which are taken into it
 
@@ -62,7 +64,7 @@ class Context:
         cls,
         lengths: Sequence[int],
         device: torch.device,
-        rotary: RotaryTable,
+        table: Places,
         dtype: torch.dtype,
         cache: Cache | None = None,
     ) -> Context:
@@ -71,9 +73,9 @@ class Context:
         queries, split = Documents.of(lengths, device), TokenSplit.of(sum(lengths))
         if cache is not None:
             places = cache.begin(lengths, device)
-            return cls(queries, queries, places, *rotary(places, max(cache.lengths), dtype), split, cache)
+            return cls(queries, queries, places, table(places, max(cache.lengths), dtype), split, cache)
         counts = torch.tensor(lengths, dtype=torch.int32)
         starts = torch.cumsum(counts, 0, dtype=torch.int32) - counts
         positions = torch.arange(int(counts.sum())) - torch.repeat_interleave(starts, counts)
         position_ids = positions.to(device, non_blocking=True)
-        return cls(queries, queries, position_ids, *rotary(position_ids, queries.longest, dtype), split)
+        return cls(queries, queries, position_ids, table(position_ids, queries.longest, dtype), split)

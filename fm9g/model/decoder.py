@@ -9,18 +9,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fm9g import runtime
+from fm9g.model.alibi import PlaceTable
 from fm9g.model.block import TransformerBlock
 from fm9g.model.cache import Cache
 from fm9g.model.config import ModelConfig
-from fm9g.model.context import Context
+from fm9g.model.context import Context, Places
 from fm9g.model.cross_entropy import IGNORED, linear_cross_entropy, linear_scores
 from fm9g.model.embedding import Embedding, noise
 from fm9g.model.kernels import choose_kernel
+from fm9g.model.kernels.kernel import Scores
 from fm9g.model.linear import Linear
 from fm9g.model.log_probs import log_probs
-from fm9g.model.norm import RMSNorm
+from fm9g.model.norm import norm
 from fm9g.model.parameters import LAYERS
 from fm9g.model.rotary import RotaryTable
+from fm9g.model.softcap import capped
 from fm9g.runtime import bmt
 
 Prepare = Callable[[str, torch.nn.Module], None]
@@ -38,15 +41,16 @@ class Encoder(bmt.DistributedModule):
         self, config: ModelConfig, dtype: torch.dtype, flash: str, use_checkpoint: bool, prepare: Prepare
     ) -> None:
         super().__init__()
-        kernel = choose_kernel(flash, dtype, runtime.backend.on_cuda)
-        self.kernel_name = kernel.name
-        blocks = []
+        blocks, kernels = [], []
         for number in range(config.num_layers):
-            block = TransformerBlock(config, dtype, kernel.attend)
+            scores = Scores.of(config, number)
+            kernels.append(choose_kernel(flash, dtype, runtime.backend.on_cuda, scores))
+            block = TransformerBlock(config, dtype, kernels[-1].attend, scores)
             prepare(f"{LAYERS}{number}", block)
             blocks.append(bmt.Block(block, use_checkpoint=use_checkpoint))
         self.layers = bmt.TransformerBlockList(blocks)
-        self.output_layernorm = RMSNorm(config.dim_model, config.eps, dtype)
+        self.kernel_name = " and ".join(dict.fromkeys(kernel.name for kernel in kernels))
+        self.output_layernorm = norm(config, dtype)
         prepare("encoder.output_layernorm", self.output_layernorm)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
@@ -75,18 +79,22 @@ class Decoder(bmt.DistributedModule):
         dtype = TORCH_DTYPES[config.dtype]
         self.input_embedding = Embedding(config.vocab_size, config.dim_model, config.init_std, dtype)
         prepare("input_embedding", self.input_embedding)
+        if config.embedding_norm:
+            self.embedding_norm = norm(config, dtype)
+            prepare("embedding_norm", self.embedding_norm)
         self.encoder = Encoder(config, dtype, flash, use_checkpoint, prepare)
         if not config.tie_lm_head:
             self.lm_head = Linear(config.dim_model, config.vocab_size, config.init_std, dtype)
             prepare("lm_head", self.lm_head)
-        self._rotary = RotaryTable(config)
+        self._places: Places = PlaceTable() if config.position == "alibi" else RotaryTable(config)
 
     def context(self, lengths: Sequence[int], cache: Cache | None = None) -> Context:
         """For documents of these lengths, one after another: make it once for a strip, or a step of generation."""
-        return Context.of(lengths, runtime.device(), self._rotary, TORCH_DTYPES[self.config.dtype], cache)
+        return Context.of(lengths, runtime.device(), self._places, TORCH_DTYPES[self.config.dtype], cache)
 
     def _head_weight(self) -> Tensor:
-        return (self.input_embedding if self.config.tie_lm_head else self.lm_head).weight
+        weight_VD: Tensor = (self.input_embedding if self.config.tie_lm_head else self.lm_head).weight
+        return F.normalize(weight_VD, dim=1) if self.config.head_norm else weight_VD
 
     def hidden(self, tokens_T: Tensor, context: Context) -> Tensor:
         """[T] token ids -> [T, dim_model], scaled for the head; of a tensor-parallel group each rank's own tokens."""
@@ -95,6 +103,8 @@ class Decoder(bmt.DistributedModule):
             x_TD = x_TD + noise(x_TD, context, self._neft_alpha)
         if self.config.embedding_scale != 1:
             x_TD = x_TD * self.config.embedding_scale
+        if self.config.embedding_norm:
+            x_TD = self.embedding_norm(x_TD)
         if torch.is_grad_enabled() and not x_TD.requires_grad:
             x_TD.requires_grad_()  # frozen embeddings: a block gives back gradients of what it gets, or none at all
         x_TD = self.encoder(x_TD, context)
@@ -102,12 +112,15 @@ class Decoder(bmt.DistributedModule):
 
     def forward(self, tokens_T: Tensor, context: Context) -> Tensor:
         """[T] token ids -> [T, vocab_size] logits, all of them in memory: for inference and tests."""
-        return F.linear(context.split.all(self.hidden(tokens_T, context)), self._head_weight())
+        return self._logits(context.split.all(self.hidden(tokens_T, context)))
 
     def next_logits(self, tokens_T: Tensor, context: Context) -> Tensor:
         """The float32 logits [documents, vocab_size] of what follows each document."""
         last_TD = context.split.all(self.hidden(tokens_T, context))[context.queries.cu_seqlens[1:] - 1]
-        return F.linear(last_TD, self._head_weight()).float()
+        return self._logits(last_TD).float()
+
+    def _logits(self, hidden_ND: Tensor) -> Tensor:
+        return capped(F.linear(hidden_ND, self._head_weight()), self.config.logit_softcap)
 
     def loss(
         self, tokens_T: Tensor, targets_T: Tensor, context: Context, factors_T: Tensor | None = None
@@ -121,14 +134,16 @@ class Decoder(bmt.DistributedModule):
         own_targets = split.own(targets_T, IGNORED)
         own_factors = None if factors_T is None else split.own(factors_T)
         total, losses = linear_cross_entropy(
-            self.hidden(tokens_T, context), self._head_weight(), own_targets, own_factors
+            self.hidden(tokens_T, context), self._head_weight(), own_targets, own_factors, self.config.logit_softcap
         )
         return total, split.all(losses)
 
     def scores(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Without gradients: the loss [T] of each token, and whether its target is the likeliest one, bool [T]."""
         own_targets = context.split.own(targets_T, IGNORED)
-        losses, likeliest = linear_scores(self.hidden(tokens_T, context), self._head_weight(), own_targets)
+        losses, likeliest = linear_scores(
+            self.hidden(tokens_T, context), self._head_weight(), own_targets, self.config.logit_softcap
+        )
         return context.split.all(losses), context.split.all(likeliest.to(torch.uint8)).bool()
 
     def log_probs(self, tokens_T: Tensor, targets_T: Tensor, context: Context) -> Tensor:
@@ -137,4 +152,5 @@ class Decoder(bmt.DistributedModule):
         All ranks of a tensor-parallel group are told all, and must compute the same with them.
         """
         own_targets = context.split.own(targets_T, IGNORED)
-        return context.split.all(log_probs(self.hidden(tokens_T, context), self._head_weight(), own_targets))
+        hidden_TD, softcap = self.hidden(tokens_T, context), self.config.logit_softcap
+        return context.split.all(log_probs(hidden_TD, self._head_weight(), own_targets, softcap))

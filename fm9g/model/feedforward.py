@@ -1,7 +1,8 @@
-"""The gated feed-forward layer (Shazeer, https://arxiv.org/abs/2002.05202)."""
+"""The feed-forward layer, gated (Shazeer, https://arxiv.org/abs/2002.05202) or as it was first."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -13,20 +14,27 @@ from fm9g.model.context import Context
 from fm9g.model.linear import Linear
 from fm9g.runtime import bmt
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+}
 
 
-class GatedInput(bmt.DistributedModule):
-    """act(w_0 x) * w_1 x: [T, dim_model] -> [T, dim_ff]."""
+class Input(bmt.DistributedModule):
+    """act(w_0 x), times w_1 x where it is gated: [T, dim_model] -> [T, dim_ff]."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.w_0 = Linear(config.dim_model, config.dim_ff, config.init_std, dtype, cut=0)
-        self.w_1 = Linear(config.dim_model, config.dim_ff, config.init_std, dtype, cut=0)
-        self._activate = ACTIVATIONS[config.activate_fn]
+        shape = (config.dim_model, config.dim_ff, config.init_std, dtype, config.ffn_bias)
+        self.w_0 = Linear(*shape, cut=0)
+        self._gated, self._activate = config.ffn_gated, ACTIVATIONS[config.activate_fn]
+        if self._gated:
+            self.w_1 = Linear(*shape, cut=0)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        return self._activate(self.w_0(x_TD)) * self.w_1(x_TD)
+        activated = self._activate(self.w_0(x_TD))
+        return activated * self.w_1(x_TD) if self._gated else activated
 
 
 class FeedForward(bmt.DistributedModule):
@@ -34,8 +42,9 @@ class FeedForward(bmt.DistributedModule):
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        self.w_in = GatedInput(config, dtype)
-        self.w_out = Linear(config.dim_ff, config.dim_model, config.init_std, dtype, cut=1)
+        self.w_in = Input(config, dtype)
+        self.w_out = Linear(config.dim_ff, config.dim_model, config.init_std, dtype, config.ffn_bias, cut=1)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
-        return context.split.sum_of_parts(self.w_out(self.w_in(context.split.all_for_parts(x_TD))))
+        part_TD = self.w_out(self.w_in(context.split.all_for_parts(x_TD)))
+        return self.w_out.with_bias(context.split.sum_of_parts(part_TD))

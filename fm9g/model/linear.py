@@ -40,7 +40,7 @@ class Linear(bmt.DistributedModule):
     """[..., dim_in] -> [..., dim_out].
 
     `cut`: of a tensor-parallel group each rank has a part of the outputs (0), or of the inputs (1), so that its output
-    is a summand of the whole; None: it has all.
+    is a summand of the whole; None: it has all. To such a summand the bias is not added: see with_bias.
     """
 
     def __init__(
@@ -53,15 +53,23 @@ class Linear(bmt.DistributedModule):
         cut: int | None = None,
     ) -> None:
         super().__init__()
-        assert not (bias and cut == 1), "each rank would add the whole bias to its summand"
         self.in_features, self.out_features, self.cut = dim_in, dim_out, cut
         self.weight = normal_parameter((dim_out, dim_in), init_std, dtype, cut)
-        self._has_bias = bias
+        self._has_bias, self._gives_summands = bias, cut == 1 and tensor_parallel.size() > 1
         if bias:
-            self.bias = sharded_parameter((dim_out,), dtype, torch.nn.init.zeros_, cut)
+            self.bias = sharded_parameter((dim_out,), dtype, torch.nn.init.zeros_, 0 if cut == 0 else None)
+
+    @property
+    def added_bias(self) -> Tensor | None:
+        """What the layer adds to the product with its weight."""
+        return self.bias if self._has_bias and not self._gives_summands else None
+
+    def with_bias(self, sum_of_parts: Tensor) -> Tensor:
+        """The whole output, for the sum of what the ranks gave."""
+        return sum_of_parts + self.bias if self._has_bias and self._gives_summands else sum_of_parts
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = self.bias if self._has_bias else None
+        bias = self.added_bias
         if torch.is_grad_enabled():
             # not F.linear, whose transposed view would keep the gathered weight alive until backward
             return bmt.nn.OpLinear.apply(x, self.weight, bias)

@@ -14,22 +14,8 @@ from fm9g.model.config import ModelConfig
 
 LAYERS = "encoder.layers."
 EMBEDDING, HEAD = "input_embedding.weight", "lm_head.weight"
-# (name in a block, axes), the projections without .weight; an axis is a key of `sizes`. A linear weight is (out, in).
+# (name in a block, axes); an axis is a key of `sizes`. A linear weight is (out, in).
 NamedAxes = tuple[str, tuple[str, ...]]
-NORM_BEFORE_ATTENTION: NamedAxes = ("self_att.layernorm_before_attention.weight", ("dim",))
-PROJECTIONS: tuple[NamedAxes, ...] = tuple(
-    (f"self_att.self_attention.project_{name}", (axis, "dim")) for name, axis in (("q", "q"), ("k", "kv"), ("v", "kv"))
-)
-HEAD_NORMS: tuple[NamedAxes, ...] = tuple(
-    (f"self_att.self_attention.{name}.weight", ("head",)) for name in ("q_norm", "k_norm")
-)
-AFTER_PROJECTIONS: tuple[NamedAxes, ...] = (
-    ("self_att.self_attention.attention_out.weight", ("dim", "q")),
-    ("ffn.layernorm_before_ffn.weight", ("dim",)),
-    ("ffn.ffn.w_in.w_0.weight", ("ff", "dim")),
-    ("ffn.ffn.w_in.w_1.weight", ("ff", "dim")),
-    ("ffn.ffn.w_out.weight", ("dim", "ff")),
-)
 
 
 class Parameter(NamedTuple):
@@ -59,12 +45,28 @@ def sizes(config: ModelConfig) -> dict[str, int]:
 
 def block_tensors(config: ModelConfig) -> list[NamedAxes]:
     """The tensors of a block, in the order of a forward pass."""
-    rows = [NORM_BEFORE_ATTENTION]
-    for name, axes in PROJECTIONS:
-        rows.append((f"{name}.weight", axes))
-        if config.qkv_bias:
-            rows.append((f"{name}.bias", axes[:1]))
-    return [*rows, *(HEAD_NORMS if config.qk_norm else ()), *AFTER_PROJECTIONS]
+    attention, ffn = "self_att.self_attention.", "ffn.ffn."
+    heads = [("q", "q"), ("k", "kv"), ("v", "kv")]
+    gate = ["w_in.w_0", "w_in.w_1"] if config.ffn_gated else ["w_in.w_0"]
+    return [
+        *_norm(config, "self_att.layernorm_before_attention"),
+        *(row for name, axis in heads for row in _linear(f"{attention}project_{name}", axis, "dim", config.qkv_bias)),
+        *(row for name in "qk" if config.qk_norm for row in _norm(config, f"{attention}{name}_norm", "head")),
+        *_linear(f"{attention}attention_out", "dim", "q", config.out_bias),
+        *(_norm(config, "self_att.layernorm_after_attention") if config.branch_norm else ()),
+        *_norm(config, "ffn.layernorm_before_ffn"),
+        *(row for name in gate for row in _linear(f"{ffn}{name}", "ff", "dim", config.ffn_bias)),
+        *_linear(f"{ffn}w_out", "dim", "ff", config.ffn_bias),
+        *(_norm(config, "ffn.layernorm_after_ffn") if config.branch_norm else ()),
+    ]
+
+
+def _norm(config: ModelConfig, name: str, axis: str = "dim") -> list[NamedAxes]:
+    return [(f"{name}.{kind}", (axis,)) for kind in ("weight", *(["bias"] if config.norm == "layer" else []))]
+
+
+def _linear(name: str, out: str, into: str, bias: bool) -> list[NamedAxes]:
+    return [(f"{name}.weight", (out, into)), *([(f"{name}.bias", (out,))] if bias else [])]
 
 
 def parameters(config: ModelConfig) -> list[Parameter]:
@@ -75,10 +77,12 @@ def parameters(config: ModelConfig) -> list[Parameter]:
         return Parameter(name, axes, tuple(of_axis[axis] for axis in axes), role)
 
     table = [parameter(EMBEDDING, ("vocab", "dim"), "embedding")]
+    if config.embedding_norm:
+        table += [parameter(name, axes, "vector") for name, axes in _norm(config, "embedding_norm")]
     for i in range(config.num_layers):
         for name, axes in block:
             table.append(parameter(f"{LAYERS}{i}.{name}", axes, "matrix" if len(axes) == 2 else "vector"))
-    table.append(parameter("encoder.output_layernorm.weight", ("dim",), "vector"))
+    table += [parameter(name, axes, "vector") for name, axes in _norm(config, "encoder.output_layernorm")]
     return table if config.tie_lm_head else [*table, parameter(HEAD, ("vocab", "dim"), "head")]
 
 

@@ -17,8 +17,8 @@ from fm9g.model.config import ModelConfig
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """[dim_head / 2] float32 radians per position, the highest first."""
-    exponents = torch.arange(0, config.dim_head, 2, dtype=torch.int64).float() / config.dim_head
+    """[rotated / 2] float32 radians per position, the highest first."""
+    exponents = torch.arange(0, config.rotated, 2, dtype=torch.int64).float() / config.rotated
     plain = 1.0 / (config.rotary_base**exponents)
     return _SCALED[config.rope_scaling_type](plain, config)
 
@@ -52,14 +52,14 @@ def _llama3(plain: Tensor, config: ModelConfig) -> Tensor:
 
 def _yarn(plain: Tensor, config: ModelConfig) -> Tensor:
     def dimension(turns: float) -> float:
-        """The one, of dim_head / 2, that makes so many turns in the first length."""
+        """The one, of rotated / 2, that makes so many turns in the first length."""
         wavelength = config.orig_max_length / turns
-        return config.dim_head * math.log(wavelength / (2 * math.pi)) / (2 * math.log(config.base))
+        return config.rotated * math.log(wavelength / (2 * math.pi)) / (2 * math.log(config.base))
 
     first, last = dimension(config.rope_scaling_beta_fast), dimension(config.rope_scaling_beta_slow)
     if config.rope_scaling_truncate:
         first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, config.dim_head - 1)
+    first, last = max(first, 0), min(last, config.rotated - 1)
     width = last - first or 0.001
     stretched = ((torch.arange(len(plain), dtype=torch.float32) - first) / width).clamp(0, 1)
     return plain * (1 - stretched + stretched / config.rope_scaling_factor)

@@ -19,7 +19,7 @@ class RotaryTable:
         self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, position_ids: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """[T] positions below `count` -> cos and sin, each [T, 1, dim_head / 2] in `dtype`."""
+        """[T] positions below `count` -> cos and sin, each [T, 1, rotated / 2] in `dtype`."""
         key = (position_ids.device, dtype)
         if key not in self._tables or len(self._tables[key][0]) < count:
             positions = torch.arange(1 << (count - 1).bit_length())  # so that it is seldom made again
@@ -46,16 +46,18 @@ class Rotate(torch.autograd.Function):
 
 
 def _rotated(x_THd: Tensor, cos_T1h: Tensor, sin_T1h: Tensor, direction: int) -> Tensor:
-    first, second = x_THd.chunk(2, dim=-1)
+    half = cos_T1h.shape[-1]
     result = torch.empty(x_THd.shape, dtype=x_THd.dtype, device=x_THd.device)
-    first_result, second_result = result.chunk(2, dim=-1)
+    parts = (half, half, x_THd.shape[-1] - 2 * half)
+    (first, second, rest), (first_result, second_result, rest_result) = x_THd.split(parts, -1), result.split(parts, -1)
+    rest_result.copy_(rest)
     torch.mul(first, cos_T1h, out=first_result).addcmul_(second, sin_T1h, value=-direction)
     torch.mul(second, cos_T1h, out=second_result).addcmul_(first, sin_T1h, value=direction)
     return result
 
 
 def rotate(x_THd: Tensor, cos_T1h: Tensor, sin_T1h: Tensor) -> Tensor:
-    """Rotate the pairs (x[i], x[i + dim_head / 2]) of each head by its position's angle."""
+    """Rotate the pairs (x[i], x[i + rotated / 2]) of each head by its position's angle; what comes after them stays."""
     if torch.is_grad_enabled():
         return Rotate.apply(x_THd, cos_T1h, sin_T1h)
     return _rotated(x_THd, cos_T1h, sin_T1h, 1)

@@ -14,10 +14,11 @@ from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.families import FAMILIES
 from fm9g.convert.hf_config import family_of, huggingface_config, model_config_from_huggingface
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.layouts import their_name
+from fm9g.convert.layouts import converted, groups
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
+from fm9g.tensors.lazy import LazyTensor
 from tests.convert.helpers import assert_same_bits, read_tensors, save
 from tests.model.pairs import gradients, tokens_and_targets
 
@@ -33,14 +34,35 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 128,
     "initializer_range": 0.2,
     "attn_implementation": "eager",
+    "pad_token_id": None,  # its row of the embedding would learn nothing
 }
 # Of YaRN, what versions before 5 took for what is named; max_position_embeddings is the same to all
 FIRST_LENGTH = 128 if transformers.__version__.startswith("4.") else 32
+BLOOM = {"n_layer": 2, "n_head": 4}
 # transformers' name of the family, and what its config says beside SHAPE
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
+    "llama, biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "qwen2": ("Qwen2", {"sliding_window": 16, "use_sliding_window": False}),
-    "mistral": ("Mistral", {"sliding_window": None, "head_dim": 24}),
+    "qwen2, a window": ("Qwen2", {"sliding_window": 7, "use_sliding_window": True, "max_window_layers": 1}),
+    "mistral": ("Mistral", {"sliding_window": 7, "head_dim": 24}),
+    "mistral, no window": ("Mistral", {"sliding_window": None}),
+    "phi3": ("Phi3", {}),
+    "phi3, rotated in part, a window": (
+        "Phi3",
+        {"sliding_window": 7, "partial_rotary_factor": 0.5, "tie_word_embeddings": True},
+    ),
+    "gemma": ("Gemma", {"head_dim": 24}),
+    "gemma2": (
+        "Gemma2",
+        {
+            **{"head_dim": 24, "sliding_window": 7, "query_pre_attn_scalar": 10},
+            **{"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+        },
+    ),
+    "gemma2, no caps": ("Gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "final_logit_softcapping": None}),
+    "bloom": ("Bloom", BLOOM),
+    "bloom, heads that are no power of two": ("Bloom", {**BLOOM, "hidden_size": 60, "n_head": 6}),
     "mistral, a window as long as any text": ("Mistral", {"sliding_window": 128}),
     "llama, llama3 RoPE": (
         "Llama",
@@ -70,6 +92,15 @@ if hasattr(transformers, "Qwen3Config"):  # from 4.51 on
         "Qwen3",
         {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True},
     )
+if hasattr(transformers, "GlmConfig"):  # from 4.46 on
+    ROWS["glm"] = (
+        "Glm",
+        {
+            "head_dim": 24,
+        },
+    )
+if hasattr(transformers, "Glm4Config"):  # from 4.51 on
+    ROWS["glm4"] = ("Glm4", {"head_dim": 16, "num_key_value_heads": 1})
 LENGTH = 40
 
 
@@ -80,9 +111,14 @@ def source(folder: Path, row: str) -> Any:
     model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**{**SHAPE, **settings}))
     for name, value in model.named_parameters():
         if value.dim() == 1:
-            value.data.normal_(1.0 if "norm" in name else 0.0, 0.1)
+            is_scale = name.endswith("weight") and not kind.startswith("Gemma")
+            value.data.normal_(1.0 if is_scale else 0.0, 0.1)
     save(model.float().eval(), folder)
     return model
+
+
+def in_memory(tensor: torch.Tensor) -> LazyTensor:
+    return LazyTensor("F32", tuple(tensor.shape), lambda: iter([tensor.flatten()]), lambda a, b: tensor[a:b].flatten())
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
@@ -102,11 +138,13 @@ def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None
     assert_close(ours(tokens, ours.context([LENGTH])).detach(), logits.detach(), "logits")
     ours.loss(tokens, targets, ours.context([LENGTH]))[0].backward()
     layouts = next(family for family in FAMILIES if family.architecture == type(theirs).__name__).layouts
+    mine = {name: in_memory(gradient) for name, gradient in gradients(ours).items()}
+    found = dict(converted(groups(config, layouts), mine, "ours"))
     reference = dict(theirs.named_parameters())
-    mine = gradients(ours)
-    assert len(mine) == len(reference)
-    for name, gradient in mine.items():
-        assert_close(gradient, reference[their_name(name, layouts)].grad, name)
+    assert found.keys() == reference.keys()
+    for name, value in reference.items():
+        assert value.grad is not None
+        assert_close(torch.cat(list(found[name].pieces())).view(value.shape), value.grad, name)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -132,13 +170,28 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
 @pytest.mark.parametrize(
     ("architecture", "changes", "words"),
     [
-        ("Qwen2ForCausalLM", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
-        ("Qwen3ForCausalLM", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
-        ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_att"),
-        ("Qwen2ForCausalLM", {"layer_types": "all"}, "layer_types has 'all'"),
+        ("Qwen2ForCausalLM", {"use_sliding_window": "yes"}, "use_sliding_window must be true or false, not 'yes'"),
+        ("Qwen2ForCausalLM", {"layer_types": "all"}, "layer_types must be a list of 2 kinds, one a layer, not 'all'"),
+        ("Qwen3ForCausalLM", {"layer_types": ["full_attention"]}, "layer_types must be a list of 2 kinds"),
+        ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "chunked_attention"]}, "layer_types has 'chunked_att"),
         ("Qwen3ForCausalLM", {"attention_bias": True}, "attention_bias=True is not supported"),
-        ("MistralForCausalLM", {"sliding_window": 127}, r"sliding_window=127 below max_position_embeddings \(128\)"),
-        ("MistralForCausalLM", {"max_position_embeddings": 8192}, r"sliding_window=4096 below .* \(8192\)"),
+        ("MistralForCausalLM", {"sliding_window": -1}, "sliding_window must be a positive whole number or null"),
+        ("LlamaForCausalLM", {"attention_bias": "all"}, "attention_bias must be true or false, not 'all'"),
+        ("LlamaForCausalLM", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
+        ("Phi3ForCausalLM", {"resid_pdrop": 0.1}, "resid_pdrop=0.1 is not supported"),
+        ("Phi3ForCausalLM", {"partial_rotary_factor": 2}, "partial_rotary_factor must be a share above 0 and up to 1"),
+        ("Phi3ForCausalLM", {"rope_scaling": {"type": "longrope", "factor": 1.0}}, "RoPE scaling 'longrope' is not"),
+        ("GlmForCausalLM", {"attention_bias": 1.5}, "attention_bias must be true or false, not 1.5"),
+        ("GemmaForCausalLM", {"hidden_activation": "silu"}, "hidden_activation 'silu' is not Gemma's"),
+        ("GemmaForCausalLM", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True is not"),
+        ("Gemma2ForCausalLM", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar must be a positive number"),
+        ("BloomForCausalLM", {"n_layer": 3}, "n_layer is 3, but num_hidden_layers 2"),
+        (
+            "BloomForCausalLM",
+            {"apply_residual_connection_post_layernorm": True},
+            "apply_residual_connection_post_layernorm=True is not supported",
+        ),
+        ("BloomForCausalLM", {"seq_length": 10**6}, "seq_length must be at most 65536 with position 'alibi'"),
     ],
 )
 def test_what_a_family_cannot_say_here_is_refused_by_name(
@@ -149,7 +202,7 @@ def test_what_a_family_cannot_say_here_is_refused_by_name(
 
 
 def test_an_unknown_architecture_lists_those_there_are_and_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"one of LlamaForCausalLM, .* \(did you mean 'LlamaForCausalLM'\?\)"):
+    with pytest.raises(UserError, match=r"one of BloomForCausalLM, .* \(did you mean 'LlamaForCausalLM'\?\)"):
         family_of({"architectures": ["LLamaForCausalLM"]}, "config.json")
 
 

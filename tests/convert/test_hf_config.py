@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import transformers
 
-from fm9g.convert.families import FAMILIES
+from fm9g.convert.families import FAMILIES, llama
 from fm9g.convert.families.family import MUP_KEYS
 from fm9g.convert.hf_config import (
     differences,
@@ -86,7 +86,7 @@ def test_rope_is_read_in_both_spellings_and_written_in_both(
 ) -> None:
     config = read(**spelling)
     assert (config.base, config.rope_scaling_type, config.rope_scaling_factor) == expected
-    written = with_checkpoint_facts({**LLAMA, **spelling}, config, "BF16")
+    written = with_checkpoint_facts({**LLAMA, **spelling}, config, "BF16", llama.FAMILY)
     assert model_config_from_huggingface(written, "written") == config
     old = {key: value for key, value in written.items() if key != "rope_parameters"}
     new = {key: value for key, value in written.items() if key not in ("rope_theta", "rope_scaling")}
@@ -173,10 +173,10 @@ def test_rope_is_read_in_both_spellings_and_written_in_both(
         ),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not supported"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters differs between layers"),
-        ({"attention_bias": True}, "attention_bias=True is not supported"),
-        ({"mlp_bias": True}, "mlp_bias=True is not supported"),
+        ({**MINICPM, "attention_bias": True}, "attention_bias=True is not supported"),
+        ({**MINICPM, "mlp_bias": True}, "mlp_bias=True is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"hidden_act": "relu"}, "hidden_act must be one of 'silu', 'gelu', not 'relu'"),
+        ({"hidden_act": "relu"}, "hidden_act must be one of 'silu', 'gelu', 'gelu_tanh', not 'relu'"),
         ({"architectures": ["GPT2LMHeadModel"]}, "architectures is ['GPT2LMHeadModel']"),
         ({"architectures": None}, "architectures is []"),
         ({"hidden_size": None, "vocab_size": None}, "missing key(s) vocab_size, hidden_size"),
@@ -243,6 +243,9 @@ def test_mup_fields_turn_scaling_on(architecture: str) -> None:
     assert config.width_ratio == 4.0
 
 
+MAY_BE_MUP = ("Llama", "MiniCPM", "FM9G")
+
+
 @pytest.mark.parametrize("architecture", [family.architecture for family in FAMILIES])
 @pytest.mark.parametrize(
     "key",
@@ -253,7 +256,7 @@ def test_mup_fields_turn_scaling_on(architecture: str) -> None:
 )
 def test_a_null_key_is_as_if_left_out(architecture: str, key: str) -> None:
     values = {**MINICPM, "architectures": [architecture], "num_key_value_heads": 4, "sliding_window": None}
-    for other in ("model_type", key, *(MUP_KEYS if architecture.startswith(("Qwen", "Mistral")) else ())):
+    for other in ("model_type", key, *(MUP_KEYS if not architecture.startswith(MAY_BE_MUP) else ())):
         values.pop(other, None)
     left_out = model_config_from_huggingface(values, "config.json")
     assert model_config_from_huggingface({**values, key: None}, "config.json") == left_out
@@ -307,7 +310,7 @@ def test_dynamic_scaling_is_read_as_transformers_computes_it() -> None:
     for original in ({}, {"original_max_position_embeddings": 32}, {"original_max_position_embeddings": 128}):
         config = read(rope_parameters={**DYNAMIC, **original})
         assert (config.max_length, config.rotary_base) == (128, 10000.0)
-        written = with_checkpoint_facts({**LLAMA}, config, "F32")
+        written = with_checkpoint_facts({**LLAMA}, config, "F32", llama.FAMILY)
         assert written["rope_parameters"] == DYNAMIC  # so that longer texts are still scaled there
         assert written["max_position_embeddings"] == 128
 

@@ -12,22 +12,22 @@ from torch.nn import functional as F
 
 from fm9g.model.cross_entropy import linear_cross_entropy
 from fm9g.model.kernels import KERNELS, plain
+from fm9g.model.kernels.kernel import Scores
 from fm9g.model.rotary import rotate
 from fm9g.runtime import adam, kernels
 from tests.model.dense import context_of, dense
 
+SCORES = (Scores(0.1), Scores(0.1, window=40), Scores(0.3, softcap=5.0))
+
 CUDA = torch.device("cuda")
 HALF_TYPES = (torch.bfloat16, torch.float16)
-FOUND = {
-    kernel.name: kernel
-    for kernel in (*KERNELS, plain.KERNEL)
-    if any(kernel.supports(dtype, True) for dtype in (*HALF_TYPES, torch.float32))
-}
+FOUND = {kernel.name: kernel for kernel in (*KERNELS, plain.KERNEL)}
 CASES = [
-    (name, dtype)
+    (name, dtype, scores)
     for name, kernel in FOUND.items()
     for dtype in (*HALF_TYPES, torch.float32)
-    if kernel.supports(dtype, True)
+    for scores in SCORES
+    if kernel.supports(dtype, True, scores)
 ]
 LENGTHS = [[7, 130, 1, 62], [1], [513, 300], [1, 1, 1]]
 
@@ -43,15 +43,18 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize(("kv_heads", "dim_head"), [(8, 64), (2, 128), (1, 80)])
-@pytest.mark.parametrize(("name", "dtype"), CASES)
-def test_attention(name: str, dtype: torch.dtype, kv_heads: int, dim_head: int, lengths: list[int]) -> None:
+@pytest.mark.parametrize(("name", "dtype", "scores"), CASES)
+def test_attention(
+    name: str, dtype: torch.dtype, scores: Scores, kv_heads: int, dim_head: int, lengths: list[int]
+) -> None:
     torch.manual_seed(0)
     total = sum(lengths)
     inputs = [torch.randn(total, heads, dim_head).to(dtype).requires_grad_() for heads in (8, kv_heads, kv_heads)]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     mine = [on_gpu(x) for x in inputs]
     factor = torch.randn(total, 8, dim_head).to(dtype)
-    expected, output = dense(*exact, lengths), FOUND[name].attend(*mine, context_of(lengths, "cuda"))  # type: ignore[arg-type, call-arg]
+    output = FOUND[name].attend(*mine, context_of(lengths, "cuda"), scores)  # type: ignore[arg-type, call-arg]
+    expected = dense(*exact, lengths, scores)  # type: ignore[arg-type, call-arg]
     (expected * factor.double()).sum().backward()
     (output * factor.to(CUDA)).sum().backward()
     # inputs, weights and outputs are each rounded to the type; float32 products may take TF32-free paths alone

@@ -1,12 +1,18 @@
 """The architectures that conversion knows; a model from scratch is written as the first that has its features."""
 
-from fm9g.convert.families import llama, minicpm, mistral, qwen, qwen3
+from fm9g.convert.families import bloom, gemma, glm, llama, minicpm, mistral, phi3, qwen, qwen3
 
 FAMILIES = (
+    qwen.FAMILY,
     llama.FAMILY,
     minicpm.FAMILY,
     minicpm.FM9G,
-    qwen.FAMILY,
     qwen3.FAMILY,
     mistral.FAMILY,
+    phi3.FAMILY,
+    glm.FAMILY,
+    glm.GLM4,
+    gemma.FAMILY,
+    gemma.GEMMA2,
+    bloom.FAMILY,
 )

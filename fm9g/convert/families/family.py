@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fm9g.convert import hf_rope
 from fm9g.convert.layouts import Layouts
 from fm9g.errors import UserError, shown
-from fm9g.model.config import ModelConfig
+from fm9g.model.config import MAX_LAYERS, ModelConfig
 
 REQUIRED = {
     "vocab_size": "vocab_size",
@@ -38,14 +38,22 @@ DEFAULTS = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
 }
+FULL, SLIDING = "full_attention", "sliding_attention"
 MUP_KEYS = ("scale_emb", "scale_depth", "dim_model_base")
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu": "gelu"}
+# Theirs by ours; of several the first is written.
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}
 # Fields that no model of ours has, by the value that says so.
 NEUTRAL: dict[str, Any] = {
     "attention_bias": False,
     "is_causal": True,
     "mlp_bias": False,
-    "partial_rotary_factor": 1.0,
     "quantization_config": None,
     "sliding_window": None,
 }
@@ -55,9 +63,10 @@ class Family(NamedTuple):
     """One value of config.json's `architectures`.
 
     `read_config(values, where)` gives the ModelConfig that a config.json describes; `write_config(config, where)`
-    the keys for a model trained from scratch, but for dtype, token ids, tying and RoPE. A model can be written as a
-    family whose `features` are those that it has (see hf_config.features); of families with the same, one has a
-    write_config. `model_type` is transformers' name of it, by which that chooses; None where its code is elsewhere.
+    the keys for a model trained from scratch, but for dtype, token ids, tying and RoPE. A model is written as the first
+    family whose `features` it has (see hf_config.features), and none but those that family may have (`also`).
+    `model_type` is transformers' name of it, by which that chooses; None where its code is elsewhere. `names_rope`:
+    whether its config.json has RoPE under transformers' keys.
     """
 
     architecture: str
@@ -66,6 +75,8 @@ class Family(NamedTuple):
     read_config: Callable[[dict[str, Any], str], ModelConfig]
     write_config: Callable[[ModelConfig, str], dict[str, Any]] | None
     layouts: Layouts
+    also: frozenset[str] = frozenset()
+    names_rope: bool = True
 
 
 def read_decoder(
@@ -73,21 +84,27 @@ def read_decoder(
     where: str,
     assumed: Mapping[str, Any] | None = None,
     neutral: Mapping[str, Any] = NEUTRAL,
+    names: Mapping[str, str] | None = None,
+    share: float | None = None,
     **own: Any,
 ) -> ModelConfig:
     """The ModelConfig of a LLaMA-like config.json.
 
     `assumed` is what the family's configuration class has for keys that are left out or null, `neutral` what it must
     not say, and `own` are fields of ours beside those that every family has. Only a null num_key_value_heads is not
-    as if left out: with every such class in transformers it is num_attention_heads.
+    as if left out: with every such class in transformers it is num_attention_heads. `names`: the family's own, by the
+    usual ones. `share`: of each head's dimensions, how many are rotated where partial_rotary_factor does not say it;
+    None for a family that knows no such key.
     """
     refuse(values, neutral, where)
-    missing = [key for key in REQUIRED if values.get(key) is None]
+    names = names or {}
+    values = {**values, **{usual: values[own_name] for usual, own_name in names.items() if own_name in values}}
+    missing = [names.get(key, key) for key in REQUIRED if values.get(key) is None]
     if missing:
         raise UserError(f"{where}: missing key(s) {', '.join(missing)}")
     for key in NEVER_ZERO:
         if values.get(key) == 0:
-            raise UserError(f"{where}: {key} must be positive, not {values[key]!r}")
+            raise UserError(f"{where}: {names.get(key, key)} must be positive, not {values[key]!r}")
     given = {key: value for key, value in values.items() if value is not None}
     nulls = {"num_key_value_heads": values["num_attention_heads"]} if "num_key_value_heads" in values else {}
     values = {**DEFAULTS, **(assumed or {}), **nulls, **given}
@@ -102,9 +119,19 @@ def read_decoder(
         "max_length": values["max_position_embeddings"],
         "tie_lm_head": values["tie_word_embeddings"],
     }
-    return ModelConfig.from_dict(
-        settings | hf_rope.read_rope(values, where) | _mup(values, where) | own, where, SPELLING
-    )
+    rope = hf_rope.read_rope(values, where) | _partial(values, share, settings["dim_head"], where)
+    spelling = {ours: names.get(theirs, theirs) for ours, theirs in SPELLING.items()}
+    return ModelConfig.from_dict(settings | rope | _mup(values, where) | own, where, spelling)
+
+
+def _partial(values: dict[str, Any], assumed: float | None, dim_head: Any, where: str) -> dict[str, int]:
+    """The dimensions of a head that are rotated, if not all; as transformers rounds them."""
+    share = hf_rope.rotary_share(values, where)
+    if assumed is None:
+        refuse({hf_rope.SHARE: share}, {hf_rope.SHARE: 1.0}, where)
+        return {}
+    share = assumed if share is None else share
+    return {"rotary_dim": int(dim_head * share)} if share != 1 and isinstance(dim_head, int) else {}
 
 
 def refuse_mup(values: dict[str, Any], architecture: str, where: str) -> None:
@@ -121,14 +148,34 @@ def refuse(values: dict[str, Any], neutral: Mapping[str, Any], where: str) -> No
             raise UserError(f"{where}: {key}={shown(values[key])} is not supported: our model has no such thing")
 
 
-def refuse_windows(values: dict[str, Any], where: str) -> None:
-    """A UserError for layers that do not attend to all of a text, where use_sliding_window turns them on, or
-    layer_types says which they are."""
-    refuse(values, {"use_sliding_window": False}, where)
-    kinds = values.get("layer_types") or []
-    other = next((kind for kind in kinds if kind != "full_attention"), None) if isinstance(kinds, list) else kinds
+def read_windows(values: dict[str, Any], slides: Callable[[int], bool], length: Any, where: str) -> dict[str, Any]:
+    """Our fields for sliding_window in the layers whose kind, by layer_types, is sliding_attention; or where there is
+    no such list, for whose number `slides` says so.
+
+    A window that holds `length` tokens, which no text is longer than, is none.
+    """
+    layers = values.get("num_hidden_layers")
+    if not isinstance(layers, int):
+        return {}  # refused by read_decoder, in its words
+    kinds: Sequence[Any] = [SLIDING if slides(layer) else FULL for layer in range(min(layers, MAX_LAYERS))]
+    said = values.get("layer_types")
+    if said is not None and (not isinstance(said, list) or len(said) != len(kinds)):
+        raise UserError(f"{where}: layer_types must be a list of {len(kinds)} kinds, one a layer, not {shown(said)}")
+    kinds = kinds if said is None else said
+    other = next((kind for kind in kinds if kind not in (FULL, SLIDING)), None)
     if other is not None:
-        raise UserError(f"{where}: layer_types has {shown(other)}: our model's layers attend to all of a text")
+        raise UserError(f"{where}: layer_types has {shown(other)}; our model's layers have {FULL} or {SLIDING}")
+    sliding, window = [layer for layer, kind in enumerate(kinds) if kind == SLIDING], values.get("sliding_window")
+    if window is not None and (type(window) is not int or window < 1):
+        raise UserError(f"{where}: sliding_window must be a positive whole number or null, not {shown(window)}")
+    if not sliding or window is None or (isinstance(length, int) and window >= length):
+        return {}
+    return {"sliding_window": window, "sliding_layers": sliding if len(sliding) < len(kinds) else []}
+
+
+def layer_types(config: ModelConfig) -> list[str]:
+    """transformers' names of the kinds of attention, by layer."""
+    return [SLIDING if config.window(layer) else FULL for layer in range(config.num_layers)]
 
 
 def _mup(values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -155,7 +202,7 @@ def written_decoder(config: ModelConfig) -> dict[str, Any]:
     """The keys that every family's config.json has."""
     return {
         "attention_dropout": 0.0,
-        "hidden_act": config.activate_fn,
+        "hidden_act": written_activation(config),
         "hidden_size": config.dim_model,
         "initializer_range": config.init_std,
         "intermediate_size": config.dim_ff,
@@ -167,6 +214,11 @@ def written_decoder(config: ModelConfig) -> dict[str, Any]:
         "use_cache": True,
         "vocab_size": config.vocab_size,
     }
+
+
+def written_activation(config: ModelConfig) -> str:
+    """transformers' name of the activation."""
+    return next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activate_fn)
 
 
 def require_usual_heads(config: ModelConfig, family: str, where: str) -> None:

@@ -1,11 +1,15 @@
-"""LLaMA (https://arxiv.org/abs/2302.13971, 2307.09288, 2407.21783): what our model is, under other names."""
+"""LLaMA (https://arxiv.org/abs/2302.13971, 2307.09288, 2407.21783): what our model is, under other names.
+
+Yi and DeepSeek's dense models are of this architecture.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import Family, read_decoder, written_decoder
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, written_decoder
 from fm9g.convert.layouts import Layouts, renamed
+from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
 LAYOUTS = Layouts(
@@ -31,16 +35,31 @@ LAYOUTS = Layouts(
         }
     ),
 )
+BIASES = ("attention_bias", "mlp_bias")
+REFUSED = {key: value for key, value in NEUTRAL.items() if key not in BIASES}
+
+
+def _read(values: dict[str, Any], where: str) -> ModelConfig:
+    for key in BIASES:
+        if values.get(key) not in (None, False, True):
+            raise UserError(f"{where}: {key} must be true or false, not {shown(values[key])}")
+    attention, ffn = (bool(values.get(key)) for key in BIASES)
+    return read_decoder(values, where, None, REFUSED, qkv_bias=attention, out_bias=attention, ffn_bias=ffn)
 
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
+    if config.qkv_bias != config.out_bias:
+        raise UserError(f"{where}: Llama has biases of all of attention's projections or of none")
     return {
         "model_type": "llama",
         **written_decoder(config),
-        "attention_bias": False,
+        "attention_bias": config.out_bias,
         "head_dim": config.dim_head,
-        "mlp_bias": False,
+        "mlp_bias": config.ffn_bias,
     }
 
 
-FAMILY = Family("LlamaForCausalLM", "llama", frozenset(), read_decoder, _write, LAYOUTS)
+FAMILY = Family(
+    *("LlamaForCausalLM", "llama", frozenset(), _read, _write, LAYOUTS),
+    also=frozenset({"qkv_bias", "out_bias", "ffn_bias"}),
+)

@@ -1,12 +1,12 @@
-"""Mistral (https://arxiv.org/abs/2310.06825), where no text is longer than its sliding window: a LLaMA."""
+"""Mistral (https://arxiv.org/abs/2310.06825): a LLaMA whose tokens attend to a sliding window."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, read_windows, refuse_mup, written_decoder
 from fm9g.convert.families.llama import LAYOUTS
-from fm9g.errors import UserError, shown
+from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 4096 * 32, "num_key_value_heads": 8}
@@ -16,13 +16,16 @@ REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_windo
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
-    config, window = read_decoder(values, where, ASSUMED, REFUSED), values.get("sliding_window", WINDOW)
-    if window is not None and (not isinstance(window, int) or window < config.max_length):
-        raise UserError(
-            f"{where}: sliding_window={shown(window)} below max_position_embeddings ({config.max_length}) is not "
-            "supported: our model has no such thing"
-        )
-    return config
+    length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
+    windows = read_windows({"sliding_window": WINDOW, **values}, lambda layer: True, length, where)
+    return read_decoder(values, where, ASSUMED, REFUSED, **windows)
 
 
-FAMILY = Family("MistralForCausalLM", "mistral", frozenset(), _read, None, LAYOUTS)
+def _write(config: ModelConfig, where: str) -> dict[str, Any]:
+    if config.sliding_layers:
+        raise UserError(f"{where}: Mistral has a sliding window in all layers or in none")
+    window = config.sliding_window or None
+    return {"model_type": "mistral", **written_decoder(config), "head_dim": config.dim_head, "sliding_window": window}
+
+
+FAMILY = Family("MistralForCausalLM", "mistral", frozenset({"sliding_window"}), _read, _write, LAYOUTS)

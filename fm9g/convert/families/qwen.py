@@ -7,29 +7,53 @@ from typing import Any
 from fm9g.convert.families.family import (
     NEUTRAL,
     Family,
+    layer_types,
     read_decoder,
+    read_windows,
     refuse_mup,
-    refuse_windows,
     require_usual_heads,
     written_decoder,
 )
 from fm9g.convert.families.llama import LAYOUTS
+from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 32768, "num_key_value_heads": 32}
-# sliding_window says nothing where use_sliding_window is false, as in every published model
+FIRST = 28  # max_window_layers of a config.json that leaves it out
+WINDOWS = frozenset({"sliding_window", "sliding_layers"})
 REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
+
+
+def read_qwen_windows(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Our fields for use_sliding_window, by which the layers from max_window_layers on have a window."""
+    used, first = values.get("use_sliding_window", False), values.get("max_window_layers", FIRST)
+    if used not in (None, False, True):
+        raise UserError(f"{where}: use_sliding_window must be true or false, not {shown(used)}")
+    if type(first) is not int:
+        raise UserError(f"{where}: max_window_layers must be a whole number, not {shown(first)}")
+    said = {"sliding_window": 4096, **values} if used else {**values, "sliding_window": None}
+    length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
+    return read_windows(said, lambda layer: bool(used) and layer >= first, length, where)
+
+
+def written_windows(config: ModelConfig) -> dict[str, Any]:
+    """The keys of sliding windows, in the spelling before layer_types, and in that one."""
+    if not config.sliding_window:
+        return {"use_sliding_window": False}
+    kinds = layer_types(config)
+    first = next(layer for layer in range(len(kinds)) if config.window(layer))
+    window = {"use_sliding_window": True, "sliding_window": config.sliding_window}
+    return {**window, "max_window_layers": first, "layer_types": kinds}
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
-    refuse_windows(values, where)
-    return read_decoder(values, where, ASSUMED, REFUSED, qkv_bias=True)
+    return read_decoder(values, where, ASSUMED, REFUSED, qkv_bias=True, **read_qwen_windows(values, where))
 
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     require_usual_heads(config, "Qwen2", where)
-    return {"model_type": "qwen2", **written_decoder(config), "use_sliding_window": False}
+    return {"model_type": "qwen2", **written_decoder(config), **written_windows(config)}
 
 
-FAMILY = Family("Qwen2ForCausalLM", "qwen2", frozenset({"qkv_bias"}), _read, _write, LAYOUTS)
+FAMILY = Family("Qwen2ForCausalLM", "qwen2", frozenset({"qkv_bias"}), _read, _write, LAYOUTS, also=WINDOWS)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, refuse_windows, written_decoder
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, written_decoder
 from fm9g.convert.families.llama import LAYOUTS
+from fm9g.convert.families.qwen import WINDOWS, read_qwen_windows, written_windows
 from fm9g.convert.layouts import renamed
 from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128}
-# sliding_window says nothing where use_sliding_window is false
 REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
 NORMS = renamed({f"self_att.self_attention.{name}": f"self_attn.{name}" for name in ("q_norm", "k_norm")})
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
-    refuse_windows(values, where)
-    return read_decoder(values, where, ASSUMED, REFUSED, qk_norm=True)
+    return read_decoder(values, where, ASSUMED, REFUSED, qk_norm=True, **read_qwen_windows(values, where))
 
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     values = {"model_type": "qwen3", **written_decoder(config), "head_dim": config.dim_head}
-    return values | {"attention_bias": False, "use_sliding_window": False}
+    return values | {"attention_bias": False, **written_windows(config)}
 
 
 FAMILY = Family(
     *("Qwen3ForCausalLM", "qwen3", frozenset({"qk_norm"}), _read, _write),
     LAYOUTS._replace(block=(*LAYOUTS.block, *NORMS)),
+    also=WINDOWS,
 )

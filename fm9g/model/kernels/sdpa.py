@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fm9g.model.context import Context
-from fm9g.model.kernels.kernel import Kernel, everywhere, for_every_head
+from fm9g.model.kernels.kernel import Kernel, Scores, capless, for_every_head, visible
 
 LONGEST_BATCHED = 512
 
@@ -64,8 +64,8 @@ class _Plan(NamedTuple):
     visible: list[Tensor | None]
 
 
-@functools.lru_cache(maxsize=2)  # every layer, and a second forward of checkpointing, asks for the same
-def _plan(queries: tuple[int, ...], keys: tuple[int, ...], device: torch.device) -> _Plan:
+@functools.lru_cache(maxsize=4)  # every layer, and a second forward of checkpointing, asks for the same; or every other
+def _plan(queries: tuple[int, ...], keys: tuple[int, ...], window: int, device: torch.device) -> _Plan:
     """For documents of these numbers of queries and of keys; a long document is a batch of its own."""
     grouped: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for number, lengths in enumerate(zip(queries, keys, strict=True)):
@@ -73,17 +73,17 @@ def _plan(queries: tuple[int, ...], keys: tuple[int, ...], device: torch.device)
         grouped[(*map(_padded_length, lengths), *alone)].append(number)
     batches = list(grouped.values())
     of_queries = _Places.of(queries, batches, device)
-    if queries == keys:
+    if queries == keys and not 0 < window < max(keys):
         return _Plan(of_queries, of_queries, [None] * len(batches))
-    visible = [_visible([(queries[n], keys[n]) for n in members]).to(device) for members in batches]
-    return _Plan(of_queries, _Places.of(keys, batches, device), [*visible])
+    seen = [_visible([(queries[n], keys[n]) for n in members], window).to(device) for members in batches]
+    return _Plan(of_queries, of_queries if queries == keys else _Places.of(keys, batches, device), [*seen])
 
 
-def _visible(lengths: list[tuple[int, int]]) -> Tensor:
+def _visible(lengths: list[tuple[int, int]], window: int) -> Tensor:
     """[documents, 1, queries, keys]: whether a query sees a key; a document's queries are those of its last keys."""
     before = torch.tensor([keys - queries for queries, keys in lengths])
     last_nq = before.unsqueeze(1) + torch.arange(max(queries for queries, _ in lengths))
-    return (torch.arange(max(keys for _, keys in lengths)) <= last_nq.unsqueeze(2)).unsqueeze(1)
+    return visible(last_nq.unsqueeze(2), torch.arange(max(keys for _, keys in lengths)), window).unsqueeze(1)
 
 
 class _Pad(torch.autograd.Function):
@@ -119,24 +119,24 @@ def _in_batches(x: Tensor, places: _Places) -> list[Tensor]:
     return [part.unflatten(0, shape).transpose(1, 2) for part, shape in zip(parts, places.shapes, strict=True)]
 
 
-def batched_attention(query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
+def batched_attention(query: Tensor, key: Tensor, value: Tensor, context: Context, scores: Scores) -> Tensor:
     """The same for documents of one length, as a batch: on Hopper, torch has faster kernels for those (cuDNN's)."""
     key, value = (for_every_head(x, query.size(1)) for x in (key, value))
     q, k, v = (x.unflatten(0, (len(context.queries.lengths), -1)).transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(0, 1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scores.scale).transpose(1, 2).flatten(0, 1)
 
 
-def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
+def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, context: Context, scores: Scores) -> Tensor:
     """query [T, heads, dim_head], key and value [S, kv_heads, dim_head] -> [T, heads, dim_head]."""
     whole = context.queries is context.keys or context.queries.lengths == context.keys.lengths
-    if whole and context.queries.equal:
-        return batched_attention(query, key, value, context)
+    if whole and context.queries.equal and not 0 < scores.window < context.keys.longest:
+        return batched_attention(query, key, value, context, scores)
     key, value = (for_every_head(x, query.size(1)) for x in (key, value))
-    plan = _plan(context.queries.lengths, context.keys.lengths, query.device)
+    plan = _plan(context.queries.lengths, context.keys.lengths, scores.window, query.device)
     batches = (_in_batches(x, of) for x, of in ((query, plan.queries), (key, plan.keys), (value, plan.keys)))
     outputs = [
-        F.scaled_dot_product_attention(q, k, v, attn_mask=visible, is_causal=visible is None)
-        for q, k, v, visible in zip(*batches, plan.visible, strict=True)
+        F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, scale=scores.scale)
+        for q, k, v, seen in zip(*batches, plan.visible, strict=True)
     ]
     padded = torch.cat([output.transpose(1, 2).flatten(0, 1) for output in outputs])
     result = _Unpad.apply(padded, plan.queries)
@@ -144,4 +144,4 @@ def sdpa_attention(query: Tensor, key: Tensor, value: Tensor, context: Context) 
     return result
 
 
-KERNEL = Kernel("torch sdpa", everywhere, sdpa_attention)
+KERNEL = Kernel("torch sdpa", capless, sdpa_attention)

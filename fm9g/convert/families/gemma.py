@@ -1,0 +1,112 @@
+"""Gemma (https://arxiv.org/abs/2403.08295) and Gemma 2 (2408.00118): norms of 1 + weight, embeddings times the root of
+their width, and in the second soft caps, norms after each branch and windows in every other layer."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+from fm9g.convert.families.family import (
+    NEUTRAL,
+    Family,
+    layer_types,
+    read_decoder,
+    read_windows,
+    refuse_mup,
+    written_decoder,
+)
+from fm9g.convert.families.llama import LAYOUTS
+from fm9g.convert.layouts import renamed
+from fm9g.errors import UserError, shown
+from fm9g.model.config import ModelConfig
+
+NORMS = {
+    "self_att.layernorm_after_attention": "post_attention_layernorm",
+    "ffn.layernorm_before_ffn": "pre_feedforward_layernorm",
+    "ffn.layernorm_after_ffn": "post_feedforward_layernorm",
+}
+LAYOUTS_2 = LAYOUTS._replace(
+    block=(*(layout for layout in LAYOUTS.block if layout.ours[0] not in NORMS), *renamed(NORMS))
+)
+ASSUMED = {
+    **{"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True},
+    **{"num_key_value_heads": 16, "max_position_embeddings": 8192},
+}
+ASSUMED_2 = {**ASSUMED, "num_key_value_heads": 4}
+REFUSED: dict[str, Any] = {**NEUTRAL, "use_bidirectional_attention": False}
+REFUSED_2 = {key: value for key, value in REFUSED.items() if key != "sliding_window"}
+# Theirs, ours, and the value where it is left out; null is none
+CAPS = (("attn_logit_softcapping", "attention_softcap", 50.0), ("final_logit_softcapping", "logit_softcap", 30.0))
+WINDOW, WIDTH = 4096, 256  # sliding_window and query_pre_attn_scalar that are left out
+
+
+def _read(values: dict[str, Any], where: str) -> ModelConfig:
+    return _decoder(values, FAMILY, where, ASSUMED, REFUSED)
+
+
+def _read_2(values: dict[str, Any], where: str) -> ModelConfig:
+    own: dict[str, Any] = {ours: values.get(theirs, usual) or 0.0 for theirs, ours, usual in CAPS}
+    width = values.get("query_pre_attn_scalar") or WIDTH
+    if not isinstance(width, int | float) or width <= 0:
+        raise UserError(f"{where}: query_pre_attn_scalar must be a positive number, not {shown(width)}")
+    if width != (values.get("head_dim") or ASSUMED["head_dim"]):
+        own["attention_scale"] = width**-0.5
+    length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
+    own |= read_windows({"sliding_window": WINDOW, **values}, lambda layer: layer % 2 == 0, length, where)
+    return _decoder(values, GEMMA2, where, ASSUMED_2, REFUSED_2, branch_norm=True, **own)
+
+
+def _decoder(
+    values: dict[str, Any], family: Family, where: str, assumed: dict[str, Any], refused: dict[str, Any], **own: Any
+) -> ModelConfig:
+    refuse_mup(values, family.architecture, where)
+    activation = values.get("hidden_activation") or values.get("hidden_act") or ASSUMED["hidden_act"]
+    if activation not in ("gelu", ASSUMED["hidden_act"]):  # "gelu" was always the other one
+        raise UserError(f"{where}: hidden_activation {shown(activation)} is not Gemma's gelu_pytorch_tanh")
+    values = {**values, "hidden_act": ASSUMED["hidden_act"]}
+    width = values.get("hidden_size")
+    scale = embedding_scale(width, values) if isinstance(width, int) and width > 0 else 1.0
+    return read_decoder(values, where, assumed, refused, norm="rms_1p", scale=True, scale_emb=scale, **own)
+
+
+def embedding_scale(width: int, values: dict[str, Any]) -> float:
+    """The root of the width, in the dtype that config.json names: that is how these models are trained and run."""
+    root, dtype = math.sqrt(width), values.get("dtype") or values.get("torch_dtype")
+    if dtype == "bfloat16":  # the upper half of a float32, rounded to even
+        bits = struct.unpack("<I", struct.pack("<f", root))[0]
+        rounded = bits + 0x7FFF + (bits >> 16 & 1) >> 16 << 16
+        return float(struct.unpack("<f", struct.pack("<I", rounded))[0])
+    return float(struct.unpack("<e", struct.pack("<e", root))[0]) if dtype == "float16" else root
+
+
+def _write(config: ModelConfig, where: str) -> dict[str, Any]:
+    root = math.sqrt(config.dim_model)
+    mup = config.scale_depth > 0 or config.width_ratio != 1 or not config.scale
+    if mup or abs(config.embedding_scale / root - 1) > 2**-8:
+        raise UserError(f"{where}: Gemma multiplies embeddings by the root of dim_model, {root:g}, and nothing else")
+    if config.activate_fn != "gelu_tanh":
+        raise UserError(f"{where}: activate_fn must be gelu_tanh for a Gemma, not {config.activate_fn}")
+    activation = ASSUMED["hidden_act"]
+    values = {"model_type": "gemma", **written_decoder(config), "head_dim": config.dim_head}
+    return {**values, "attention_bias": False, "hidden_activation": activation, "hidden_act": activation}
+
+
+def _write_2(config: ModelConfig, where: str) -> dict[str, Any]:
+    scale = config.attention_scale
+    return {
+        **_write(config, where),
+        "model_type": "gemma2",
+        "attn_logit_softcapping": config.attention_softcap or None,
+        "final_logit_softcapping": config.logit_softcap or None,
+        "layer_types": layer_types(config),
+        "query_pre_attn_scalar": scale**-2 if scale else config.dim_head,
+        "sliding_window": config.sliding_window or WINDOW,
+    }
+
+
+FAMILY = Family("GemmaForCausalLM", "gemma", frozenset({"norm", "scale"}), _read, _write, LAYOUTS)
+GEMMA2 = Family(
+    *("Gemma2ForCausalLM", "gemma2", frozenset({"norm", "scale", "branch_norm"}), _read_2, _write_2, LAYOUTS_2),
+    also=frozenset({"attention_scale", "attention_softcap", "logit_softcap", "sliding_window", "sliding_layers"}),
+)

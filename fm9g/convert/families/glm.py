@@ -1,0 +1,70 @@
+"""GLM-4 (https://arxiv.org/abs/2406.12793) as transformers has it, and GLM-4-0414 with norms after each branch, too.
+
+The first half of each head is rotated, neighbours with each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, written_decoder
+from fm9g.convert.families.llama import LAYOUTS as LLAMA
+from fm9g.convert.families.phi3 import FUSED_GATE, GATED, QKV
+from fm9g.convert.layouts import Layout, renamed
+from fm9g.convert.orders import interleaved_keys, interleaved_queries
+from fm9g.errors import UserError, shown
+from fm9g.model.config import ModelConfig
+
+LAYOUTS = LLAMA._replace(
+    block=(
+        *(layout for layout in LLAMA.block if layout.ours[0] not in (*QKV[:2], *GATED)),
+        Layout(("self_attn.q_proj",), QKV[:1], interleaved_queries),
+        Layout(("self_attn.k_proj",), QKV[1:2], interleaved_keys),
+        FUSED_GATE,
+    )
+)
+AFTER = renamed(
+    {
+        "self_att.layernorm_after_attention": "post_self_attn_layernorm",
+        "ffn.layernorm_after_ffn": "post_mlp_layernorm",
+    }
+)
+ASSUMED = {
+    **{"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1.5625e-07},
+    **{"max_position_embeddings": 131072, "attention_bias": True},
+}
+REFUSED = {key: value for key, value in NEUTRAL.items() if key != "attention_bias"}
+SHARE = 0.5  # of a config.json that says nothing of partial_rotary_factor
+
+
+def _read(values: dict[str, Any], where: str) -> ModelConfig:
+    return _decoder(values, FAMILY, where)
+
+
+def _read_0414(values: dict[str, Any], where: str) -> ModelConfig:
+    return _decoder(values, GLM4, where, branch_norm=True)
+
+
+def _decoder(values: dict[str, Any], family: Family, where: str, **own: Any) -> ModelConfig:
+    refuse_mup(values, family.architecture, where)
+    bias = values.get("attention_bias", True)
+    if bias not in (None, False, True):
+        raise UserError(f"{where}: attention_bias must be true or false, not {shown(bias)}")
+    return read_decoder(values, where, ASSUMED, REFUSED, share=SHARE, qkv_bias=bias is not False, **own)
+
+
+def _write(config: ModelConfig, where: str) -> dict[str, Any]:
+    values = {"model_type": "glm", **written_decoder(config), "head_dim": config.dim_head}
+    return {**values, "attention_bias": config.qkv_bias}
+
+
+def _write_0414(config: ModelConfig, where: str) -> dict[str, Any]:
+    return {**_write(config, where), "model_type": "glm4"}
+
+
+FAMILY = Family("GlmForCausalLM", "glm", frozenset({"rotary_dim", "qkv_bias"}), _read, _write, LAYOUTS)
+GLM4 = Family(
+    *("Glm4ForCausalLM", "glm4", frozenset({"rotary_dim", "branch_norm"}), _read_0414, _write_0414),
+    LAYOUTS._replace(block=(*LAYOUTS.block, *AFTER)),
+    also=frozenset({"qkv_bias"}),
+)

@@ -1,0 +1,56 @@
+"""Phi-3 and Phi-4-mini (https://arxiv.org/abs/2404.14219): a LLaMA of fused tensors, some rotated in part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fm9g.convert.families.family import (
+    NEUTRAL,
+    Family,
+    read_decoder,
+    read_windows,
+    refuse_mup,
+    require_usual_heads,
+    written_decoder,
+)
+from fm9g.convert.families.llama import LAYOUTS as LLAMA
+from fm9g.convert.layouts import Layout
+from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
+
+QKV = tuple(f"self_att.self_attention.project_{name}" for name in "qkv")
+GATED = ("ffn.ffn.w_in.w_0", "ffn.ffn.w_in.w_1")
+FUSED_GATE = Layout(("mlp.gate_up_proj",), GATED)
+LAYOUTS = LLAMA._replace(
+    block=(
+        *(layout for layout in LLAMA.block if layout.ours[0] not in (*QKV, *GATED)),
+        Layout(("self_attn.qkv_proj",), QKV),
+        FUSED_GATE,
+    )
+)
+ASSUMED = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
+REFUSED: dict[str, Any] = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
+REFUSED |= {"embd_pdrop": 0.0, "resid_pdrop": 0.0}
+
+
+def _read(values: dict[str, Any], where: str) -> ModelConfig:
+    refuse_mup(values, FAMILY.architecture, where)
+    length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
+    windows = read_windows(values, lambda layer: True, length, where)
+    # said of all lengths, it is read where RoPE is scaled, and means nothing where it is not
+    ignored = {"original_max_position_embeddings": None} if not values.get("rope_scaling") else {}
+    return read_decoder({**values, **ignored}, where, ASSUMED, REFUSED, share=1.0, **windows)
+
+
+def _write(config: ModelConfig, where: str) -> dict[str, Any]:
+    require_usual_heads(config, "Phi-3", where)
+    if config.sliding_layers:
+        raise UserError(f"{where}: Phi-3 has a sliding window in all layers or in none")
+    values = {"model_type": "phi3", **written_decoder(config), "original_max_position_embeddings": config.max_length}
+    return {**values, "sliding_window": config.sliding_window or None}
+
+
+FAMILY = Family(
+    *("Phi3ForCausalLM", "phi3", frozenset({"rotary_dim"}), _read, _write, LAYOUTS),
+    also=frozenset({"sliding_window"}),
+)
