@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from fm9g.checkpoint.folder import RunFolder, listed
-from fm9g.checkpoint.manifest import Needed, misfit
+from fm9g.checkpoint.folder import RunFolder, Steps, listed
+from fm9g.checkpoint.manifest import Needed, everything, misfit
 from fm9g.errors import UserError
 
 
@@ -20,7 +20,7 @@ def start_step(folder: RunFolder, resume_ckpt: str, needed: Needed) -> int | Non
 
 
 def first_whole(
-    folder: RunFolder,
+    folder: Steps,
     candidates: list[int],
     resume_ckpt: str,
     fault: Callable[[int], str],
@@ -35,15 +35,16 @@ def first_whole(
         if not wrong:
             return step
         if resume_ckpt != "latest":
-            raise UserError(f"{wrong}; {_whole_ones(folder, but=step)}")
+            raise UserError(f"{wrong}; {whole_ones(folder, but=step)}")
         say(f"checkpoint {step} is not whole: {wrong}")
     if candidates:
-        raise UserError(f"{folder.checkpoints}: no checkpoint up to {candidates[0]} is whole; {_whole_ones(folder)}")
+        raise UserError(f"{folder.checkpoints}: no checkpoint up to {candidates[0]} is whole; {whole_ones(folder)}")
     return None
 
 
-def _whole_ones(folder: RunFolder, but: int = -1) -> str:
-    steps = [step for step in folder.steps() if step != but and not misfit(folder.checkpoints / str(step))]
+def whole_ones(folder: Steps, but: int = -1, needed: Needed = everything) -> str:
+    """Which can be taken instead, for a message."""
+    steps = [step for step in folder.steps() if step != but and not misfit(folder.checkpoints / str(step), needed)]
     return f"steps that are whole, by the sizes of their files: {listed(steps)}"
 
 

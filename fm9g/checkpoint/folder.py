@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import shutil
 import sys
@@ -49,8 +50,81 @@ def partial_name(step: int) -> str:
     return f".{step}.partial"
 
 
+class Steps(abc.ABC):
+    """The checkpoints of a run, a folder each, wherever these are."""
+
+    @property
+    @abc.abstractmethod
+    def checkpoints(self) -> Path:
+        """Where they are."""
+
+    def steps(self) -> list[int]:
+        """The steps whose checkpoints are complete, ascending."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if is_step(entry.name))
+
+    def candidates(self, resume_ckpt: str) -> list[int]:
+        """The steps to try to resume, the best first; none to start anew.
+
+        UserError for a folder with checkpoints but no resume_ckpt, and for a step that is not there. Of "latest" the
+        best is what the file names, since after a return to an earlier step higher ones are of the abandoned course;
+        then come the lower ones.
+        """
+        steps = self.steps()
+        if not resume_ckpt:
+            if steps:
+                raise UserError(
+                    f"{self.checkpoints} already holds checkpoints (the newest at step {steps[-1]}): "
+                    "continue with --resume_ckpt latest, or choose another model_unique"
+                )
+            return []
+        if resume_ckpt == "latest":
+            newest = self._latest(steps)
+            return [step for step in reversed(steps) if step <= newest]
+        if not is_step(resume_ckpt):
+            raise UserError(f'resume_ckpt must be a step or "latest", not {resume_ckpt!r}')
+        if int(resume_ckpt) not in steps:
+            raise UserError(
+                f"resume_ckpt: {self.checkpoints} has no checkpoint of step {resume_ckpt} (it has: {listed(steps)})"
+            )
+        return [int(resume_ckpt)]
+
+    def _latest(self, steps: list[int]) -> int:
+        """The step that the file `latest` names, or the highest one; -1 if there is none."""
+        named = self.named_latest()
+        if named in steps:
+            return named
+        unnamed = (self.checkpoints / partial_name(named)).exists()  # it is looked at when the run begins
+        if steps and os.path.lexists(self.checkpoints / "latest") and not unnamed:
+            print(
+                f"warning: {self.checkpoints / 'latest'} names no checkpoint: the highest step, {steps[-1]}, is taken",
+                file=sys.stderr,
+            )
+        return steps[-1] if steps else -1
+
+    def named_latest(self) -> int:
+        """The number in the file `latest`; -1 where there is none."""
+        file = self.checkpoints / "latest"
+        if file.is_dir():
+            raise UserError(f"{file} is a folder: no checkpoint could be named in it; move it away")
+        named = file.read_bytes().decode("utf-8", "replace").strip() if file.is_file() else ""
+        return int(named) if is_step(named) else -1
+
+
 @dataclass(frozen=True)
-class RunFolder:
+class StepsIn(Steps):
+    """Those in `folder`."""
+
+    folder: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder
+
+
+@dataclass(frozen=True)
+class RunFolder(Steps):
     """The folders of the run `name` under `output_dir`."""
 
     output_dir: Path
@@ -68,12 +142,6 @@ class RunFolder:
     @property
     def tensorboard(self) -> Path:
         return self.output_dir / "tensorboard" / f"{self.exp_group}{self.name}"
-
-    def steps(self) -> list[int]:
-        """The steps whose checkpoints are complete, ascending."""
-        if not self.checkpoints.is_dir():
-            return []
-        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if is_step(entry.name))
 
     def delete(self, step: int) -> None:
         """Delete a checkpoint; where that is interrupted it is gone all the same, and `clear_deleted` ends it."""
@@ -123,53 +191,6 @@ class RunFolder:
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()
         return file
-
-    def candidates(self, resume_ckpt: str) -> list[int]:
-        """The steps to try to resume, the best first; none to start anew.
-
-        UserError for a folder with checkpoints but no resume_ckpt, and for a step that is not there. Of "latest" the
-        best is what the file names, since after a return to an earlier step higher ones are of the abandoned course;
-        then come the lower ones.
-        """
-        steps = self.steps()
-        if not resume_ckpt:
-            if steps:
-                raise UserError(
-                    f"{self.checkpoints} already holds checkpoints (the newest at step {steps[-1]}): "
-                    "continue with --resume_ckpt latest, or choose another model_unique"
-                )
-            return []
-        if resume_ckpt == "latest":
-            newest = self._latest(steps)
-            return [step for step in reversed(steps) if step <= newest]
-        if not is_step(resume_ckpt):
-            raise UserError(f'resume_ckpt must be a step or "latest", not {resume_ckpt!r}')
-        if int(resume_ckpt) not in steps:
-            raise UserError(
-                f"resume_ckpt: {self.checkpoints} has no checkpoint of step {resume_ckpt} (it has: {listed(steps)})"
-            )
-        return [int(resume_ckpt)]
-
-    def _latest(self, steps: list[int]) -> int:
-        """The step that the file `latest` names, or the highest one; -1 if there is none."""
-        named = self.named_latest()
-        if named in steps:
-            return named
-        unnamed = (self.checkpoints / partial_name(named)).exists()  # it is looked at when the run begins
-        if steps and os.path.lexists(self.checkpoints / "latest") and not unnamed:
-            print(
-                f"warning: {self.checkpoints / 'latest'} names no checkpoint: the highest step, {steps[-1]}, is taken",
-                file=sys.stderr,
-            )
-        return steps[-1] if steps else -1
-
-    def named_latest(self) -> int:
-        """The number in the file `latest`; -1 where there is none."""
-        file = self.checkpoints / "latest"
-        if file.is_dir():
-            raise UserError(f"{file} is a folder: no checkpoint could be named in it; move it away")
-        named = file.read_bytes().decode("utf-8", "replace").strip() if file.is_file() else ""
-        return int(named) if is_step(named) else -1
 
 
 def listed(steps: list[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from fm9g.checkpoint.folder import is_step, weights_name
 from fm9g.errors import UserError
 from fm9g.files import read_json, write_json
 from fm9g.tensors.checksum import Part
-from fm9g.tensors.forms import FORMS
+from fm9g.tensors.forms import FORMS, INDEX, beside, index_beside, is_safetensors
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -24,6 +25,21 @@ Needed = Callable[[str], bool]
 def everything(name: str) -> bool:
     """Of a checkpoint whose files are all needed."""
     return True
+
+
+def of_no_rank(name: str) -> bool:
+    """Of a checkpoint of which the weights are wanted, and what says what they are."""
+    return not any(fnmatchcase(name, pattern) for pattern in RANKS_FILES)
+
+
+def of_optimizer(name: str) -> bool:
+    """Of a checkpoint of which the optimizer's state is needed."""
+    return fnmatchcase(name, RANKS_FILES[0])
+
+
+def nothing(name: str) -> bool:
+    """Of a checkpoint of which no more files are needed than are named."""
+    return False
 
 
 def write_manifest(folder: Path, files: Mapping[str, Part]) -> None:
@@ -66,19 +82,47 @@ def misfit(folder: Path, needed: Needed = everything) -> str:
         return f"{folder / MANIFEST} is missing" if "version" in state else ""
     if wrong := _foreign(folder, state, manifest):
         return wrong
-    for name, part in manifest.items():
-        if not needed(name):
-            continue
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if (size := path.stat().st_size) != part.nbytes:
-            return f"{path}: has {size:,} bytes, {part.nbytes:,} were written"
+    if wrong := wrong_size(folder, {name: part for name, part in manifest.items() if needed(name)}):
+        return wrong
     for pattern in RANKS_FILES:
         for path in sorted(folder.glob(pattern)):
             if needed(path.name) and path.name not in manifest:
                 return f"{path} is not of this checkpoint: remove it"
     return ""
+
+
+def wrong_size(folder: Path, parts: Mapping[str, Part]) -> str:
+    """Which of these files in a folder is missing, or has another size, or ""."""
+    for name, part in parts.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{path} is missing"
+        if (size := path.stat().st_size) != part.nbytes:
+            return f"{path}: has {size:,} bytes, {part.nbytes:,} were written"
+    return ""
+
+
+def damaged(path: Path) -> str:
+    """What is said of a file whose bytes are not those of its manifest."""
+    return f"{path} is damaged: its checksum is not that of what was written"
+
+
+def parts_of(weights: Path, also: Needed = nothing) -> dict[str, Part]:
+    """What the manifest beside a file of weights says of it, of its shards, and of what tells what they are; and of
+    what is needed `also`. {} without a manifest, and of weights that it does not list: these are somebody's own.
+
+    One shard of several has none: it is refused where it is read.
+    """
+    manifest = read_manifest(weights.parent)
+    if manifest is None or weights.name not in manifest or index_beside(weights) is not None:
+        return {}
+    told = (weights.name, beside(weights, ".json").name, "state.json")
+
+    def is_shard(name: str) -> bool:
+        path = weights.with_name(name)
+        return is_safetensors(path) and beside(path, INDEX) == weights
+
+    return {name: part for name, part in manifest.items() if name in told or is_shard(name) or also(name)}
 
 
 def _foreign(folder: Path, state: Mapping[str, Any], manifest: Mapping[str, Part]) -> str:

@@ -20,9 +20,10 @@ class StartSettings(Group):
 
     pretrained_model: str = setting(
         "",
-        "weights in our names to start from, at step 0: a .pt, a .safetensors or a .safetensors.index.json; beside "
-        "resume_ckpt latest, if nothing is to resume",
-        "以我们的参数名保存的权重（.pt、.safetensors 或 .safetensors.index.json），从它出发，步数从 0 开始；"
+        "weights in our names to start from, at step 0: a .pt, a .safetensors, a .safetensors.index.json, or the "
+        "folder of a checkpoint or of a run (its latest); beside resume_ckpt latest, if nothing is to resume",
+        "以我们的参数名保存的权重（.pt、.safetensors、.safetensors.index.json，或一个检查点、一次运行的文件夹，"
+        "后者取最新的检查点），从它出发，步数从 0 开始；"
         "与 resume_ckpt latest 同时给出时，只在没有可恢复的检查点时使用",
     )
     resume_ckpt: str = setting(

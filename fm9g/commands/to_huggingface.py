@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from fm9g.checkpoint.named import find_weights
 from fm9g.commandline import parse_flags, path
 from fm9g.convert.adapter_files import adapters_to_peft
 from fm9g.convert.adapters import SavedAdapters, read_adapters
@@ -24,7 +25,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bmtrain-ckpt-path",
         type=path,
-        help="the weights to convert: a .pt, a .safetensors or the .safetensors.index.json of a checkpoint",
+        help="the weights to convert: a .pt, a .safetensors, a .safetensors.index.json, or the folder of a checkpoint "
+        "or of a run (its latest)",
     )
     parser.add_argument("--huggingface-save-dir", type=path, required=True, help="the folder to write")
     parser.add_argument(
@@ -46,9 +48,7 @@ def arguments() -> argparse.ArgumentParser:
         "--max-shard-size", default=DEFAULT_SHARD_SIZE, help="largest weight file, like 500MB (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the folder if it holds a model")
-    parser.add_argument(
-        "--lora-ckpt-path", type=path, help="adapters to merge into the weights, in a file of the same forms"
-    )
+    parser.add_argument("--lora-ckpt-path", type=path, help="adapters to merge into the weights, in any of these forms")
     parser.add_argument(
         "--lora-config-path",
         type=path,
@@ -62,7 +62,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def _adapters(flags: argparse.Namespace) -> SavedAdapters | None:
     if flags.lora_ckpt_path:
-        return read_adapters(flags.lora_ckpt_path, flags.lora_config_path)
+        return read_adapters(find_weights(flags.lora_ckpt_path), flags.lora_config_path)
     if flags.lora_config_path:
         raise UserError("--lora-config-path says what the adapters of --lora-ckpt-path are: give that, too")
     return None

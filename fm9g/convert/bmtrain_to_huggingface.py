@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fm9g.checkpoint.named import find_weights
 from fm9g.convert.adapters import SavedAdapters, with_adapters
 from fm9g.convert.chat_template import install_template, trained_template
 from fm9g.convert.families.family import Family
@@ -54,6 +55,7 @@ def with_reference(
 ) -> None:
     """Write `checkpoint` to the folder `target` with config and tokenizer of the Hugging Face folder `reference`.
 
+    It is a file of weights, or the folder of a checkpoint or a run, and compared with its manifest (`find_weights`).
     The reference's config must describe the checkpoint: its tensors, and the .json beside it where there
     is one. `dtype` is a key of DTYPES; None keeps each tensor's own. `template`: the chat template to take along; None
     for the one that the checkpoint was trained with, if that is known, or else the folder's own. `adapters` are merged
@@ -66,6 +68,7 @@ def with_reference(
     values = read_json(config_path)
     family = family_of(values, str(config_path))
     config = family.read_config(values, str(config_path))
+    checkpoint = _find(checkpoint, target, max_shard_size, overwrite)
     _check_sibling(checkpoint, config, config_path)
     values, config = _with_rows(values, config, checkpoint, config_path, tokenizer)
 
@@ -113,6 +116,7 @@ def from_scratch(
 ) -> None:
     """As with_reference, for a model trained from scratch: a model_configs/*.json and a tokenizer instead."""
     config = ModelConfig.from_json(model_config)
+    checkpoint = _find(checkpoint, target, max_shard_size, overwrite)
     _check_sibling(checkpoint, config, model_config)
 
     def companions(folder: Path, kind: str) -> dict[str, Any]:
@@ -132,6 +136,13 @@ def from_scratch(
         template,
         adapters,
     )
+
+
+def _find(checkpoint: Path, target: Path, max_shard_size: str, overwrite: bool) -> Path:
+    """The file of the weights, every byte of which is compared: what else is refused soon is refused before."""
+    parse_size(max_shard_size)
+    check_output_folder(target, overwrite)
+    return find_weights(checkpoint)
 
 
 def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> None:
@@ -157,8 +168,6 @@ def _write(
     template: str | None,
     adapters: SavedAdapters | None,
 ) -> None:
-    max_bytes = parse_size(max_shard_size)
-    check_output_folder(target, overwrite)
     require_file(checkpoint)
     template = template or trained_template(adapters.path if adapters else checkpoint)
     groups, found_tensors = match(config, family.layouts, read_weights(checkpoint), "ours", str(checkpoint))
@@ -175,5 +184,5 @@ def _write(
             install_template(template, folder)
         check_export(tokenizer, folder, checkpoint)
         with ProgressBar(str(target), total) as progress:
-            write_safetensors(folder, noting(tensors, found), max_bytes, progress)
+            write_safetensors(folder, noting(tensors, found), parse_size(max_shard_size), progress)
     warn_of(found, target)

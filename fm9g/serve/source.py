@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fm9g.checkpoint.folder import is_step
-from fm9g.checkpoint.manifest import weights_in
+from fm9g.checkpoint.named import find_weights, holds_checkpoints
 from fm9g.convert.adapters import SavedAdapters, read_adapters, with_adapters
 from fm9g.convert.chat_template import trained_template
 from fm9g.convert.hf_config import family_for, family_of
@@ -27,7 +26,7 @@ from fm9g.convert.saved_run import json_object
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.environment import tell
 from fm9g.errors import UserError
-from fm9g.files import read_json, read_text
+from fm9g.files import read_json
 from fm9g.lora.told import check_base, told_of
 from fm9g.model.config import ModelConfig
 from fm9g.tensors.fingerprint import fingerprint, fingerprint_of
@@ -89,7 +88,7 @@ def _ours(weights: Path) -> Source:
 
 
 def _weights_in(path: Path) -> Path:
-    """The file of weights in our names that `path` is, or that is in it."""
+    """The file of weights in our names that `path` is, or that is in it, compared with its manifest."""
     if not path.exists():
         raise UserError(
             f"{path}: no such model (a file of weights, a checkpoint's folder, or a Hugging Face folder; nothing is "
@@ -101,22 +100,9 @@ def _weights_in(path: Path) -> Path:
     for name, what in ((PEFT_CONFIG, "a PEFT folder: name it as --adapter, beside its model"), ("config.json", _WHOLE)):
         if (path / name).is_file():
             raise UserError(f"{path}: {what}")
-    if path.name in ("best", "latest") and path.is_file() and is_step(step := read_text(path).strip()):
-        path = path.with_name(step)
-    if path.is_file():
-        return path
-    if (latest := path / "latest").is_file():
-        step = read_text(latest).strip()
-        if not is_step(step):
-            raise UserError(f"{latest}: names no step; name a checkpoint's folder")
-        tell(f"note: {path}: its latest checkpoint, of step {step}, is taken")
-        path = path / step
-    if not (path / "state.json").is_file():
+    if path.is_dir() and not holds_checkpoints(path):
         raise UserError(f"{path}: no model: neither config.json (Hugging Face), nor state.json (a checkpoint) is there")
-    weights = weights_in(path, int(read_json(path / "state.json")["progress"]["step"]))
-    if not weights.is_file():
-        raise UserError(f"{weights} is missing: the checkpoint is not whole")
-    return weights
+    return find_weights(path)
 
 
 def _of_adapters(adapters: Path, model: Path, adapter: Path | None, dtype: str | None) -> Source:
@@ -124,17 +110,23 @@ def _of_adapters(adapters: Path, model: Path, adapter: Path | None, dtype: str |
     if adapter is not None:
         raise UserError(f"{model}: holds adapters, and --adapter names others: name the model that they are for")
     base = _settings_of(adapters).get("pretrained_model")
-    if not base or not Path(base).is_file():
+    if not base or not Path(base).exists():
         wanted = f"{base} (pretrained_model of its run)" if base else "the weights of its run"
         raise UserError(f"{model}: holds adapters, and {wanted} is not there: name the model, and this as --adapter")
     tell(f"note: {model} holds adapters for {base}, which they are merged into")
-    return _with_adapter(_ours(Path(base)), Path(base), adapters, dtype)
+    weights = _weights_in(Path(base))
+    return _merged(_ours(weights), weights, adapters, dtype)
 
 
 def _with_adapter(source: Source, weights: Path | None, adapter: Path, dtype: str | None) -> Source:
-    """A model with adapters; `weights`: its file, if it is in our names, by which it is known if they are for it."""
-    peft = (adapter / PEFT_CONFIG).is_file()
-    path = adapter if peft else _weights_in(adapter)
+    """A model with adapters that are named; `weights`: its file, if it is in our names."""
+    is_peft = (adapter / PEFT_CONFIG).is_file()
+    return _merged(source, weights, adapter if is_peft else _weights_in(adapter), dtype)
+
+
+def _merged(source: Source, weights: Path | None, path: Path, dtype: str | None) -> Source:
+    """A model with the adapters of a file or a PEFT folder; by its `weights` it is known whether they are for it."""
+    peft = (path / PEFT_CONFIG).is_file()
     saved = _peft(path, source.config) if peft else read_adapters(path, None)
     if not peft:
         _check_base(path, source, weights)

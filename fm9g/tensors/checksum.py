@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 POLYNOMIAL = 0xEDB88320  # CRC-32, IEEE 802.3: the coefficient of x^0 is the highest bit, that of x^31 the lowest
 ONE = 1 << 31
+_READ = 4 << 20  # of a file in memory at a time
 
 
 class Part(NamedTuple):
@@ -28,6 +30,18 @@ EMPTY = Part(0, 0)
 def of_bytes(data: bytes | memoryview) -> Part:
     """The checksum of one part."""
     return Part(zlib.crc32(data), memoryview(data).nbytes)
+
+
+def of_file(path: Path, start: int, nbytes: int, progress: Callable[[int], None]) -> Part:
+    """That of some bytes of a file, of as many as there are; `progress` is told what was read, time after time."""
+    crc, left = 0, nbytes
+    with open(path, "rb") as file:
+        file.seek(start)
+        while left and (data := file.read(min(_READ, left))):
+            crc = zlib.crc32(data, crc)
+            left -= len(data)
+            progress(len(data))
+    return Part(crc, nbytes - left)
 
 
 def joined(parts: Iterable[Part]) -> Part:

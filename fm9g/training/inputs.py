@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fm9g.checkpoint.folder import RunFolder
+from fm9g.checkpoint.named import find_weights, size_fault
 from fm9g.commandline import command
 from fm9g.data.chat.render import Learned
 from fm9g.data.stream.corpus import Corpus, open_corpora
@@ -71,6 +73,14 @@ def find(settings: Settings, app: Path, value: str) -> Path:
     return beside[0] if beside else path
 
 
+def _weights_at(path: Path) -> Path:
+    """The file of weights that `path` names. What is wrong with it is said when it is read: a run that goes on from a
+    checkpoint of its own may need it no more."""
+    with contextlib.suppress(UserError):
+        return find_weights(path, size_fault)
+    return path
+
+
 def mixture_path(settings: Settings, app: Path, value: str) -> Path:
     """The mixture file that `value` means: a path, or the name of one in dataset_config/."""
     if value.endswith(".json") or os.path.isabs(value):
@@ -109,7 +119,8 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
     if settings.validation_split:
         corpora += _split_off(settings, corpora[: len(entries)])
     weights, adapters = (
-        value and str(find(settings, app, value)) for value in (settings.pretrained_model, settings.pretrained_lora)
+        value and str(_weights_at(find(settings, app, value)))
+        for value in (settings.pretrained_model, settings.pretrained_lora)
     )
     settings = dataclasses.replace(settings, pretrained_model=weights, pretrained_lora=adapters)
     prompts = read_prompts(settings.sample_prompts, lambda value: find(settings, app, value))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from fm9g import launcher, runtime
 from fm9g.checkpoint.checkpoints import Checkpoints
-from fm9g.checkpoint.manifest import TRAINING
+from fm9g.checkpoint.damage import damage_beside
+from fm9g.checkpoint.manifest import TRAINING, nothing, of_optimizer
+from fm9g.checkpoint.named import instead_of
 from fm9g.checkpoint.random_state import generators_kept
 from fm9g.checkpoint.saved import Saved
 from fm9g.data.stream.dry_read import fill
@@ -116,6 +119,8 @@ def open_run(inputs: Inputs, kind: str) -> Opened:
     checkpoints = Checkpoints(folder, settings)
     step = checkpoints.open(settings.resume_ckpt, Resumed.by(settings).needs)
     start = start_from(settings, folder.checkpoints, step)
+    if kind == TRAINING:
+        _compare_named(start, None if step is None else checkpoints.path(step))
     saved = (
         None if step is None else Saved.read(checkpoints.path(step), kind)
     )  # looked at, though only weights be taken
@@ -133,6 +138,16 @@ def open_run(inputs: Inputs, kind: str) -> Opened:
     stream = RunStream(inputs, progress, saved if start.data else None)
     _announce(stream, start)
     return Opened(stream, checkpoints, start, saved)
+
+
+def _compare_named(start: Start, resumed: Path | None) -> None:
+    """Refuse weights and adapters that settings name where they lie in a checkpoint and are not what was written: what
+    is resumed has been compared."""
+    for weights in (start.weights, start.adapters):
+        if weights is None or weights.parent == resumed:
+            continue
+        if wrong := damage_beside(weights, of_optimizer if start.optimizer == weights.parent else nothing):
+            raise UserError(f"{wrong}; {instead_of(weights.parent)}")
 
 
 def _resumed(inputs: Inputs, start: Start, saved: Saved) -> Inputs:

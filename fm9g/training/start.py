@@ -10,7 +10,8 @@ from typing import NamedTuple
 from fm9g.checkpoint.choice import start_step
 from fm9g.checkpoint.folder import RunFolder
 from fm9g.checkpoint.manifest import weights_in
-from fm9g.errors import UserError
+from fm9g.checkpoint.named import find_weights, size_fault
+from fm9g.errors import UserError, about
 from fm9g.files import require_file
 from fm9g.training.settings import Settings
 
@@ -84,13 +85,9 @@ def planned_start(settings: Settings, folder: RunFolder) -> Start:
 
 
 def _file(settings: Settings, name: str) -> Path:
-    """The file that a setting names."""
-    path = Path(getattr(settings, name))
-    try:
-        require_file(path)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    return path
+    """The file of weights that a setting names; of one in a checkpoint names and sizes are compared."""
+    with about(name):
+        return require_file(find_weights(Path(getattr(settings, name)), size_fault))
 
 
 def deal_rows(settings: Settings, rows: int, groups: int) -> Settings:

@@ -172,3 +172,60 @@ def test_a_tokenizer_of_more_tokens_than_the_model_knows_is_refused(forms: Forms
     larger = with_tokens(tmp_path / "larger", [f"<{number}>" for number in range(700)], ["a text"])
     with pytest.raises(UserError, match=r"tokens, the model knows 700: it is not its tokenizer"):
         load(find_source(forms.weights, None), larger, None, None)
+
+
+def turn_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.fixture
+def own_runs(forms: Forms, tmp_path: Path) -> dict[str, Path]:
+    """Copies of the run of the whole model, with a second checkpoint of it, and of that of adapters."""
+    runs = {name: Path(shutil.copytree(getattr(forms, name), tmp_path / "runs" / name)) for name in ("run", "adapters")}
+    shutil.copytree(runs["run"] / "40", runs["run"] / "30")
+    return runs
+
+
+def test_damaged_weights_are_no_model(own_runs: dict[str, Path], forms: Forms, alone: Path) -> None:
+    """Nor the settings of adapters, in state.json, of which one digit makes another model."""
+    weights = own_runs["run"] / "40" / forms.weights.name
+    turn_a_bit(weights)
+    for model in (weights, weights.parent):
+        with pytest.raises(UserError, match=rf"{weights} is damaged: .*; take another checkpoint \(.*: (none|30)\)"):
+            find_source(model, None)
+    shutil.copy(weights, alone)
+    find_source(alone, None)  # elsewhere nothing says what it should be
+    state = own_runs["adapters"] / "40/state.json"
+    state.write_text(state.read_text().replace('"alpha": ', '"alpha": 9', 1))
+    for adapter in (own_runs["adapters"] / "40", state.with_name(forms.weights.name)):
+        with pytest.raises(UserError, match=r"state\.json: has .* bytes"):
+            find_source(forms.weights, adapter)
+
+
+def test_of_a_run_the_newest_whole_checkpoint_is_taken(
+    own_runs: dict[str, Path], forms: Forms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = own_runs["run"]
+    assert find_source(run, None).where == run / "40" / forms.weights.name
+    assert f"note: {run}: its latest checkpoint, of step 40, is taken" in capsys.readouterr().err
+    turn_a_bit(run / "40" / forms.weights.name)
+    for name in (run, run / "latest"):
+        assert find_source(name, None).where == run / "30" / forms.weights.name
+        said = capsys.readouterr().err
+        assert "warning: checkpoint 40 is not whole" in said
+        assert f"note: {run}: its newest whole checkpoint, of step 30, is taken" in said
+    turn_a_bit(run / "30" / forms.weights.name)
+    with pytest.raises(UserError, match="no checkpoint up to 40 is whole"):
+        find_source(run, None)
+
+
+def test_the_weights_of_a_run_of_adapters_are_compared(own_runs: dict[str, Path], forms: Forms) -> None:
+    weights, state = own_runs["run"] / "40" / forms.weights.name, own_runs["adapters"] / "40/state.json"
+    (state.with_name("manifest.json")).unlink()
+    state.write_text(state.read_text().replace(str(forms.weights), str(weights)))
+    assert find_source(own_runs["adapters"], None).where == weights
+    turn_a_bit(weights)
+    with pytest.raises(UserError, match=f"{weights} is damaged"):
+        find_source(own_runs["adapters"], None)

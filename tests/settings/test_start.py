@@ -1,5 +1,8 @@
 """Where a run starts: defaults, what is refused, and what each setting does."""
 
+import os
+import shutil
+
 import pytest
 import torch
 
@@ -7,7 +10,7 @@ from fm9g.checkpoint.settings import StartSettings
 from fm9g.data.stream import saved_stream
 from fm9g.errors import UserError
 from tests.settings.helpers import FROZEN, defaults, iterations, rates, refused, sees
-from tests.support.runs_here import train_here
+from tests.support.runs_here import refused_early, train_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
 DEFAULTS = {
@@ -51,6 +54,45 @@ def test_pretrained_model_starts_at_step_0_and_load_grad_takes_the_optimizer_alo
     assert same(frozen.weights(2), plain.weights(3))
     steps = [run(pretrained_model=weights, load_grad=load, train_iters=2).optimizer(2) for load in (0, 1)]
     assert [state["lm_head.weight"]["step"] for state in steps] == [{2}, {5}]
+
+
+def turn_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("named", ["3", "latest", ""])
+def test_pretrained_model_may_be_a_folder(plain, run, named):
+    """Of a checkpoint, or of a run, whose newest is taken: what was taken is what the run says of itself."""
+    taken = 3 if named == "3" else plain.latest()
+    begun = run(pretrained_model=plain.checkpoints / named, **FROZEN, train_iters=2)
+    assert same(begun.weights(2), plain.weights(taken))
+    weights = plain.checkpoints / f"{taken}/fm9g_live_checkpoint-{taken}.pt"
+    assert begun.state(2)["settings"]["pretrained_model"] == str(weights)
+
+
+def test_damaged_weights_of_a_checkpoint_are_no_start(place, own, run):
+    folder = own.checkpoints / "3"
+    weights = folder / "fm9g_live_checkpoint-3.pt"
+    turn_a_bit(weights)
+    for named in (weights, folder):
+        with pytest.raises(UserError, match=r"checkpoint-3.pt is damaged: .*; take another .*files: 1, 2, 4\)"):
+            run(pretrained_model=named, train_iters=2)
+    shutil.copy(weights, own.root / "elsewhere.pt")
+    run(pretrained_model=own.root / "elsewhere.pt", train_iters=2)  # of which nothing is known
+    run(pretrained_model=folder, only_run_dataloader=1, train_iters=2)  # which are not read
+    os.truncate(weights, 1000)
+    assert "pretrained_model: " in (said := refused_early(place, own.root / "new", pretrained_model=folder, lr=1e-3))
+    assert "has 1,000 bytes" in said
+    assert run(pretrained_model=own.checkpoints / "2", train_iters=2).steps() == [2]
+
+
+def test_the_optimizer_that_is_taken_along_is_compared_too(own, run):
+    turn_a_bit(own.checkpoints / "3/optimizer-00000.pt")
+    run(pretrained_model=own.checkpoints / "3", train_iters=2)
+    with pytest.raises(UserError, match=r"optimizer-00000\.pt is damaged"):
+        run(pretrained_model=own.checkpoints / "3", load_grad=1, train_iters=2)
 
 
 @sees("resume_ckpt")
