@@ -288,9 +288,25 @@ class ModelConfig:
         """Read model_configs/*.json."""
         return cls.from_dict(read_json(path), str(path))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, in JSON's types."""
+        return {name: _in_json(value) for name, value in dataclasses.asdict(self).items()}
+
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write every field, so that a later change of a default does not change this model."""
-        write_json(path, dataclasses.asdict(self))
+        write_json(path, self.to_dict())
+
+
+def _in_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+# Of the fields that have any, in JSON's types; 0 may stand for a value that others give
+DEFAULTS = {
+    field.name: _in_json(field.default)
+    for field in dataclasses.fields(ModelConfig)
+    if field.default is not dataclasses.MISSING
+}
 
 
 def _typed(where: str, key: str, value: Any, kind: str) -> Any:

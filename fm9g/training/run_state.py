@@ -21,5 +21,5 @@ def run_state(stream: RunStream, kind: str) -> dict[str, Any]:
         "stream": stream.description(),
         "ranks": runtime.world_size(),
         "settings": {name: getattr(inputs.settings, name) for name in fields(Settings)},
-        "model": dataclasses.asdict(inputs.model_config),
+        "model": inputs.model_config.to_dict(),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -15,7 +14,7 @@ from fm9g import runtime
 from fm9g.checkpoint.settings import StartSettings
 from fm9g.data.stream.corpus import Corpus
 from fm9g.errors import UserError, shown
-from fm9g.model.config import ModelConfig
+from fm9g.model.config import DEFAULTS, ModelConfig
 from fm9g.settings import changed, fields, value_text
 from fm9g.tensors.fingerprint import fingerprint
 from fm9g.training.inputs import Inputs
@@ -56,7 +55,7 @@ def what_decides(inputs: Inputs) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: getattr(settings, name) for name in fields(Settings) if name not in (*_PATHS, *_OF_A_NODE)
     }
-    found |= {f"{name} of the model config": value for name, value in dataclasses.asdict(inputs.model_config).items()}
+    found |= {f"{name} of the model config": value for name, value in inputs.model_config.to_dict().items()}
     found["the tokenizer"] = inputs.tokenizer.fingerprint[:16]
     for kind, corpora in (("dataset", inputs.corpora), ("held-out dataset", inputs.held_out)):
         found |= {f"{kind} {corpus.entry.task_name!r}": _described(corpus) for corpus in corpora}
@@ -94,7 +93,9 @@ def _version(package: str) -> str:
 
 def check_resumed(saved: Mapping[str, Any], settings: Settings, config: ModelConfig) -> list[str]:
     """What a run has otherwise than the checkpoint's, given its state.json; a UserError where it is another run."""
-    before, now = saved["model"], dataclasses.asdict(config)
+    now = config.to_dict()
+    # a checkpoint of before a field was there is of a model that has its default
+    before = DEFAULTS | saved["model"]
     harmless = _HARMLESS if config.rope_scaling_type else (*_HARMLESS, "orig_max_length")
     wrong = [
         f"{name} of the model config is {value}, it was {before[name]}"

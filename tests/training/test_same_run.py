@@ -30,6 +30,8 @@ def finished(place, single_rank, tmp_path_factory):
         {"num_heads": 1, "dim_head": 32},
         {"rope_scaling_type": "linear", "rope_scaling_factor": 2.0},
         {"dtype": "bf16"},
+        {"sliding_window": 16},
+        {"logit_softcap": 30.0},
     ],
 )
 def test_a_resume_with_another_model_config_is_refused(place, finished, tmp_path, change):
@@ -94,6 +96,23 @@ def test_older_checkpoints_that_do_not_say_how_they_read_go_on(place, finished, 
         del task["oversize_rule"], task["transforms"]
     path.write_text(json.dumps(state))
     output.take_as_written(2)
+    assert train_here(place, output.root, resume_ckpt="latest", train_iters=3).latest() == 3
+
+
+def test_a_field_that_older_checkpoints_do_not_know_had_its_default(place, finished, tmp_path):
+    output = copy_output(finished, tmp_path / "out")
+    path = output.checkpoints / "2/state.json"
+    state = json.loads(path.read_text())
+    for name in ("sliding_window", "sliding_layers", "norm", "position"):
+        del state["model"][name]
+    path.write_text(json.dumps(state))
+    output.take_as_written(2)
+    config = place.write_model("other", sliding_window=16, sliding_layers=[0])
+    said = refused_here(place, output.root, config=config, resume_ckpt="latest", train_iters=3)
+    assert (
+        "sliding_window of the model config is 16, it was 0; sliding_layers of the model config is [0], it was []"
+        in said
+    )
     assert train_here(place, output.root, resume_ckpt="latest", train_iters=3).latest() == 3
 
 
