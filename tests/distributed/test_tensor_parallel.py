@@ -16,10 +16,11 @@ from tests.support.ranks import run_ranks
 from tests.support.runs_here import train_here
 
 PROGRAMS = Path(__file__).parent / "programs"
-CASES = ("heads", "grouped", "one key head", "half", "lora", "dora", "lora and embeddings")
+OTHERS = ("alibi, layer norms, biases", "branch norms, windows, soft caps", "biases, dora")  # mathematics of families
+CASES = ("heads", "grouped", "one key head", "half", "lora", "dora", "lora and embeddings", *OTHERS)
 SHAPES = {
     (2, 2): CASES,
-    (4, 4): ("one key head", "dora"),
+    (4, 4): ("one key head", "dora", "biases, dora"),
     (4, 2): (),
 }  # ranks and tp_size: what is not in the soak alone
 STEPS = 4

@@ -20,6 +20,10 @@ SHAPES: list[dict[str, Any]] = [
     {"num_layers": 1, "vocab_size": 7},
     {"qkv_bias": True, "num_kv_heads": 1},
     {"scale": True, "scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 8},
+    {"norm": "layer", "embedding_norm": True, "position": "alibi", "ffn_gated": False, "ffn_bias": True},
+    {"norm": "rms_1p", "branch_norm": True, "qk_norm": True},
+    {"norm": "layer", "branch_norm": True, "qk_norm": True, "qkv_bias": True, "out_bias": True, "tie_lm_head": True},
+    {"head_norm": True, "rotary_dim": 4, "sliding_window": 3, "sliding_layers": (1,)},
 ]
 
 

@@ -31,6 +31,34 @@ CASES: dict[str, tuple[ModelConfig, dict[str, Any], LoraSettings | None]] = {
     "heads": (BASE, {}, None),
     "grouped": (replace(BASE, num_kv_heads=2, tie_lm_head=True), {"use_checkpoint": True}, None),
     "one key head": (replace(BASE, num_kv_heads=1, qk_norm=True), {}, None),
+    "alibi, layer norms, biases": (
+        replace(
+            BASE, norm="layer", embedding_norm=True, position="alibi", ffn_gated=False, ffn_bias=True, out_bias=True
+        ),
+        {"use_checkpoint": True},
+        None,
+    ),
+    "branch norms, windows, soft caps": (
+        replace(
+            BASE,
+            norm="rms_1p",
+            branch_norm=True,
+            num_kv_heads=2,
+            sliding_window=4,
+            sliding_layers=(0,),
+            rotary_dim=4,
+            attention_softcap=2.0,
+            logit_softcap=3.0,
+            head_norm=True,
+        ),
+        {},
+        None,
+    ),
+    "biases, dora": (
+        replace(BASE, out_bias=True, ffn_bias=True, position="alibi", num_kv_heads=1),
+        {},
+        replace(LORA, use_dora=True),
+    ),
     "half": (replace(BASE, num_kv_heads=2, dtype="bf16"), {"use_checkpoint": True}, None),
     "lora": (replace(BASE, num_kv_heads=2), {}, LORA),
     "dora": (replace(BASE, num_kv_heads=2), {}, replace(LORA, use_dora=True)),
