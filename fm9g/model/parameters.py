@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fm9g.model.config import ModelConfig
+from fm9g.model.expert_parameters import NamedAxes, expert_sizes, expert_tensors
 
 LAYERS = "encoder.layers."
 EMBEDDING, HEAD = "input_embedding.weight", "lm_head.weight"
 # (name in a block, axes), the projections without .weight; an axis is a key of `sizes`. A linear weight is (out, in).
-NamedAxes = tuple[str, tuple[str, ...]]
 NORM_BEFORE_ATTENTION: NamedAxes = ("self_att.layernorm_before_attention.weight", ("dim",))
 PROJECTIONS: tuple[NamedAxes, ...] = tuple(
     (f"self_att.self_attention.project_{name}", (axis, "dim")) for name, axis in (("q", "q"), ("k", "kv"), ("v", "kv"))
@@ -26,6 +26,8 @@ HEAD_NORMS: tuple[NamedAxes, ...] = tuple(
 AFTER_PROJECTIONS: tuple[NamedAxes, ...] = (
     ("self_att.self_attention.attention_out.weight", ("dim", "q")),
     ("ffn.layernorm_before_ffn.weight", ("dim",)),
+)
+FEED_FORWARD: tuple[NamedAxes, ...] = (
     ("ffn.ffn.w_in.w_0.weight", ("ff", "dim")),
     ("ffn.ffn.w_in.w_1.weight", ("ff", "dim")),
     ("ffn.ffn.w_out.weight", ("dim", "ff")),
@@ -54,6 +56,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
         "q": config.num_heads * config.dim_head,
         "kv": config.num_kv_heads * config.dim_head,
         "head": config.dim_head,
+        **expert_sizes(config),
     }
 
 
@@ -64,7 +67,8 @@ def block_tensors(config: ModelConfig) -> list[NamedAxes]:
         rows.append((f"{name}.weight", axes))
         if config.qkv_bias:
             rows.append((f"{name}.bias", axes[:1]))
-    return [*rows, *(HEAD_NORMS if config.qk_norm else ()), *AFTER_PROJECTIONS]
+    rows += [*(HEAD_NORMS if config.qk_norm else ()), *AFTER_PROJECTIONS]
+    return [*rows, *(expert_tensors(config) if config.num_experts else FEED_FORWARD)]
 
 
 def parameters(config: ModelConfig) -> list[Parameter]:
