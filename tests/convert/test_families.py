@@ -16,6 +16,7 @@ from fm9g.convert.hf_config import family_of, huggingface_config, model_config_f
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.convert.layouts import their_name
 from fm9g.errors import UserError
+from fm9g.files import write_json
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
 from tests.convert.helpers import assert_same_bits, read_tensors, save
@@ -63,6 +64,17 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}),
+    "mixtral, all experts": ("Mixtral", {"num_local_experts": 3, "num_experts_per_tok": 3, "rope_theta": 1e4}),
+    "qwen2-moe": (
+        "Qwen2Moe",
+        {
+            "num_experts": 5,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+        },
+    ),
 }
 if hasattr(transformers, "Qwen3Config"):  # from 4.51 on
     ROWS["qwen3"] = ("Qwen3", {"head_dim": 24})
@@ -70,6 +82,10 @@ if hasattr(transformers, "Qwen3Config"):  # from 4.51 on
         "Qwen3",
         {"head_dim": 16, "num_key_value_heads": 1, "tie_word_embeddings": True},
     )
+if hasattr(transformers, "Qwen3MoeConfig"):  # from 4.51 on
+    EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    ROWS["qwen3-moe"] = ("Qwen3Moe", {**EXPERTS, "head_dim": 24, "norm_topk_prob": True})
+    ROWS["qwen3-moe, weights as they are"] = ("Qwen3Moe", {**EXPERTS, "tie_word_embeddings": True})
 LENGTH = 40
 
 
@@ -83,6 +99,23 @@ def source(folder: Path, row: str) -> Any:
             value.data.normal_(1.0 if "norm" in name else 0.0, 0.1)
     save(model.float().eval(), folder)
     return model
+
+
+def gradients_of_theirs(model: Any) -> dict[str, torch.Tensor]:
+    """By the names of tensors in files, where each expert has its own; transformers has them in two parameters from 5
+    on, and there Mixtral's under another name."""
+    mixtral, found = "Mixtral" in type(model).__name__, {}
+    gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    for name, value in model.named_parameters():
+        name = name.replace(".mlp.", ".block_sparse_moe.") if mixtral else name
+        stem, _, end = name.rpartition(".")
+        if end not in ("gate_up_proj", "down_proj"):
+            found[name] = torch.zeros_like(value) if value.grad is None else value.grad  # an expert without tokens
+            continue
+        for number, gradient in enumerate(value.grad):
+            parts = zip((gate, up), gradient.chunk(2), strict=True) if end == "gate_up_proj" else [(down, gradient)]
+            found |= {f"{stem}.{number}.{projection}.weight": part for projection, part in parts}
+    return found
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
@@ -102,11 +135,12 @@ def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None
     assert_close(ours(tokens, ours.context([LENGTH])).detach(), logits.detach(), "logits")
     ours.loss(tokens, targets, ours.context([LENGTH]))[0].backward()
     layouts = next(family for family in FAMILIES if family.architecture == type(theirs).__name__).layouts
-    reference = dict(theirs.named_parameters())
-    mine = gradients(ours)
-    assert len(mine) == len(reference)
-    for name, gradient in mine.items():
-        assert_close(gradient, reference[their_name(name, layouts)].grad, name)
+    reference = gradients_of_theirs(theirs)
+    for name, gradient in gradients(ours).items():
+        stem = their_name(name, layouts)
+        names = [stem.format(number) for number in range(config.num_experts)] if "{}" in stem else [stem]
+        assert_close(gradient, torch.cat([reference.pop(name) for name in names]), name)
+    assert not reference
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -127,6 +161,10 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
     written = huggingface_config(config, "F32", {}, "7b.json")
     back = model_config_from_huggingface(written, "config.json")
     assert {**vars(back), "dtype": "float32"} == vars(config)
+    (tmp_path / "written").mkdir()
+    write_json(tmp_path / "written" / "config.json", written)
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path / "written")
+    assert getattr(theirs, "num_experts", getattr(theirs, "num_local_experts", 0)) == config.num_experts
 
 
 @pytest.mark.parametrize(
@@ -137,6 +175,17 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
         ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_att"),
         ("Qwen2ForCausalLM", {"layer_types": "all"}, "layer_types has 'all'"),
         ("Qwen3ForCausalLM", {"attention_bias": True}, "attention_bias=True is not supported"),
+        ("Qwen3MoeForCausalLM", {"use_sliding_window": True}, "use_sliding_window=True is not supported"),
+        ("Qwen3MoeForCausalLM", {"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\] is not supported"),
+        ("Qwen2MoeForCausalLM", {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported"),
+        ("Qwen2MoeForCausalLM", {"qkv_bias": False}, "qkv_bias=False is not supported"),
+        ("Qwen2MoeForCausalLM", {"shared_expert_intermediate_size": 0}, "shared_expert_.* a positive int, not 0"),
+        ("Qwen3MoeForCausalLM", {"num_experts": 4, "num_local_experts": 8}, "num_experts=4 and num_local_.*=8 differ"),
+        ("Qwen3MoeForCausalLM", {"num_experts": 4}, r"num_experts_per_tok must be from 1 to num_experts \(4\), not 8"),
+        ("MixtralForCausalLM", {"num_local_experts": 0}, "num_local_experts must be a positive int, not 0"),
+        ("MixtralForCausalLM", {"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 is not supported"),
+        ("MixtralForCausalLM", {"router_aux_loss_coef": "a"}, "router_aux_loss_coef must be float, not 'a'"),
+        ("MixtralForCausalLM", {"sliding_window": 127}, r"sliding_window=127 below max_position_embeddings \(128\)"),
         ("MistralForCausalLM", {"sliding_window": 127}, r"sliding_window=127 below max_position_embeddings \(128\)"),
         ("MistralForCausalLM", {"max_position_embeddings": 8192}, r"sliding_window=4096 below .* \(8192\)"),
     ],
@@ -146,6 +195,20 @@ def test_what_a_family_cannot_say_here_is_refused_by_name(
 ) -> None:
     with pytest.raises(UserError, match=words):
         model_config_from_huggingface({**SHAPE, "architectures": [architecture], **changes}, "config.json")
+
+
+def test_mixtral_without_a_base_of_rope_has_its_own() -> None:
+    for told in ({}, {"rope_parameters": {"rope_type": "default"}}, {"rope_theta": None}):
+        values = {**SHAPE, "architectures": ["MixtralForCausalLM"], **told}
+        assert model_config_from_huggingface(values, "config.json").base == 1e6
+    values = {**SHAPE, "architectures": ["MixtralForCausalLM"], "rope_parameters": {"rope_theta": 5e5}}
+    assert model_config_from_huggingface(values, "config.json").base == 5e5
+
+
+def test_experts_whose_weights_do_not_sum_to_one_are_no_mixtrals() -> None:
+    shape: dict[str, Any] = {"vocab_size": 8, "dim_model": 8, "num_heads": 2, "num_layers": 1, "dim_ff": 8}
+    with pytest.raises(UserError, match=r"7b\.json: .*norm_expert_weights must be true"):
+        huggingface_config(ModelConfig(**shape, num_experts=4, experts_per_token=2), "F32", {}, "7b.json")
 
 
 def test_an_unknown_architecture_lists_those_there_are_and_the_nearest() -> None:

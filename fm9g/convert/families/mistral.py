@@ -16,13 +16,18 @@ REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_windo
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
-    config, window = read_decoder(values, where, ASSUMED, REFUSED), values.get("sliding_window", WINDOW)
+    config = read_decoder(values, where, ASSUMED, REFUSED)
+    refuse_short_window(values.get("sliding_window", WINDOW), config, where)
+    return config
+
+
+def refuse_short_window(window: Any, config: ModelConfig, where: str) -> None:
+    """A UserError for a sliding window that a text of max_length would notice."""
     if window is not None and (not isinstance(window, int) or window < config.max_length):
         raise UserError(
             f"{where}: sliding_window={shown(window)} below max_position_embeddings ({config.max_length}) is not "
             "supported: our model has no such thing"
         )
-    return config
 
 
 FAMILY = Family("MistralForCausalLM", "mistral", frozenset(), _read, None, LAYOUTS)
