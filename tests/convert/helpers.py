@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from safetensors.torch import load_file
+
+from fm9g.convert.families import FAMILIES
+from fm9g.convert.layouts import their_name
 
 VOCAB_SIZE = 96
 # as from_pretrained of this transformers calls it
@@ -99,3 +103,36 @@ def edit_json(path: Path, **changes: Any) -> None:
     """Set keys of a JSON object; a value of ... removes the key."""
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
+
+
+def gradients_of_theirs(model: Any, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The gradients of transformers' model by our names, which must be all that there are."""
+    layouts = next(family for family in FAMILIES if family.architecture == type(model).__name__).layouts
+    theirs, found = _gradients(model), {}
+    for name in names:
+        stem = their_name(name, layouts)
+        parts = [stem.format(i) for i in range(_experts(model.config))] if "{}" in stem else [stem]
+        found[name] = torch.cat([theirs.pop(part) for part in parts])
+    assert not theirs
+    return found
+
+
+def _experts(config: Any) -> int:
+    return int(config.num_local_experts if hasattr(config, "num_local_experts") else config.num_experts)
+
+
+def _gradients(model: Any) -> dict[str, torch.Tensor]:
+    """By the names of tensors in files, where each expert has its own; transformers has them in two parameters from 5
+    on, and there Mixtral's under another name."""
+    mixtral, found = "Mixtral" in type(model).__name__, {}
+    gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    for name, value in model.named_parameters():
+        name = name.replace(".mlp.", ".block_sparse_moe.") if mixtral else name
+        stem, _, end = name.rpartition(".")
+        if end not in ("gate_up_proj", "down_proj"):
+            found[name] = torch.zeros_like(value) if value.grad is None else value.grad  # an expert without tokens
+            continue
+        for number, gradient in enumerate(value.grad):
+            parts = zip((gate, up), gradient.chunk(2), strict=True) if end == "gate_up_proj" else [(down, gradient)]
+            found |= {f"{stem}.{number}.{projection}.weight": part for projection, part in parts}
+    return found

@@ -11,15 +11,13 @@ import transformers
 from torch.nn import functional as F
 
 from fm9g.convert.bmtrain_to_huggingface import with_reference
-from fm9g.convert.families import FAMILIES
 from fm9g.convert.hf_config import family_of, huggingface_config, model_config_from_huggingface
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.layouts import their_name
 from fm9g.errors import UserError
 from fm9g.files import write_json
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
-from tests.convert.helpers import assert_same_bits, read_tensors, save
+from tests.convert.helpers import assert_same_bits, gradients_of_theirs, read_tensors, save
 from tests.model.pairs import gradients, tokens_and_targets
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -101,23 +99,6 @@ def source(folder: Path, row: str) -> Any:
     return model
 
 
-def gradients_of_theirs(model: Any) -> dict[str, torch.Tensor]:
-    """By the names of tensors in files, where each expert has its own; transformers has them in two parameters from 5
-    on, and there Mixtral's under another name."""
-    mixtral, found = "Mixtral" in type(model).__name__, {}
-    gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
-    for name, value in model.named_parameters():
-        name = name.replace(".mlp.", ".block_sparse_moe.") if mixtral else name
-        stem, _, end = name.rpartition(".")
-        if end not in ("gate_up_proj", "down_proj"):
-            found[name] = torch.zeros_like(value) if value.grad is None else value.grad  # an expert without tokens
-            continue
-        for number, gradient in enumerate(value.grad):
-            parts = zip((gate, up), gradient.chunk(2), strict=True) if end == "gate_up_proj" else [(down, gradient)]
-            found |= {f"{stem}.{number}.{projection}.weight": part for projection, part in parts}
-    return found
-
-
 def assert_close(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     """To 1e-5 of the largest element: float32, in another order of sums."""
     assert (found.float().cpu() - expected).abs().max() < 1e-5 * expected.abs().max(), what
@@ -134,13 +115,10 @@ def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None
     F.cross_entropy(logits, targets.cpu(), reduction="sum").backward()
     assert_close(ours(tokens, ours.context([LENGTH])).detach(), logits.detach(), "logits")
     ours.loss(tokens, targets, ours.context([LENGTH]))[0].backward()
-    layouts = next(family for family in FAMILIES if family.architecture == type(theirs).__name__).layouts
-    reference = gradients_of_theirs(theirs)
-    for name, gradient in gradients(ours).items():
-        stem = their_name(name, layouts)
-        names = [stem.format(number) for number in range(config.num_experts)] if "{}" in stem else [stem]
-        assert_close(gradient, torch.cat([reference.pop(name) for name in names]), name)
-    assert not reference
+    mine = gradients(ours)
+    reference = gradients_of_theirs(theirs, mine)
+    for name, gradient in mine.items():
+        assert_close(gradient, reference[name], name)
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -20,6 +20,8 @@ SHAPES: list[dict[str, Any]] = [
     {"num_layers": 1, "vocab_size": 7},
     {"qkv_bias": True, "num_kv_heads": 1},
     {"scale": True, "scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 8},
+    {"num_experts": 4, "experts_per_token": 2},
+    {"num_experts": 3, "experts_per_token": 1, "dim_expert": 20, "dim_shared_expert": 28, "qkv_bias": True},
 ]
 
 
