@@ -253,7 +253,7 @@ def test_mup_fields_turn_scaling_on(architecture: str) -> None:
 )
 def test_a_null_key_is_as_if_left_out(architecture: str, key: str) -> None:
     values = {**MINICPM, "architectures": [architecture], "num_key_value_heads": 4, "sliding_window": None}
-    for other in ("model_type", key, *(MUP_KEYS if architecture.startswith(("Qwen", "Mistral")) else ())):
+    for other in ("model_type", key, *(MUP_KEYS if architecture.startswith(("Qwen", "Mis", "Mix")) else ())):
         values.pop(other, None)
     left_out = model_config_from_huggingface(values, "config.json")
     assert model_config_from_huggingface({**values, key: None}, "config.json") == left_out

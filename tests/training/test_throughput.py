@@ -40,7 +40,9 @@ def test_model_flops_are_those_that_torch_counts_with_half_the_attention(tied):
 
 
 def test_of_experts_those_that_a_token_has_are_counted():
-    kernel = {"experts_implementation": "eager"}  # from transformers 5 on; torch does not count its other ones
+    kernel: dict[str, Any] = {
+        "experts_implementation": "eager"
+    }  # from transformers 5 on; torch does not count its other ones
     theirs = MixtralConfig(**SHAPE, **kernel, num_local_experts=6, num_experts_per_tok=2)  # type: ignore[call-arg]
     config = ModelConfig(96, 64, 4, 3, 80, num_kv_heads=2, num_experts=6, experts_per_token=2)
     found = model_flops(config, LENGTH, LENGTH**2)
