@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fm9g.errors import UserError
 from fm9g.files import read_json
 from fm9g.lora.kind import Kind
-from fm9g.lora.layers import LORA_A, LORA_B, MAGNITUDE, check_named
+from fm9g.lora.layers import LORA_A, LORA_B, MAGNITUDE, USUAL, check_named
 from fm9g.lora.merge import Adapter, merged
 from fm9g.lora.settings import LoraSettings
 from fm9g.lora.told import told_of
@@ -65,7 +65,8 @@ def read_adapters(path: Path, config: Path | None) -> SavedAdapters:
             f"{path}: what these adapters are is not known: give the train config of their run (--lora-config-path)"
         )
     if settings is not None:
-        check_named(layers, settings.layers, f"{path} ({config})")
+        named = settings.named_layers or (told and told.layers) or USUAL  # those of experts, a run's state.json tells
+        check_named(layers, named, f"{path} ({config})")
     if told is not None and told.kind != kind:
         raise UserError(
             f"{config}: says {_shown(kind)} of adapters that are {_shown(told.kind)} ({told.where}): {path}"

@@ -30,8 +30,9 @@ _ROPE = {name for names in ROPE_SCALINGS.values() for name in names} | {"base", 
 _MUP = {"scale", "scale_emb", "scale_depth", "dim_model_base"}
 _SHAPES = {"vocab_size", "dim_model", "dim_ff", "num_layers"}  # which the tensors tell
 _HEADS = {"num_heads", "num_kv_heads", "dim_head"}
-_TRAINING = {"dtype", "init_std", "dropout_p", "pose_prob", "pose_scaling_factor"}
-_OF_ANY_FAMILY = {*_ROPE, *_SHAPES, *_HEADS, *_TRAINING, "activate_fn", "eps", "tie_lm_head"}
+_EXPERTS = {"experts_per_token", "dim_expert", "norm_expert_weights"}  # of any family of experts
+_TRAINING = {"dtype", "init_std", "dropout_p", "pose_prob", "pose_scaling_factor", "router_loss"}
+_OF_ANY_FAMILY = {*_ROPE, *_SHAPES, *_HEADS, *_EXPERTS, *_TRAINING, "activate_fn", "eps", "tie_lm_head"}
 
 
 def model_config_from_huggingface(values: Any, where: str) -> ModelConfig:

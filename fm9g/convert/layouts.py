@@ -3,6 +3,9 @@
     ours  q, k, v     [16, 64] [8, 64] [8, 64]
     theirs  W_pack    [32, 64]                     Layout(("…W_pack",), ("…project_q", "…project_k", "…project_v"))
 
+    theirs  experts.0.w2, experts.1.w2   [64, 96] each
+    ours    experts.w_out                [128, 96]   Layout(("experts.{}.w2",), ("…experts.w_out",), each="experts")
+
 Weights and biases of a layer are laid out alike, so names are without .weight and .bias.
 """
 
@@ -15,7 +18,8 @@ import numpy as np
 
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
-from fm9g.model.parameters import LAYERS, Parameter, parameters
+from fm9g.model.expert_parameters import STACKED
+from fm9g.model.parameters import LAYERS, Parameter, parameters, sizes
 from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.rows import rows_of
 
@@ -26,12 +30,15 @@ class Layout(NamedTuple):
     """cat(theirs, 0) == cat(ours, 0)[order]; the way back is the inverse permutation.
 
     Theirs are one tensor, or as many as ours with as many rows each. `order` gives, for a config, the permutation
-    [rows] of a weight's rows and a bias's elements; None leaves them as they are.
+    [rows] of a weight's rows and a bias's elements; None leaves them as they are. `each`, a key of
+    `fm9g.model.parameters.sizes`: theirs is one tensor for each number below that, which {} stands for in its name,
+    and ours has the rows of all.
     """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
     order: Callable[[ModelConfig], np.ndarray] | None = None
+    each: str = ""
 
 
 class Layouts(NamedTuple):
@@ -93,7 +100,11 @@ def _layout_of(name: str, layouts: Layouts) -> tuple[Layout, tuple[str, str], st
 
 def _group(layout: Layout, theirs: Sequence[str], ours: Sequence[Parameter], config: ModelConfig) -> Group:
     mine = tuple(Shaped(*parameter[:3]) for parameter in ours)
-    if len(theirs) == len(ours):
+    shaped: list[Shaped]
+    if layout.each:
+        assert len(theirs) == len(mine) == 1 and layout.order is None
+        shaped = _one_for_each(theirs[0], mine[0], sizes(config)[layout.each])
+    elif len(theirs) == len(ours):
         shaped = [Shaped(name, *other[1:]) for name, other in zip(theirs, mine, strict=True)]
     else:
         assert len(theirs) == 1, "how many rows each of theirs has is not known"
@@ -102,8 +113,13 @@ def _group(layout: Layout, theirs: Sequence[str], ours: Sequence[Parameter], con
     return Group(tuple(shaped), mine, layout.order(config) if layout.order else None)
 
 
+def _one_for_each(theirs: str, ours: Shaped, count: int) -> list[Shaped]:
+    axes, shape = (STACKED[ours.axes[0]], *ours.axes[1:]), (ours.shape[0] // count, *ours.shape[1:])
+    return [Shaped(theirs.format(number), axes, shape) for number in range(count)]
+
+
 def their_name(name: str, layouts: Layouts) -> str:
-    """The name of their tensor that holds one of ours, by itself or among others."""
+    """The name of their tensor that holds one of ours, by itself or among others; with {} where theirs are many."""
     layout, prefixes, kind = _layout_of(name, layouts)
     place = layout.ours.index(name.removesuffix(f".{kind}").removeprefix(prefixes[1]))
     return f"{prefixes[0]}{layout.theirs[place if len(layout.theirs) > 1 else 0]}.{kind}"

@@ -23,6 +23,10 @@ SIZES = {
     "q": "num_attention_heads * head_dim (num_heads * dim_head)",
     "head": "head_dim (dim_head)",
     "kv": "num_key_value_heads * head_dim (num_kv_heads * dim_head)",
+    "experts": "num_experts or num_local_experts (num_experts)",
+    "expert_ff": "moe_intermediate_size, of Mixtral intermediate_size (dim_expert)",
+    "experts_ff": "num_experts * moe_intermediate_size (num_experts * dim_expert)",
+    "shared_ff": "shared_expert_intermediate_size (dim_shared_expert)",
 }
 
 

@@ -14,6 +14,7 @@ from fm9g.lora.opendelta import insert
 from fm9g.lora.settings import LoraSettings
 from fm9g.model.block import TransformerBlock
 from fm9g.model.config import ModelConfig
+from fm9g.runtime.log import log
 from fm9g.runtime.shards import gathered_weights
 
 
@@ -23,7 +24,9 @@ class Adapters:
     def __init__(self, settings: LoraSettings, config: ModelConfig) -> None:
         """UserError for layers that are none."""
         self._settings = settings
-        self._layers = matching(config, settings.layers)
+        self._layers = matching(config, settings.layers_in(config))
+        if config.num_experts and settings.named_layers is None:
+            log(f"lora_layer: in a model of experts {', '.join(settings.layers_in(config))} alone, unless it is set")
         whole_modules(config, settings.modules_to_save or [])
         self._whole = {name.rpartition(".")[0] for name in saved_modules(settings.modules_to_save or [])}
         kind = Dora if settings.use_dora else LowRank

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Sequence
 
 from fm9g.errors import UserError, closest, shown
 from fm9g.model.config import ModelConfig
+from fm9g.model.expert_parameters import EXPERTS, ROUTER
 from fm9g.model.parameters import EMBEDDING, HEAD, LAYERS, Parameter, block_tensors, parameters, sizes
 
 ALL, _REGEX = "all", "[r]"
+_ATTENTION = ("project_q", "project_k", "project_v")
+USUAL = (*_ATTENTION, "w_0", "w_1", "w_out")
 LORA_A, LORA_B, MAGNITUDE = "lora.lora_A", "lora.lora_B", "lora.magnitude"
 # Hugging Face's names of projections, and of projections that lie in one tensor there
 _THEIRS = {
@@ -31,6 +34,7 @@ _THEIRS = {
     "all-linear": (ALL,),
     ALL: (ALL,),
 }
+_ROUTED = [name.removesuffix(".weight") for name, _ in (ROUTER, *EXPERTS)]
 _SAVED = {"embed_tokens": EMBEDDING, "input_embedding": EMBEDDING, "lm_head": HEAD}
 
 
@@ -55,15 +59,27 @@ def saved_modules(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_SAVED[name] for name in names))
 
 
+def usual_layers(config: ModelConfig) -> tuple[str, ...]:
+    """What gets adapters where nobody says; of a model of experts attention alone."""
+    return _ATTENTION if config.num_experts else USUAL
+
+
 def linear_layers(config: ModelConfig) -> dict[str, tuple[str, ...]]:
-    """{name in a block: (out, in), as axes} of the linear layers of a block."""
-    return {name.removesuffix(".weight"): axes for name, axes in block_tensors(config) if len(axes) == 2}
+    """{name in a block: (out, in), as axes} of the linear layers of a block: of all that can have adapters."""
+    tensors = {name.removesuffix(".weight"): axes for name, axes in block_tensors(config) if len(axes) == 2}
+    return {name: axes for name, axes in tensors.items() if name not in _ROUTED}
 
 
 def matching(config: ModelConfig, layers: Sequence[str]) -> list[str]:
     """The linear layers of a block, by their names in it, that `layers` name; a UserError for one that names none."""
     there = list(linear_layers(config))
     for layer in layers:
+        routed = [name for name in _ROUTED if config.num_experts and layer != ALL and _ends_with(name, layer)]
+        if routed:
+            raise UserError(
+                f"lora_layer: {layer!r} is {routed[0]} here, and a router and its experts get no adapters; there are "
+                f"{', '.join(there)}"
+            )
         if layer != ALL and not any(_ends_with(name, layer) for name in there):
             raise UserError(
                 f"lora_layer: {layer!r} is no linear layer of a block{closest(layer, _ends(there))}; there are "

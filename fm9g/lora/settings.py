@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json, user_path
 from fm9g.lora.kind import Kind
-from fm9g.lora.layers import layers_of, saved_modules
+from fm9g.lora.layers import layers_of, saved_modules, usual_layers
+from fm9g.model.config import ModelConfig
 from fm9g.settings import Composition, Group, fields, parse_mapping, setting
-
-DEFAULT_LAYERS = ("project_q", "project_k", "project_v", "w_0", "w_1", "w_out")
 
 
 def read_lora_config(composition: Composition, path: str) -> dict[str, Any]:
@@ -49,8 +48,9 @@ class LoraSettings(Group):
     lora_layer: list[str] | None = setting(
         None,
         'layers that get adapters, by the ends of their names, or "all"; default: project_q, project_k, project_v, '
-        "w_0, w_1, w_out",
-        '加适配器的层，按名称的结尾，或 "all"；默认：project_q、project_k、project_v、w_0、w_1、w_out',
+        "w_0, w_1, w_out; of a model of experts the first three",
+        '加适配器的层，按名称的结尾，或 "all"；默认：project_q、project_k、project_v、w_0、w_1、w_out；'
+        "混合专家模型为前三个",
         needs=("lora",),
         replaces=("lora_target_modules",),
     )
@@ -92,7 +92,7 @@ class LoraSettings(Group):
         """Layers are named once, in one way."""
         if self.lora_layer is not None and self.lora_target_modules is not None:
             raise UserError("lora_layer and lora_target_modules name the same: set one of them")
-        if not self.layers:
+        if self.named_layers == ():
             raise UserError("lora_layer names no layer: adapters need some, or all")
         if self.lora_dropout >= 1:
             raise UserError(f"lora_dropout is a share below 1, not {self.lora_dropout:g}")
@@ -102,11 +102,15 @@ class LoraSettings(Group):
         saved_modules(self.modules_to_save or [])
 
     @property
-    def layers(self) -> tuple[str, ...]:
-        """What lora_layer, in our names, comes to."""
+    def named_layers(self) -> tuple[str, ...] | None:
+        """What lora_layer, in our names, comes to; None where it is not set."""
         if self.lora_target_modules is not None:
             return layers_of(self.lora_target_modules)
-        return tuple(self.lora_layer) if self.lora_layer is not None else DEFAULT_LAYERS
+        return None if self.lora_layer is None else tuple(self.lora_layer)
+
+    def layers_in(self, config: ModelConfig) -> tuple[str, ...]:
+        """The layers that are named, or those that get adapters in such a model where none are."""
+        return usual_layers(config) if self.named_layers is None else self.named_layers
 
     @property
     def kind(self) -> Kind:

@@ -62,7 +62,7 @@ def check_told(adapters: Path, settings: LoraSettings, config: ModelConfig) -> s
         return f"nothing says what the adapters in {adapters} are: taken for those of this run ({settings.kind})"
     kinds = zip(told.kind._asdict().items(), settings.kind, strict=True)
     differ = [f"their {name} is {was}, not {now}" for (name, was), now in kinds if was != now]
-    layers = matching(config, settings.layers)
+    layers = matching(config, settings.layers_in(config))
     if told.layers is not None and sorted(matching(config, told.layers)) != sorted(layers):
         differ.append(f"their layers are {', '.join(told.layers)}, not {', '.join(layers)}")
     if differ:

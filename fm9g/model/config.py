@@ -38,6 +38,7 @@ SIZES = (
     *("vocab_size", "dim_model", "num_heads", "num_kv_heads", "dim_head", "dim_ff", "num_layers"),
     *("max_length", "orig_max_length", "dim_model_base"),
 )
+EXPERT_SIZES = ("num_experts", "experts_per_token", "dim_expert", "dim_shared_expert")
 # What each value must be, and the words for it.
 LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (SIZES, lambda size: size > 0, "positive"),
@@ -57,6 +58,9 @@ LIMITS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     ),
     (("dropout_p",), lambda share: 0 <= share < 1, "a share from 0 to below 1"),
     (("scale_emb", "scale_depth", "pose_scaling_factor"), math.isfinite, "a finite number"),
+    (EXPERT_SIZES, lambda size: 0 <= size < 2**31, "a number from 0 to below 2^31"),
+    (("num_experts",), lambda experts: experts <= 10_000, "at most 10000"),
+    (("router_loss",), lambda factor: 0 <= factor < math.inf, "a number from 0 on"),
 )
 
 _SCALING_FIELDS = {name for names in ROPE_SCALINGS.values() for name in names if name.startswith("rope_scaling_")}
@@ -107,6 +111,12 @@ class ModelConfig:
     head_norm: bool = False  # the rows of the head's weight are divided by their lengths
     logit_softcap: float = 0.0
     ffn_gated: bool = True
+    num_experts: int = 0  # feed-forward layers among which a router chooses for each token; 0: one, without a router
+    experts_per_token: int = 0
+    dim_expert: int = 0  # of an expert, as dim_ff is of a feed-forward layer; 0: dim_ff
+    norm_expert_weights: bool = False  # whether the weights of a token's experts sum to 1
+    dim_shared_expert: int = 0  # of the expert that every token has besides, behind a gate; 0: none
+    router_loss: float = 0.0  # what the routers' balance counts in the loss, per unit; 0: nothing
     rope_scaling_type: str = ""
     rope_scaling_factor: float = 1.0
     rope_scaling_low_freq_factor: float = 1.0  # llama3: the turns in orig_max_length below which all is stretched
@@ -126,6 +136,7 @@ class ModelConfig:
             "dim_head": self.dim_model // self.num_heads if self.num_heads > 0 else 0,
             "dim_model_base": self.dim_model,
             "orig_max_length": self.max_length,
+            "dim_expert": self.dim_ff if self.num_experts else 0,
         }
         for name, value in derived.items():
             object.__setattr__(self, name, getattr(self, name) or value)
@@ -154,6 +165,7 @@ class ModelConfig:
                 choices = ", ".join(map(repr, allowed))
                 raise UserError(f"{key[name]} must be one of {choices}, not {shown(getattr(self, name))}")
         self._check_scaling(key)
+        self._check_experts(key)
         if self.pose_prob:
             raise UserError(f"{key['pose_prob']}={self.pose_prob} is not supported: no published FM9G model uses it")
 
@@ -174,6 +186,21 @@ class ModelConfig:
             raise UserError(f"{key['sliding_layers']} means nothing without {key['sliding_window']}")
         if self.sliding_layers and not set(self.sliding_layers) <= set(range(self.num_layers)):
             raise UserError(f"{key['sliding_layers']} must be of the layers 0 to {self.num_layers - 1}")
+
+    def _check_experts(self, key: dict[str, str]) -> None:
+        if not self.num_experts:
+            for name in (*EXPERT_SIZES, "norm_expert_weights", "router_loss"):
+                if getattr(self, name):
+                    raise UserError(f"{key[name]} means nothing without {key['num_experts']}")
+            return
+        for name, usual in (("ffn_gated", True), ("ffn_bias", False), ("branch_norm", False)):
+            if getattr(self, name) != usual:
+                raise UserError(f"{key[name]}={getattr(self, name)} is not supported with {key['num_experts']}")
+        if not 1 <= self.experts_per_token <= self.num_experts:
+            raise UserError(
+                f"{key['experts_per_token']} must be from 1 to {key['num_experts']} ({self.num_experts}), not "
+                f"{self.experts_per_token}"
+            )
 
     def _check_scaling(self, key: dict[str, str]) -> None:
         kind = self.rope_scaling_type

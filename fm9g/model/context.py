@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fm9g.model.balance import Balance
 from fm9g.model.cache import Cache
 from fm9g.model.token_split import TokenSplit
 
@@ -58,6 +59,7 @@ class Context:
     places: tuple[Tensor, ...]  # cos and sin of the rotary angles at position_ids, [T, 1, rotated / 2], or ALiBi's
     split: TokenSplit  # how the tokens lie on the ranks that compute together
     cache: Cache | None = None  # of what the documents have before these tokens, which are taken into it
+    balance: Balance | None = None  # of the routers of experts, where their loss is wanted
 
     @classmethod
     def of(

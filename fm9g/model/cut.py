@@ -11,6 +11,8 @@ from fm9g.model.config import ModelConfig
 
 def check_cut(config: ModelConfig, ranks: int) -> None:
     """A UserError for a model that `ranks` cannot share alike."""
+    if config.num_experts and ranks > 1:
+        raise UserError(f"tp_size {ranks}: a model of experts (num_experts {config.num_experts}) needs tp_size 1")
     for name in ("num_heads", "dim_ff"):
         if getattr(config, name) % ranks:
             raise UserError(f"tp_size {ranks} does not divide {name} {getattr(config, name)} of the model config")

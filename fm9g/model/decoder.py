@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fm9g import runtime
 from fm9g.model.alibi import PlaceTable
-from fm9g.model.block import TransformerBlock
+from fm9g.model.block import RoutedBlock, TransformerBlock
 from fm9g.model.cache import Cache
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context, Places
@@ -41,20 +41,31 @@ class Encoder(bmt.DistributedModule):
         self, config: ModelConfig, dtype: torch.dtype, flash: str, use_checkpoint: bool, prepare: Prepare
     ) -> None:
         super().__init__()
+        self._num_experts = config.num_experts
+        kind = RoutedBlock if config.num_experts else TransformerBlock
         blocks, kernels = [], []
         for number in range(config.num_layers):
             scores = Scores.of(config, number)
             kernels.append(choose_kernel(flash, dtype, runtime.backend.on_cuda, scores))
-            block = TransformerBlock(config, dtype, kernels[-1].attend, scores)
+            block = kind(config, dtype, kernels[-1].attend, scores)
             prepare(f"{LAYERS}{number}", block)
             blocks.append(bmt.Block(block, use_checkpoint=use_checkpoint))
-        self.layers = bmt.TransformerBlockList(blocks)
+        self.layers = bmt.TransformerBlockList(blocks, num_hidden=2 if config.num_experts else 1)
         self.kernel_name = " and ".join(dict.fromkeys(kernel.name for kernel in kernels))
         self.output_layernorm = norm(config, dtype)
         prepare("encoder.output_layernorm", self.output_layernorm)
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
-        return self.output_layernorm(self.layers(x_TD, context))
+        x_TD = self._routed(x_TD, context) if self._num_experts else self.layers(x_TD, context)
+        return self.output_layernorm(x_TD)
+
+    def _routed(self, x_TD: Tensor, context: Context) -> Tensor:
+        """Through blocks of experts; what their routers chose is left in the context's balance, if it has one."""
+        routed_2E = torch.zeros(2, self._num_experts, device=x_TD.device)
+        x_TD, routed_2E = self.layers(x_TD, routed_2E, context)
+        if context.balance is not None:
+            context.balance.sums = routed_2E
+        return x_TD
 
 
 class Decoder(bmt.DistributedModule):

@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from fm9g.model.config import ModelConfig
+from fm9g.model.expert_parameters import NamedAxes, expert_sizes, expert_tensors
 
 LAYERS = "encoder.layers."
 EMBEDDING, HEAD = "input_embedding.weight", "lm_head.weight"
-# (name in a block, axes); an axis is a key of `sizes`. A linear weight is (out, in).
-NamedAxes = tuple[str, tuple[str, ...]]
 
 
 class Parameter(NamedTuple):
@@ -40,6 +39,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
         "q": config.num_heads * config.dim_head,
         "kv": config.num_kv_heads * config.dim_head,
         "head": config.dim_head,
+        **expert_sizes(config),
     }
 
 
@@ -48,6 +48,10 @@ def block_tensors(config: ModelConfig) -> list[NamedAxes]:
     attention, ffn = "self_att.self_attention.", "ffn.ffn."
     heads = [("q", "q"), ("k", "kv"), ("v", "kv")]
     gate = ["w_in.w_0", "w_in.w_1"] if config.ffn_gated else ["w_in.w_0"]
+    dense = [
+        *(row for name in gate for row in _linear(f"{ffn}{name}", "ff", "dim", config.ffn_bias)),
+        *_linear(f"{ffn}w_out", "dim", "ff", config.ffn_bias),
+    ]
     return [
         *_norm(config, "self_att.layernorm_before_attention"),
         *(row for name, axis in heads for row in _linear(f"{attention}project_{name}", axis, "dim", config.qkv_bias)),
@@ -55,8 +59,7 @@ def block_tensors(config: ModelConfig) -> list[NamedAxes]:
         *_linear(f"{attention}attention_out", "dim", "q", config.out_bias),
         *(_norm(config, "self_att.layernorm_after_attention") if config.branch_norm else ()),
         *_norm(config, "ffn.layernorm_before_ffn"),
-        *(row for name in gate for row in _linear(f"{ffn}{name}", "ff", "dim", config.ffn_bias)),
-        *_linear(f"{ffn}w_out", "dim", "ff", config.ffn_bias),
+        *(expert_tensors(config) if config.num_experts else dense),
         *(_norm(config, "ffn.layernorm_after_ffn") if config.branch_norm else ()),
     ]
 

@@ -20,7 +20,7 @@ class Cost(NamedTuple):
     """What a strip costs. A piece is the part of one sequence that lies in the strip, as in `Strip.lengths`."""
 
     total: Tensor  # [] float32, summed over units: divided by the units of the whole step and differentiated
-    losses: Tensor  # [pieces] float64 without gradient: what each piece adds to `total`
+    losses: Tensor  # [pieces] float64 without gradient: what each piece adds to `total`, which may hold more
     seen: Seen  # of the same names for every strip
 
 

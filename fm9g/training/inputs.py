@@ -105,7 +105,7 @@ def open_inputs(settings: Settings, app: Path) -> Inputs:
             f"{config.vocab_size} (vocab_size of config {settings.config!r})"
         )
     if settings.lora:
-        matching(config, settings.layers)
+        matching(config, settings.layers_in(config))
         whole_modules(config, settings.modules_to_save or [])
         find_opendelta()
     entries = _read_named(settings, app, "dataset_config")

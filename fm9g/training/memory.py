@@ -31,6 +31,7 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     optimizer = 0.0 if settings.offload else (8 if config.dtype == "float32" else 12) * trained / ranks
     tp_size = settings.tp_size
     full_layer = tokens * config.dim_model * width * (17 if tp_size == 1 else 15 / tp_size + 2)
+    full_layer += tokens * width * _values_of_experts(config)
     checkpointed = settings.use_checkpoint
     activations = (
         full_layer + tokens / tp_size * config.dim_model * width * config.num_layers
@@ -46,6 +47,12 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
     }
 
 
+def _values_of_experts(config: ModelConfig) -> int:
+    """What a token and layer store beside 17 · dim_model, which has a feed-forward layer of usual width in it: of each
+    expert that a token has, what goes in and out, the outputs of w_0 and w_1, and what is made of these."""
+    return config.experts_per_token * (2 * config.dim_model + 4 * config.dim_expert) + 4 * config.dim_shared_expert
+
+
 def memory_advice(config: ModelConfig, settings: Settings, ranks: int) -> str:
     """What to do where the memory of a device does not suffice."""
     estimate = memory_per_rank(config, settings, ranks)
@@ -54,7 +61,9 @@ def memory_advice(config: ModelConfig, settings: Settings, ranks: int) -> str:
         *([] if settings.use_checkpoint else ["use_checkpoint=1"]),
         *([] if settings.batch_size == 1 else ["a lower batch_size with a higher grad_accum"]),
         *([] if settings.offload else ["offload=1"]),
-        *("more ranks", "a higher tp_size", "a lower max_length"),
+        "more ranks",
+        *([] if config.num_experts else ["a higher tp_size"]),
+        "a lower max_length",
     ]
     return (
         f"about {sum(estimate.values()) / 1e9:.3g} GB a rank are needed, most of it for {largest} "

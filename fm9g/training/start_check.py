@@ -16,7 +16,7 @@ def trained_beside(settings: Settings, config: ModelConfig) -> list[Parameter]:
     """What is trained beside a model that stays as it is: adapters and modules_to_save; [] where it is itself."""
     if not settings.lora:
         return []
-    table = adapter_parameters(config, settings.layers, settings.lora_r, settings.use_dora)
+    table = adapter_parameters(config, settings.layers_in(config), settings.lora_r, settings.use_dora)
     return table + whole_modules(config, settings.modules_to_save or [])
 
 

@@ -11,7 +11,8 @@ from fm9g.data.stream.loader import StepBatch
 from fm9g.data.stream.strip import PADDING_TASK
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import TORCH_DTYPES
-from fm9g.model.parameters import count, parameters
+from fm9g.model.expert_parameters import active_share
+from fm9g.model.parameters import parameters
 
 # dense bf16/fp16 tensor-core peaks, FLOP/s, from the vendor's data sheets
 PEAKS = {
@@ -38,12 +39,17 @@ def model_flops(config: ModelConfig, tokens: int, squares: int, frozen: bool = F
     `frozen`: of a model that stays as it is, beside which small adapters learn; 4 instead of 6, for there are no
     gradients of weights.
 
-    6 for each parameter but the input embedding and token (Kaplan et al., https://arxiv.org/abs/2001.08361),
-    and 6 · heads · dim_head · length² for the causal attention of each document and layer; `squares` is the sum of
-    the documents' length².
+    6 for each parameter but the input embedding and token (Kaplan et al., https://arxiv.org/abs/2001.08361), of experts
+    those that a token has, and 6 · heads · dim_head · length² for the causal attention of each document and layer;
+    `squares` is the sum of the documents' length².
     """
     # a tied embedding is the head, too
-    multiplied = count(parameters(config), without=() if config.tie_lm_head else ("embedding",))
+    without = () if config.tie_lm_head else ("embedding",)
+    multiplied = sum(
+        parameter.numel * active_share(config, parameter.axes)
+        for parameter in parameters(config)
+        if parameter.role not in without
+    )
     attention = 6 * config.num_layers * config.num_heads * config.dim_head * squares
     return (4.0 if frozen else 6.0) * multiplied * tokens + attention
 

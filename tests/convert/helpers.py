@@ -10,6 +10,11 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from fm9g.convert.families import FAMILIES
+from fm9g.convert.layouts import converted, groups
+from fm9g.model.config import ModelConfig
+from fm9g.tensors.lazy import LazyTensor
+
 VOCAB_SIZE = 96
 # as from_pretrained of this transformers calls it
 IN_FLOAT32 = {"dtype" if transformers.__version__ >= "4.56" else "torch_dtype": torch.float32}
@@ -99,3 +104,32 @@ def edit_json(path: Path, **changes: Any) -> None:
     """Set keys of a JSON object; a value of ... removes the key."""
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
+
+
+def in_their_names(tensors: dict[str, torch.Tensor], config: ModelConfig, model: Any) -> dict[str, torch.Tensor]:
+    """Tensors of our decoder as the files of transformers' model would have them."""
+    layouts = next(family for family in FAMILIES if family.architecture == type(model).__name__).layouts
+    lazy = {name: _in_memory(tensor) for name, tensor in tensors.items()}
+    found = converted(groups(config, layouts), lazy, "ours")
+    return {name: torch.cat(list(tensor.pieces())).view(tensor.shape) for name, tensor in found}
+
+
+def _in_memory(tensor: torch.Tensor) -> LazyTensor:
+    return LazyTensor("F32", tuple(tensor.shape), lambda: iter([tensor.flatten()]), lambda a, b: tensor[a:b].flatten())
+
+
+def gradients_of_theirs(model: Any) -> dict[str, torch.Tensor]:
+    """By the names of tensors in files, where each expert has its own; transformers has them in two parameters from 5
+    on, and there Mixtral's under another name."""
+    mixtral, found = "Mixtral" in type(model).__name__, {}
+    gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    for name, value in model.named_parameters():
+        name = name.replace(".mlp.", ".block_sparse_moe.") if mixtral else name
+        stem, _, end = name.rpartition(".")
+        if end not in ("gate_up_proj", "down_proj"):
+            found[name] = torch.zeros_like(value) if value.grad is None else value.grad  # an expert without tokens
+            continue
+        for number, gradient in enumerate(value.grad):
+            parts = zip((gate, up), gradient.chunk(2), strict=True) if end == "gate_up_proj" else [(down, gradient)]
+            found |= {f"{stem}.{number}.{projection}.weight": part for projection, part in parts}
+    return found

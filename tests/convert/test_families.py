@@ -11,15 +11,13 @@ import transformers
 from torch.nn import functional as F
 
 from fm9g.convert.bmtrain_to_huggingface import with_reference
-from fm9g.convert.families import FAMILIES
 from fm9g.convert.hf_config import family_of, huggingface_config, model_config_from_huggingface
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.layouts import converted, groups
 from fm9g.errors import UserError
+from fm9g.files import write_json
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
-from fm9g.tensors.lazy import LazyTensor
-from tests.convert.helpers import assert_same_bits, read_tensors, save
+from tests.convert.helpers import assert_same_bits, gradients_of_theirs, in_their_names, read_tensors, save
 from tests.model.pairs import gradients, tokens_and_targets
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -85,6 +83,17 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "qwen2, tied": ("Qwen2", {"tie_word_embeddings": True}),
+    "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}),
+    "mixtral, all experts": ("Mixtral", {"num_local_experts": 3, "num_experts_per_tok": 3, "rope_theta": 1e4}),
+    "qwen2-moe": (
+        "Qwen2Moe",
+        {
+            "num_experts": 5,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 40,
+        },
+    ),
 }
 if hasattr(transformers, "Qwen3Config"):  # from 4.51 on
     ROWS["qwen3"] = ("Qwen3", {"head_dim": 24})
@@ -101,6 +110,10 @@ if hasattr(transformers, "GlmConfig"):  # from 4.46 on
     )
 if hasattr(transformers, "Glm4Config"):  # from 4.51 on
     ROWS["glm4"] = ("Glm4", {"head_dim": 16, "num_key_value_heads": 1})
+if hasattr(transformers, "Qwen3MoeConfig"):  # from 4.51 on
+    EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    ROWS["qwen3-moe"] = ("Qwen3Moe", {**EXPERTS, "head_dim": 24, "norm_topk_prob": True})
+    ROWS["qwen3-moe, weights as they are"] = ("Qwen3Moe", {**EXPERTS, "tie_word_embeddings": True})
 LENGTH = 40
 
 
@@ -115,10 +128,6 @@ def source(folder: Path, row: str) -> Any:
             value.data.normal_(1.0 if is_scale else 0.0, 0.1)
     save(model.float().eval(), folder)
     return model
-
-
-def in_memory(tensor: torch.Tensor) -> LazyTensor:
-    return LazyTensor("F32", tuple(tensor.shape), lambda: iter([tensor.flatten()]), lambda a, b: tensor[a:b].flatten())
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
@@ -137,14 +146,10 @@ def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None
     F.cross_entropy(logits, targets.cpu(), reduction="sum").backward()
     assert_close(ours(tokens, ours.context([LENGTH])).detach(), logits.detach(), "logits")
     ours.loss(tokens, targets, ours.context([LENGTH]))[0].backward()
-    layouts = next(family for family in FAMILIES if family.architecture == type(theirs).__name__).layouts
-    mine = {name: in_memory(gradient) for name, gradient in gradients(ours).items()}
-    found = dict(converted(groups(config, layouts), mine, "ours"))
-    reference = dict(theirs.named_parameters())
+    found, reference = in_their_names(gradients(ours), config, theirs), gradients_of_theirs(theirs)
     assert found.keys() == reference.keys()
-    for name, value in reference.items():
-        assert value.grad is not None
-        assert_close(torch.cat(list(found[name].pieces())).view(value.shape), value.grad, name)
+    for name, gradient in reference.items():
+        assert_close(found[name], gradient, name)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -165,6 +170,10 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
     written = huggingface_config(config, "F32", {}, "7b.json")
     back = model_config_from_huggingface(written, "config.json")
     assert {**vars(back), "dtype": "float32"} == vars(config)
+    (tmp_path / "written").mkdir()
+    write_json(tmp_path / "written" / "config.json", written)
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path / "written")
+    assert getattr(theirs, "num_experts", getattr(theirs, "num_local_experts", 0)) == config.num_experts
 
 
 @pytest.mark.parametrize(
@@ -192,6 +201,15 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
             "apply_residual_connection_post_layernorm=True is not supported",
         ),
         ("BloomForCausalLM", {"seq_length": 10**6}, "seq_length must be at most 65536 with position 'alibi'"),
+        ("Qwen3MoeForCausalLM", {"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\] is not supported"),
+        ("Qwen2MoeForCausalLM", {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported"),
+        ("Qwen2MoeForCausalLM", {"qkv_bias": False}, "qkv_bias=False is not supported"),
+        ("Qwen2MoeForCausalLM", {"shared_expert_intermediate_size": 0}, "shared_expert_.* a positive int, not 0"),
+        ("Qwen3MoeForCausalLM", {"num_experts": 4, "num_local_experts": 8}, "num_experts=4 and num_local_.*=8 differ"),
+        ("Qwen3MoeForCausalLM", {"num_experts": 4}, r"num_experts_per_tok must be from 1 to num_experts \(4\), not 8"),
+        ("MixtralForCausalLM", {"num_local_experts": 0}, "num_local_experts must be a positive int, not 0"),
+        ("MixtralForCausalLM", {"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 is not supported"),
+        ("MixtralForCausalLM", {"router_aux_loss_coef": "a"}, "router_aux_loss_coef must be float, not 'a'"),
     ],
 )
 def test_what_a_family_cannot_say_here_is_refused_by_name(
@@ -199,6 +217,20 @@ def test_what_a_family_cannot_say_here_is_refused_by_name(
 ) -> None:
     with pytest.raises(UserError, match=words):
         model_config_from_huggingface({**SHAPE, "architectures": [architecture], **changes}, "config.json")
+
+
+def test_mixtral_without_a_base_of_rope_has_its_own() -> None:
+    for told in ({}, {"rope_parameters": {"rope_type": "default"}}, {"rope_theta": None}):
+        values = {**SHAPE, "architectures": ["MixtralForCausalLM"], **told}
+        assert model_config_from_huggingface(values, "config.json").base == 1e6
+    values = {**SHAPE, "architectures": ["MixtralForCausalLM"], "rope_parameters": {"rope_theta": 5e5}}
+    assert model_config_from_huggingface(values, "config.json").base == 5e5
+
+
+def test_experts_whose_weights_do_not_sum_to_one_are_no_mixtrals() -> None:
+    shape: dict[str, Any] = {"vocab_size": 8, "dim_model": 8, "num_heads": 2, "num_layers": 1, "dim_ff": 8}
+    with pytest.raises(UserError, match=r"7b\.json: .*norm_expert_weights must be true"):
+        huggingface_config(ModelConfig(**shape, num_experts=4, experts_per_token=2), "F32", {}, "7b.json")
 
 
 def test_an_unknown_architecture_lists_those_there_are_and_the_nearest() -> None:

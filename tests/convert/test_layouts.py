@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from fm9g.convert import families, hf_config
@@ -22,7 +23,7 @@ from fm9g.tensors import lazy
 from fm9g.tensors.lazy import LazyTensor
 from fm9g.tensors.readers import read_pt, read_safetensors
 from fm9g.tensors.rows import rows_of
-from tests.convert.helpers import assert_same_bits, read_tensors, save, tiny_llama
+from tests.convert.helpers import assert_same_bits, edit_json, read_tensors, save, tiny_llama
 
 QKV = tuple(f"self_att.self_attention.project_{name}" for name in "qkv")
 
@@ -123,6 +124,50 @@ def test_tensors_that_become_one_have_one_dtype(source: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"project_q\.weight is F32, .*project_k\.weight BF16: they become one tensor"):
         with_reference(fused, tmp_path / "b.pt", tmp_path / "back")
     with_reference(fused, tmp_path / "b.pt", tmp_path / "rounded", dtype="BF16")
+
+
+@pytest.fixture
+def mixtral(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    model = transformers.MixtralForCausalLM(transformers.MixtralConfig(**shape, num_local_experts=3))
+    return save(model, tmp_path / "mixtral")  # type: ignore[arg-type]
+
+
+def test_experts_are_stacked_row_after_row(mixtral: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read a few rows at a time, over the ends of tensors."""
+    monkeypatch.setattr(lazy, "PIECE_BYTES", 7 * 64 * 4)
+    huggingface_to_bmtrain(mixtral, tmp_path / "a.pt")
+    ours, theirs = torch.load(tmp_path / "a.pt", weights_only=True), read_tensors(mixtral)
+    for name, other in (("w_in.w_0", "w1"), ("w_in.w_1", "w3"), ("w_out", "w2")):
+        stacked = [theirs[f"model.layers.1.block_sparse_moe.experts.{number}.{other}.weight"] for number in range(3)]
+        assert torch.equal(ours[f"encoder.layers.1.ffn.ffn.experts.{name}.weight"], torch.cat(stacked))
+    with_reference(mixtral, tmp_path / "a.pt", tmp_path / "back")
+    assert_same_bits(read_tensors(tmp_path / "back"), theirs)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_local_experts": 4}, r"num_experts or num_local_experts \(num_experts\) is 4 in the config, 3 in .*gate"),
+        ({"intermediate_size": 72}, r"of Mixtral intermediate_size \(dim_expert\) is 72 in the config, 80 in .*0\.w1"),
+    ],
+)
+def test_experts_of_another_number_or_size_are_told(
+    mixtral: Path, tmp_path: Path, changes: dict[str, int], words: str
+) -> None:
+    edit_json(mixtral / "config.json", **changes)
+    with pytest.raises(UserError, match=words):
+        huggingface_to_bmtrain(mixtral, tmp_path / "a.pt")
+
+
+def test_an_expert_that_is_missing_is_named(mixtral: Path, tmp_path: Path) -> None:
+    tensors = read_tensors(mixtral)
+    del tensors["model.layers.0.block_sparse_moe.experts.2.w2.weight"]
+    save_file(tensors, mixtral / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"\(1 problems\):\n  .*layers\.0\..*experts\.2\.w2\.weight: missing$"):
+        huggingface_to_bmtrain(mixtral, tmp_path / "a.pt")
 
 
 class Counted:

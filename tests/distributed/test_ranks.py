@@ -15,10 +15,10 @@ STEPS = 6
 
 
 # Only the order of float32 sums differs; in bf16 a rank's gradient is rounded (2^-9) before the ranks are added
-TOLERANCE = {"float32": 1e-5, "bf16": 2e-2}
+TOLERANCE = {"float32": 1e-5, "bf16": 2e-2, "experts": 1e-5}
 
 several = pytest.mark.parametrize("ranks", [2, 4])
-each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+each_dtype = pytest.mark.parametrize("dtype", TOLERANCE)  # experts are of float32, and their ranks choose others
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_loss_falls(runs: dict[int, Any], dtype: str) -> None:
 @each_dtype
 def test_the_same_weights_after_several_steps(runs: dict[int, Any], ranks: int, dtype: str) -> None:
     """Measured against how far they moved: Adam makes a full step of even the smallest gradient."""
-    allowed = {"float32": 1e-3, "bf16": 0.3}[dtype]
+    allowed = {"float32": 1e-3, "bf16": 0.3, "experts": 1e-3}[dtype]
     for name, start in runs[1][dtype]["initial"].items():
         alone, together = (runs[key][dtype]["final"][name].float() for key in (1, ranks))
         moved = (alone - start.float()).norm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fm9g.model.cross_entropy import linear_cross_entropy
+from fm9g.model.grouped import GroupedLinear, Groups
 from fm9g.model.kernels import KERNELS, plain
 from fm9g.model.kernels.kernel import Scores
 from fm9g.model.rotary import rotate
@@ -105,6 +107,28 @@ def test_rotation(dtype: torch.dtype) -> None:
     tolerance = 2 * torch.finfo(dtype).eps
     assert relative_error(output, expected.detach()) < tolerance
     assert relative_error(mine.grad, exact.grad) < tolerance
+
+
+@pytest.mark.parametrize("ends", [[100, 100, 137, 300], [0, 0, 0, 300], [8, 16, 24, 300]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *HALF_TYPES])
+def test_a_linear_layer_of_each_group(dtype: torch.dtype, ends: list[int]) -> None:
+    """In bf16 one kernel for all; groups begin anywhere, and some have no rows."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(300, 64).to(dtype).requires_grad_(), torch.randn(4 * 48, 64).to(dtype).requires_grad_()
+    factor, groups = torch.randn(300, 48).to(dtype), torch.tensor(ends, dtype=torch.int32)
+    exact = [value.detach().double().requires_grad_() for value in (x, weight)]
+    rows = torch.searchsorted(groups, torch.arange(300), right=True)
+    expected = torch.einsum("ni,noi->no", exact[0], exact[1].view(4, 48, 64)[rows])
+    (expected * factor.double()).sum().backward()
+    mine = [on_gpu(x), on_gpu(weight)]
+    output = GroupedLinear.apply(*mine, Groups(groups.to(CUDA)))  # type: ignore[no-untyped-call]
+    (output * factor.to(CUDA)).sum().backward()
+    tolerance = 1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+    assert relative_error(output, expected.detach()) < tolerance
+    for found, wanted in zip(mine, exact, strict=True):
+        assert relative_error(found.grad, wanted.grad) < tolerance
+    empty = [end == start for start, end in itertools.pairwise([0, *ends])]
+    assert [not part.any() for part in mine[1].grad.view(4, 48, 64)] == empty
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES)

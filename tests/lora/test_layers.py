@@ -6,6 +6,7 @@ import pytest
 
 from fm9g.errors import UserError
 from fm9g.lora.layers import adapter_parameters, check_named, layers_of, matching, saved_modules, whole_modules
+from fm9g.lora.settings import LoraSettings
 from fm9g.model.config import ModelConfig
 
 SHAPE = {"vocab_size": 61, "dim_model": 32, "num_heads": 4, "num_kv_heads": 2, "num_layers": 3, "dim_ff": 48}
@@ -86,3 +87,29 @@ def test_a_train_config_of_other_layers_than_a_files_is_told():
         check_named(held, ["project_q"], "a.pt")
     with pytest.raises(UserError, match=r"a.pt: has no adapter for w_0, and lora_layer says project_q, project_k, w_0"):
         check_named(held, ["project_q", "project_k", "w_0"], "a.pt")
+
+
+EXPERTS = {"num_experts": 4, "experts_per_token": 2}
+MIXTURE = ModelConfig(**SHAPE, **EXPERTS)  # type: ignore[arg-type]
+SHARED = ModelConfig(**SHAPE, **EXPERTS, dim_shared_expert=24)  # type: ignore[arg-type]
+
+
+def test_of_experts_attention_alone_gets_adapters_where_nobody_says():
+    assert matching(MIXTURE, LoraSettings().layers_in(MIXTURE)) == PROJECTIONS
+    assert matching(CONFIG, LoraSettings().layers_in(CONFIG)) == [*PROJECTIONS, *FEED_FORWARD]
+    named = LoraSettings(lora_target_modules=["gate_proj"])
+    assert named.layers_in(MIXTURE) == named.layers_in(CONFIG) == ("w_0",)
+
+
+@pytest.mark.parametrize("layer", ["w_0", "experts.w_out", "router", "[r].*experts.*"])
+def test_experts_and_routers_are_refused_by_name(layer):
+    for config in (MIXTURE, SHARED):
+        with pytest.raises(UserError, match=r"'.*' is ffn\.ffn\..* here, and a router and its experts get no adapters"):
+            matching(config, ["project_q", layer])
+
+
+def test_all_layers_are_those_that_can_have_adapters():
+    assert matching(MIXTURE, ["all"]) == EVERY[:4]
+    shared = [f"ffn.ffn.shared_expert.{name}" for name in ("w_in.w_0", "w_in.w_1", "w_out")]
+    assert matching(SHARED, ["all"]) == [*EVERY[:4], *shared, "ffn.ffn.shared_expert_gate"]
+    assert matching(SHARED, ["shared_expert.w_out"]) == shared[2:]

@@ -226,3 +226,25 @@ def test_a_save_gathers_no_weights(place, options, tmp_path, monkeypatch):
         names = set(loop.learner.saved_names)
     assert {src.dtype for src in gathered} <= {torch.int64, torch.uint8}  # what ranks tell each other
     assert set(read_pt(tmp_path / "checkpoints/u/0/fm9g_live_checkpoint-0.pt")) == names
+
+
+def test_of_a_model_of_experts_attention_is_adapted_and_it_is_said(place, tmp_path):
+    """Trained, saved, gone on with, and merged; experts stay as they are."""
+    model = place.write_model("experts", num_experts=3, experts_per_token=2, dim_expert=16, router_loss=0.01)
+    base = train_here(place, tmp_path / "base", config=model, train_iters=1, warmup_iters=0)
+    weights = base.checkpoints / "1/fm9g_live_checkpoint-1.pt"
+    given = {"config": model, "lora": 1, "pretrained_model": weights, "lora_r": 4, "save_iters": 2, "use_checkpoint": 1}
+    whole = train_here(place, tmp_path / "whole", **given)
+    assert "lora_layer: in a model of experts project_q, project_k, project_v alone, unless it is set" in whole.log
+    assert {name.partition(".lora.")[0].rpartition("_")[2] for name in whole.weights(4)} == {"q", "k", "v"}
+    train_here(place, tmp_path / "half", **given | {"train_iters": 2})
+    rest = train_here(place, tmp_path / "half", **given, resume_ckpt="latest")
+    assert rest.learned() == whole.learned()
+    adapters, told = whole.checkpoints / "4/fm9g_live_checkpoint-4.pt", tmp_path / "told.json"
+    told.write_text(json.dumps({"lora": True, "lora_r": 4}))
+    for saved in (read_adapters(adapters, None), read_adapters(adapters, told)):
+        merged = with_adapters(read_weights(weights), saved, weights, None)
+        changed = {name for name, tensor in read_weights(weights).items() if not same_bits(merged[name], tensor)}
+        assert {name.rpartition(".")[0].rpartition("_")[2] for name in changed} == {"q", "k", "v"}
+    message = refused_early(place, tmp_path / "r", **given, lora_layer="['w_out']")
+    assert "'w_out' is ffn.ffn.experts.w_out here, and a router and its experts get no adapters" in message

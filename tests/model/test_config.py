@@ -16,6 +16,8 @@ from tests.support.ranks import REPOSITORY
 
 NEEDED = {"vocab_size": 32, "dim_model": 16, "num_heads": 4, "num_layers": 2, "dim_ff": 24}
 
+MIXTURE = {"num_experts": 4, "experts_per_token": 2}
+
 
 def read(**changes: Any) -> ModelConfig:
     return ModelConfig.from_dict({**NEEDED, **changes}, "model.json")
@@ -25,6 +27,7 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
     config = read()
     assert (config.num_kv_heads, config.dim_head, config.dim_model_base) == (4, 4, 16)
     assert config.orig_max_length == config.max_length
+    assert (config.dim_expert, read(**MIXTURE).dim_expert, read(**MIXTURE, dim_expert=8).dim_expert) == (0, 24, 8)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,14 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
         ({"eps": None}, "model.json: eps must be float, not None"),
         ({"vocab_size": 0}, "model.json: vocab_size must be positive, not 0"),
         ({"num_layers": -1}, "model.json: num_layers must be positive, not -1"),
+        ({"num_experts": -1}, r"model.json: num_experts must be a number from 0 to below 2\^31, not -1"),
+        ({"num_experts": 10**5}, "model.json: num_experts must be at most 10000, not 100000"),
+        ({"num_experts": 4}, r"model.json: experts_per_token must be from 1 to num_experts \(4\), not 0"),
+        (MIXTURE | {"experts_per_token": 5}, r"experts_per_token must be from 1 to num_experts \(4\), not 5"),
+        (MIXTURE | {"router_loss": -0.1}, "router_loss must be a number from 0 on, not -0.1"),
+        ({"dim_expert": 8}, "model.json: dim_expert means nothing without num_experts"),
+        ({"router_loss": 0.1}, "model.json: router_loss means nothing without num_experts"),
+        ({"norm_expert_weights": True}, "model.json: norm_expert_weights means nothing without num_experts"),
         ({"num_heads": 0}, "model.json: num_heads must be positive, not 0"),
         ({"num_kv_heads": -2}, "model.json: num_kv_heads must be positive, not -2"),
         ({"vocab_size": 2**31}, r"model.json: vocab_size must be below 2\^31, not 2147483648"),

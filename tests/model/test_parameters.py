@@ -24,6 +24,8 @@ SHAPES: list[dict[str, Any]] = [
     {"norm": "rms_1p", "branch_norm": True, "qk_norm": True},
     {"norm": "layer", "branch_norm": True, "qk_norm": True, "qkv_bias": True, "out_bias": True, "tie_lm_head": True},
     {"head_norm": True, "rotary_dim": 4, "sliding_window": 3, "sliding_layers": (1,)},
+    {"num_experts": 4, "experts_per_token": 2},
+    {"num_experts": 3, "experts_per_token": 1, "dim_expert": 20, "dim_shared_expert": 28, "qkv_bias": True},
 ]
 
 

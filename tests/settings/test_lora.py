@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from fm9g.lora.layers import adapter_parameters
-from fm9g.lora.settings import DEFAULT_LAYERS, LoraSettings
+from fm9g.lora.layers import USUAL, adapter_parameters
+from fm9g.lora.settings import LoraSettings
 from fm9g.model.config import ModelConfig
 from fm9g.training.settings import read_settings
 from tests.settings.helpers import defaults, refused, sees
@@ -29,7 +29,7 @@ DEFAULTS = {
 
 def test_defaults():
     assert defaults(LoraSettings) == DEFAULTS
-    assert LoraSettings().layers == DEFAULT_LAYERS
+    assert LoraSettings().layers_in(ModelConfig(8, 8, 2, 1, 8)) == USUAL
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def layers_of(run):
 
 @sees("lora")
 def test_adapters_are_trained_alone(adapted, place):
-    table = adapter_parameters(ModelConfig.from_json(place.config), DEFAULT_LAYERS, 4, False)
+    table = adapter_parameters(ModelConfig.from_json(place.config), USUAL, 4, False)
     assert set(adapted().weights(3)) == {parameter.name for parameter in table}
     assert "give its weights as pretrained_model" in refused("--lora", "1")
 
@@ -79,7 +79,7 @@ def test_a_file_of_its_own_as_other_guides_have_it(place, adapted, tmp_path):
     assert layers_of(run) == {"project_q", "project_v"}
     assert {value.shape[0] for name, value in run.weights(3).items() if name.endswith("lora_A")} == {3}
     settings = read_settings(["--config", "7b_lora", "--lora_config", str(file), "--pretrained_model", "x"])
-    assert (settings.layers, settings.lora_alpha) == (("project_q", "project_v"), 16)
+    assert (settings.named_layers, settings.lora_alpha) == (("project_q", "project_v"), 16)
     assert settings.source("lora_target_modules") == str(file)
     file.write_text('{"lora_rank": 2}')
     words = ("--lora_config", str(file), "--lora", "1", "--pretrained_model", "x")
@@ -92,7 +92,7 @@ def test_a_file_of_its_own_as_other_guides_have_it(place, adapted, tmp_path):
 
 def test_a_later_source_names_layers_in_its_own_way():
     words = ["--config", "7b_lora", "--pretrained_model", "x", "--lora_target_modules", "['o_proj']"]
-    assert read_settings(words).layers == ("attention_out",)
+    assert read_settings(words).named_layers == ("attention_out",)
 
 
 @sees("lora_r")

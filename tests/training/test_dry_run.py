@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from fm9g.model.config import ModelConfig
-from fm9g.training.dry_run import memory_per_rank
+from fm9g.training.memory import memory_advice, memory_per_rank
 from fm9g.training.settings import Settings
 
 # 100 * 32 of embedding and head each; a block 4 * 32 * 32 + 3 * 32 * 48 + 2 * 32; a norm of 32
@@ -33,3 +33,14 @@ def test_offload_float32_and_recomputation_change_their_rows_alone():
     assert changed(offload=True) == {keys[2]: 0.0}
     assert changed(use_checkpoint=True) == {keys[4]: 17 * 2 * PLACES * 32 + 3 * 2 * PLACES * 32}
     assert changed(dataclasses.replace(CONFIG, dtype="float32"))[keys[2]] == 8 * HELD
+
+
+def test_of_experts_all_are_held_and_those_of_a_token_store_activations():
+    config = dataclasses.replace(CONFIG, num_experts=6, experts_per_token=2, dim_expert=20, dim_shared_expert=12)
+    found = list(memory_per_rank(config, SETTINGS, 4).values())
+    block = BLOCK - 3 * 32 * 48 + 6 * 32 + 6 * 3 * 32 * 20 + 3 * 32 * 12 + 32
+    held = 2 * EMBEDDING + 3 * block + 32
+    assert found[:3] == pytest.approx([2 * held / 4, 2 * held / 4, 12 * held / 4])
+    assert found[4] == 2 * PLACES * 3 * (17 * 32 + 2 * (2 * 32 + 4 * 20) + 4 * 12)
+    assert "tp_size" not in memory_advice(config, SETTINGS, 4)
+    assert "tp_size" in memory_advice(CONFIG, SETTINGS, 4)

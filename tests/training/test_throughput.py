@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from fm9g.data.stream.strip import PADDING_TASK
 from fm9g.model.config import ModelConfig
@@ -16,21 +16,37 @@ pytestmark = pytest.mark.usefixtures("single_rank")
 LENGTH = 48
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_model_flops_are_those_that_torch_counts_with_half_the_attention(tied):
-    """torch counts every product of transformers' own model, whose attention also multiplies what is masked."""
-    shape: dict[str, Any] = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 3}
-    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": tied}
-    model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation="eager"))  # type: ignore[call-arg]
+def counted_flops(model: Any) -> float:
+    """Of training on LENGTH tokens, by torch, which counts every product, those of masked scores among them: these are
+    halved. Norms are parameters of the usual formula, and are no products: they are added."""
     ids = torch.arange(LENGTH)[None]
     with FlopCounterMode(display=False) as counter:
         model(ids, labels=ids).loss.backward()
     scores = 3 * 3 * 2 * 2 * 4 * 16 * LENGTH**2  # layers, passes, products of two FLOPs each, heads, dim_head
-    norms = (2 * 3 + 1) * 64  # are counted as any parameter by the usual formula, and are no products
+    norms = (2 * 3 + 1) * 64
+    return counter.get_total_flops() - scores / 2 + 6 * norms * LENGTH
+
+
+SHAPE: dict[str, Any] = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 3}
+SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "attn_implementation": "eager"}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_model_flops_are_those_that_torch_counts_with_half_the_attention(tied):
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=tied))  # type: ignore[call-arg]
     config = ModelConfig(96, 64, 4, 3, 80, num_kv_heads=2, tie_lm_head=tied)
+    # some versions have a product for the rotary table
+    assert model_flops(config, LENGTH, LENGTH**2) == pytest.approx(counted_flops(model), rel=1e-4)
+
+
+def test_of_experts_those_that_a_token_has_are_counted():
+    kernel: dict[str, Any] = {
+        "experts_implementation": "eager"
+    }  # from transformers 5 on; torch does not count its other ones
+    theirs = MixtralConfig(**SHAPE, **kernel, num_local_experts=6, num_experts_per_tok=2)  # type: ignore[call-arg]
+    config = ModelConfig(96, 64, 4, 3, 80, num_kv_heads=2, num_experts=6, experts_per_token=2)
     found = model_flops(config, LENGTH, LENGTH**2)
-    expected = counter.get_total_flops() - scores / 2 + 6 * norms * LENGTH
-    assert found == pytest.approx(expected, rel=1e-4)  # some versions have a product for the rotary table
+    assert found == pytest.approx(counted_flops(MixtralForCausalLM(theirs)), rel=1e-4)
 
 
 def test_padding_is_no_work(place, tmp_path):

@@ -1,6 +1,6 @@
 """The architectures that conversion knows; a model from scratch is written as the first that has its features."""
 
-from fm9g.convert.families import bloom, gemma, glm, llama, minicpm, mistral, phi3, qwen, qwen3
+from fm9g.convert.families import bloom, gemma, glm, llama, minicpm, mistral, mixtral, phi3, qwen, qwen3, qwen_moe
 
 FAMILIES = (
     qwen.FAMILY,
@@ -15,4 +15,7 @@ FAMILIES = (
     gemma.FAMILY,
     gemma.GEMMA2,
     bloom.FAMILY,
+    mixtral.FAMILY,
+    qwen_moe.QWEN2,
+    qwen_moe.QWEN3,
 )

@@ -27,6 +27,11 @@ SPELLING = {
     "init_std": "initializer_range",
     "max_length": "max_position_embeddings",
     "tie_lm_head": "tie_word_embeddings",
+    "experts_per_token": "num_experts_per_tok",
+    "dim_expert": "moe_intermediate_size",
+    "norm_expert_weights": "norm_topk_prob",
+    "dim_shared_expert": "shared_expert_intermediate_size",
+    "router_loss": "router_aux_loss_coef",
     **hf_rope.SPELLING,
 }
 # Where our config takes 0 for "as usual", theirs does not.

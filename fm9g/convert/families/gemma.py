@@ -93,14 +93,16 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 def _write_2(config: ModelConfig, where: str) -> dict[str, Any]:
-    scale = config.attention_scale
+    width = config.attention_scale**-2 if config.attention_scale else config.dim_head
+    if abs(width - round(width)) > 1e-6 * width:
+        raise UserError(f"{where}: attention_scale must be 1 over the root of a whole number for a Gemma 2")
     return {
         **_write(config, where),
         "model_type": "gemma2",
         "attn_logit_softcapping": config.attention_softcap or None,
         "final_logit_softcapping": config.logit_softcap or None,
         "layer_types": layer_types(config),
-        "query_pre_attn_scalar": scale**-2 if scale else config.dim_head,
+        "query_pre_attn_scalar": round(width),
         "sliding_window": config.sliding_window or WINDOW,
     }
 

@@ -21,11 +21,16 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
     return read_decoder(values, where, ASSUMED, REFUSED, **windows)
 
 
-def _write(config: ModelConfig, where: str) -> dict[str, Any]:
+def written_window(config: ModelConfig, name: str, where: str) -> dict[str, Any]:
+    """The key of a window that all layers have, or none; `name`: the family's, for errors."""
     if config.sliding_layers:
-        raise UserError(f"{where}: Mistral has a sliding window in all layers or in none")
-    window = config.sliding_window or None
-    return {"model_type": "mistral", **written_decoder(config), "head_dim": config.dim_head, "sliding_window": window}
+        raise UserError(f"{where}: {name} has a sliding window in all layers or in none")
+    return {"sliding_window": config.sliding_window or None}
+
+
+def _write(config: ModelConfig, where: str) -> dict[str, Any]:
+    window = written_window(config, "Mistral", where)
+    return {"model_type": "mistral", **written_decoder(config), "head_dim": config.dim_head, **window}
 
 
 FAMILY = Family("MistralForCausalLM", "mistral", frozenset({"sliding_window"}), _read, _write, LAYOUTS)

@@ -14,8 +14,8 @@ from fm9g.convert.families.family import (
     written_decoder,
 )
 from fm9g.convert.families.llama import LAYOUTS as LLAMA
+from fm9g.convert.families.mistral import written_window
 from fm9g.convert.layouts import Layout
-from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
 QKV = tuple(f"self_att.self_attention.project_{name}" for name in "qkv")
@@ -44,10 +44,8 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     require_usual_heads(config, "Phi-3", where)
-    if config.sliding_layers:
-        raise UserError(f"{where}: Phi-3 has a sliding window in all layers or in none")
     values = {"model_type": "phi3", **written_decoder(config), "original_max_position_embeddings": config.max_length}
-    return {**values, "sliding_window": config.sliding_window or None}
+    return {**values, **written_window(config, "Phi-3", where)}
 
 
 FAMILY = Family(

@@ -5,6 +5,7 @@ arguments: the file to write, and the number of steps
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
+from fm9g.model.balance import Balance
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
 from fm9g.runtime import bmt
@@ -41,10 +43,25 @@ def whole_gradients(model: Decoder) -> dict[str, Tensor]:
     return whole
 
 
-def train(dtype: str, steps: int) -> dict[str, Any]:
-    config = ModelConfig(
-        vocab_size=61, dim_model=32, num_heads=4, num_kv_heads=2, num_layers=3, dim_ff=48, init_std=0.1, dtype=dtype
-    )
+def loss(model: Decoder, tokens: Tensor, targets: Tensor, lengths: list[int]) -> Tensor:
+    context = model.context(lengths)
+    if not model.config.num_experts:
+        return model.loss(tokens, targets, context)[0]
+    balance = Balance()
+    total = model.loss(tokens, targets, dataclasses.replace(context, balance=balance))[0]
+    return total + 0.1 * balance.loss(model.config.experts_per_token)
+
+
+def train(steps: int, **changes: Any) -> dict[str, Any]:
+    shape: dict[str, Any] = {
+        "vocab_size": 61,
+        "dim_model": 32,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "num_layers": 3,
+        "dim_ff": 48,
+    }
+    config = ModelConfig(**shape, init_std=0.1, **changes)
     model = Decoder(config, use_checkpoint=True)
     torch.manual_seed(3)
     bmt.init_parameters(model)
@@ -58,9 +75,9 @@ def train(dtype: str, steps: int) -> dict[str, Any]:
         manager.zero_grad()
         total = 0.0
         for tokens, targets, lengths in rows:
-            loss = model.loss(tokens, targets, model.context(lengths))[0] / valid
-            manager.backward(loss)
-            total += loss.item()
+            part = loss(model, tokens, targets, lengths) / valid
+            manager.backward(part)
+            total += part.item()
         result["losses"].append(runtime.all_reduce(total))
         if step == 0:
             result["gradients"] = whole_gradients(model)
@@ -70,6 +87,11 @@ def train(dtype: str, steps: int) -> dict[str, Any]:
 
 
 runtime.initialize(seed=3)
-results = {dtype: train(dtype, int(sys.argv[2])) for dtype in ("float32", "bf16")}
+MODELS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bf16": {"dtype": "bf16"},
+    "experts": {"dtype": "float32", "num_experts": 6, "experts_per_token": 2, "dim_shared_expert": 24},
+}
+results = {name: train(int(sys.argv[2]), **changes) for name, changes in MODELS.items()}
 if runtime.rank() == 0:
     torch.save(results, sys.argv[1])

@@ -1,0 +1,105 @@
+"""Qwen2-MoE (https://arxiv.org/abs/2407.10671, section 2.2.2) and Qwen3-MoE (https://arxiv.org/abs/2505.09388): Qwen2
+with experts, one of which every token has, and Qwen3 with experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fm9g.convert.families import qwen, qwen3
+from fm9g.convert.families.experts import NEUTRAL as WITHOUT
+from fm9g.convert.families.experts import expert_layouts, shared_settings, whole_number, written_experts
+from fm9g.convert.families.family import (
+    Family,
+    read_decoder,
+    refuse_mup,
+    require_usual_heads,
+    written_decoder,
+)
+from fm9g.errors import UserError, shown
+from fm9g.model.config import ModelConfig
+
+PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+SHARED = {
+    f"ffn.ffn.shared_expert.{ours}": f"mlp.shared_expert.{theirs}"
+    for ours, theirs in zip(("w_in.w_0", "w_in.w_1", "w_out"), PROJECTIONS, strict=True)
+} | {"ffn.ffn.shared_expert_gate": "mlp.shared_expert_gate"}
+COUNTS = ("num_experts", "num_local_experts")  # some versions of transformers write the one, some the other
+
+
+def _read2(values: dict[str, Any], where: str) -> ModelConfig:
+    shared = whole_number(values, "shared_expert_intermediate_size", 5632, where)
+    assumed = {"max_position_embeddings": 32768, "num_key_value_heads": 16}
+    neutral = qwen.REFUSED | {"qkv_bias": True}
+    return _read(values, where, QWEN2, assumed, neutral, (60, 1408, 4), qkv_bias=True, dim_shared_expert=shared)
+
+
+def _read3(values: dict[str, Any], where: str) -> ModelConfig:
+    assumed = {"max_position_embeddings": 32768, "num_key_value_heads": 4}
+    return _read(values, where, QWEN3, assumed, qwen3.REFUSED, (128, 768, 8), qk_norm=True)
+
+
+def _read(
+    values: dict[str, Any],
+    where: str,
+    family: Family,
+    assumed: dict[str, Any],
+    neutral: dict[str, Any],
+    counts: tuple[int, int, int],
+    **own: Any,
+) -> ModelConfig:
+    """`counts`: the experts, their width and how many a token has where a config.json does not say."""
+    experts, width, per_token = counts
+    refuse_mup(values, family.architecture, where)
+    given = {key: values[key] for key in COUNTS if values.get(key) is not None}
+    if len(set(map(repr, given.values()))) > 1:
+        raise UserError(f"{where}: {' and '.join(f'{key}={shown(value)}' for key, value in given.items())} differ")
+    return read_decoder(
+        values,
+        where,
+        assumed,
+        neutral | WITHOUT,
+        num_experts=whole_number(values, next(iter(given), COUNTS[0]), experts, where),
+        dim_expert=whole_number(values, "moe_intermediate_size", width, where),
+        norm_expert_weights=False if values.get("norm_topk_prob") is None else values["norm_topk_prob"],
+        **shared_settings(values, per_token, where),
+        **qwen.read_qwen_windows(values, where),
+        **own,
+    )
+
+
+def _write2(config: ModelConfig, where: str) -> dict[str, Any]:
+    require_usual_heads(config, "Qwen2-MoE", where)
+    return _written(config, "qwen2_moe") | {
+        "qkv_bias": True,
+        "shared_expert_intermediate_size": config.dim_shared_expert,
+    }
+
+
+def _write3(config: ModelConfig, where: str) -> dict[str, Any]:
+    return _written(config, "qwen3_moe") | {"attention_bias": False, "head_dim": config.dim_head}
+
+
+def _written(config: ModelConfig, model_type: str) -> dict[str, Any]:
+    return {
+        "model_type": model_type,
+        **written_decoder(config),
+        **written_experts(config),
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": config.dim_expert,
+        "norm_topk_prob": config.norm_expert_weights,
+        "num_experts": config.num_experts,
+        **qwen.written_windows(config),
+    }
+
+
+QWEN2 = Family(
+    *("Qwen2MoeForCausalLM", "qwen2_moe", frozenset({"num_experts", "dim_shared_expert", "qkv_bias"}), _read2, _write2),
+    expert_layouts(qwen.FAMILY.layouts, "mlp", PROJECTIONS, SHARED),
+    also=qwen.WINDOWS,
+)
+QWEN3 = Family(
+    *("Qwen3MoeForCausalLM", "qwen3_moe", frozenset({"num_experts", "qk_norm"}), _read3, _write3),
+    expert_layouts(qwen3.FAMILY.layouts, "mlp", PROJECTIONS),
+    also=qwen.WINDOWS,
+)
