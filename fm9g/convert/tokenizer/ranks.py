@@ -23,8 +23,8 @@ _LONGEST = 1 << 12  # bytes of a token: the time that its merges take grows with
 
 
 def read_ranks(path: Path) -> list[bytes]:
-    """The tokens by rank; UserError, with the line where there is one, for a file that is not of all ranks from 0 on, of
-    tokens that differ, with every byte among them."""
+    """The tokens by rank; UserError, with the line where there is one, for a file that is not of all ranks from 0 on,
+    of tokens that differ, with every byte among them."""
     lines: dict[int, int] = {}
     tokens: dict[bytes, int] = {}
     for number, line in enumerate(require_file(path).read_bytes().split(b"\n"), 1):

@@ -38,6 +38,12 @@ def added_tokens(folder: Path) -> dict[int, AddedToken]:
     return dict(sorted(found.items()))
 
 
+def tokenizer_class(folder: Path) -> str | None:
+    """The class that tokenizer_config.json names, if any."""
+    found = _object(folder / CONFIG).get("tokenizer_class")
+    return found if isinstance(found, str) and found else None
+
+
 def _all(folder: Path) -> Iterator[tuple[str, AddedToken]]:
     """The tokens, and the field that each is of."""
     where = f"{folder / 'added_tokens.json'}"

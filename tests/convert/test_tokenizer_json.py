@@ -1,0 +1,441 @@
+"""tools/tokenizer_json.py: the tokenizers of model families without tokenizer.json, held against what they do."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import sentencepiece
+import tokenizers
+import transformers
+
+from fm9g.convert.tokenizer.check import generated_texts
+from fm9g.convert.tokenizer.from_class import write_tokenizer_json
+from fm9g.convert.tokenizer.ranks import merges_of, read_ranks
+from fm9g.data.tokens.special import Written
+from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from fm9g.errors import UserError
+from tests.convert.test_tokenizer_export import KINDS, train
+from tests.support.ranked import TEXTS, Encoder, folder_of, trained, write_ranks
+
+QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{n}|>" for n in range(205))]
+GLM4 = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>"]
+GLM4 += ["<|observation|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
+CHATGLM2 = ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"]
+CHATGLM3 = [*CHATGLM2, "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
+# what the library's Unicode, that of Python and that of `regex` all know, and normalize alike
+CHARACTERS = [
+    *"aA '\u2019ſßKK\u212a",
+    *'sdmtSTrevlLEV019٣½一中文的。，！?.,;:-_#<>|[]()\\/"=+*',
+    *" \t\n\r\x0b\x85\u00a0\u3000\u2028",
+]
+CHARACTERS += [
+    *"\u0301\u0308\u0338\u3099éñ가각\u1100\u1161か\u200d\ufe0f",
+    "😀",
+    "👍🏽",
+    "𝔸",
+    "𠀀",
+    "\x00",
+    "\ufffd",
+    "\U0010fffe",
+]
+
+
+class Made(NamedTuple):
+    """A family's folder as it comes, as it was written, and two who read what was written."""
+
+    source: Path
+    folder: Path
+    ours: Tokenizer
+    theirs: Any
+
+
+def made(source: Path, family: str | None = None) -> Made:
+    folder = source.with_name(source.name + "-json")
+    write_tokenizer_json(source, folder, family)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return Made(source, folder, load_tokenizer(folder), theirs)
+
+
+def rich(count: int, seed: int = 0) -> list[str]:
+    """Texts of characters that decide how text is cut, and of whole words."""
+    chance = random.Random(seed)
+    words = [word for text in TEXTS for word in text.split(" ")]
+    found = []
+    for _ in range(count):
+        parts = [chance.choice(CHARACTERS if chance.random() < 0.7 else words) for _ in range(chance.randrange(30))]
+        found.append("".join(part * (chance.randrange(1, 6) if chance.random() < 0.1 else 1) for part in parts))
+    return found
+
+
+TOKENS = trained()
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(folder_of(tmp_path_factory.mktemp("qwen") / "qwen", "qwen", TOKENS, model_max_length=8192))
+
+
+@pytest.fixture(scope="module")
+def glm4(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return made(folder_of(tmp_path_factory.mktemp("glm4") / "glm4", "glm4", TOKENS))
+
+
+@pytest.mark.parametrize(("kind", "special"), [("qwen", QWEN), ("glm4", GLM4)])
+def test_text_has_the_ids_that_lowest_ranks_give(kind: str, special: list[str], request: pytest.FixtureRequest) -> None:
+    found: Made = request.getfixturevalue(kind)
+    reference = Encoder(kind, TOKENS, special)
+    texts = [*rich(3000), *generated_texts(), *special]
+    expected = [reference.encode(text) for text in texts]
+    assert found.ours.encode_all(texts) == expected
+    theirs = found.theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert theirs == expected
+    assert sum(len(ids) for ids in expected) < 0.9 * sum(len(text.encode()) for text in texts)  # merges are at work
+
+
+@pytest.mark.parametrize(("kind", "special"), [("qwen", QWEN), ("glm4", GLM4)])
+def test_special_tokens_follow_the_ranks(kind: str, special: list[str], request: pytest.FixtureRequest) -> None:
+    found: Made = request.getfixturevalue(kind)
+    reference = Encoder(kind, TOKENS, special)
+    assert found.ours.vocab_size == len(TOKENS) + len(special) == len(found.theirs)
+    assert found.ours.special == {id: text for text, id in reference.special.items()}
+    assert {text: found.theirs.convert_tokens_to_ids(text) for text in special} == reference.special
+    chance = random.Random(1)
+    texts = ["".join(chance.choice([*special, *rich(3, n)]) for _ in range(9)) for n in range(200)]
+    texts += ["<|endoftext|>\u0338", "a<|endoftext|> \n<|endoftext|>b"]
+    expected = [reference.encode(text, special) for text in texts]
+    assert found.ours.encode_all(texts, Written.ALL) == expected
+    assert found.theirs(texts, add_special_tokens=False)["input_ids"] == expected
+    assert found.ours.eos_id == found.theirs.eos_token_id == found.theirs.pad_token_id == len(TOKENS)
+    assert found.ours.bos_id is None and found.theirs.bos_token_id is None
+    ids = [*found.ours.encode("ab"), *reference.special.values()]
+    assert found.ours.decode(ids) == found.theirs.decode(ids, skip_special_tokens=True) == "ab"
+
+
+def test_what_is_decoded_is_what_was_encoded(qwen: Made, glm4: Made) -> None:
+    for text in rich(500, 2):
+        assert glm4.ours.decode(glm4.ours.encode(text)) == text
+        once = qwen.ours.decode(qwen.ours.encode(text))  # NFC
+        assert qwen.ours.decode(qwen.ours.encode(once)) == once == tokenizers.normalizers.NFC().normalize_str(text)
+    assert glm4.ours.encode("\ud83d") == glm4.ours.encode("\ufffd")
+
+
+def test_the_prefix_and_the_settings_are_in_the_folder(qwen: Made, glm4: Made) -> None:
+    prefix = [len(TOKENS) + 2, len(TOKENS) + 4]
+    assert glm4.theirs("ab")["input_ids"] == [*prefix, *glm4.ours.encode("ab")]
+    assert qwen.theirs("ab")["input_ids"] == qwen.ours.encode("ab")
+    config = json.loads((qwen.folder / "tokenizer_config.json").read_text())
+    assert config["model_max_length"] == qwen.theirs.model_max_length == 8192
+    assert "auto_map" not in config and config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["additional_special_tokens"] == QWEN[1:]
+    for found in (qwen, glm4):
+        assert not list(found.folder.glob("*.py")) and not list(found.folder.glob("tokenizer.model"))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_merges_are_right_for_ranks_of_any_order(tmp_path: Path, seed: int) -> None:
+    """No one need have trained them: parts may have higher ranks than the whole, and some wholes have no parts."""
+    chance = random.Random(seed)
+    words = {"".join(chance.choices("abc"[: 2 + seed % 2], k=chance.randrange(2, 9))) for _ in range(60)}
+    tokens = [bytes([byte]) for byte in range(256)] + sorted(word.encode() for word in words)
+    chance.shuffle(tokens)
+    found = made(folder_of(tmp_path / "odd", "glm4", tokens))
+    reference = Encoder("glm4", tokens, GLM4)
+    texts = ["".join(chance.choices("aaabbc ", k=chance.randrange(40))) for _ in range(2000)]
+    texts += sorted(words)
+    assert found.ours.encode_all(texts) == [reference.encode(text) for text in texts]
+    assert len(merges_of(tokens)) < len(words)  # some are whole pieces only
+
+
+def test_the_tokens_that_a_config_of_glm4_has(tmp_path: Path) -> None:
+    """Its later code takes them from there alone; the model need not have the list of the first."""
+    some = ["<|endoftext|>", "[gMASK]", "<sop>", "<|code|>"]
+    added = {str(len(TOKENS) + n): {"content": text, "special": n != 3} for n, text in enumerate(some)}
+    config = {"added_tokens_decoder": added, "eos_token": "<|code|>", "chat_template": "{{ 1 }}"}
+    found = made(folder_of(tmp_path / "glm", "glm4", TOKENS, config))
+    assert found.ours.vocab_size == len(TOKENS) + 4 and found.ours.eos_id == len(TOKENS) + 3
+    assert found.theirs.chat_template == "{{ 1 }}"
+    lacking = {**config, "added_tokens_decoder": {str(len(TOKENS)): {"content": "<|code|>"}}, "pad_token": None}
+    with pytest.raises(UserError, match=r"added_tokens_decoder has no \[gMASK\]"):
+        write_tokenizer_json(folder_of(tmp_path / "b", "glm4", TOKENS, lacking), tmp_path / "out")
+
+
+def _line(token: bytes, rank: int) -> bytes:
+    return base64.b64encode(token) + b" %d\n" % rank
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: lines[:300] + lines[301:], "no line has rank 300, but 599 tokens have ranks up to 599"),
+        (lambda lines: [*lines, _line(b"new one", 17)], "line 601: rank 17 is that of line 18, too"),
+        (lambda lines: [*lines, _line(TOKENS[20], 600)], "line 601: the token .* is that of line 21, too"),
+        (lambda lines: [*lines[:4], b"!!!! 4\n", *lines[5:]], r"line 5: b'!!!!' is not base64"),
+        (lambda lines: [*lines[:4], b"abc 4\n", *lines[5:]], "line 5: b'abc' is not base64"),
+        (lambda lines: [*lines, b"YQ==\n"], "line 601: b'YQ==' is not a token in base64 and its rank"),
+        (lambda lines: [*lines, b"YQ== -1\n"], "line 601: .* is not a token in base64 and its rank"),
+        (lambda lines: [*lines, _line(b"x" * 5000, 600)], "line 601: a token of 5000 bytes"),
+        (lambda lines: lines[256:], "no line has rank 0"),
+    ],
+)
+def test_damaged_ranks_are_named_with_their_line(tmp_path: Path, damage: Callable[..., Any], message: str) -> None:
+    source = folder_of(tmp_path / "q", "qwen", TOKENS)
+    lines = (source / "qwen.tiktoken").read_bytes().splitlines(keepends=True)
+    (source / "qwen.tiktoken").write_bytes(b"".join(damage(lines)))
+    with pytest.raises(UserError, match=message):
+        write_tokenizer_json(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ranks_that_lack_a_byte(tmp_path: Path) -> None:
+    write_ranks(tmp_path / "r", [token for token in TOKENS if token != b"\xff"])
+    with pytest.raises(UserError, match="no token is the byte 0xFF"):
+        read_ranks(tmp_path / "r")
+    write_ranks(tmp_path / "r", TOKENS)
+    assert read_ranks(tmp_path / "r") == TOKENS
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"tokenizer_class": "QwenTokenizer"}, r"tokenizer_class 'QwenTokenizer' \(did you mean 'QWenTokenizer'\?\)"),
+        ({"tokenizer_class": None}, "names no tokenizer_class"),
+        ({"extra_vocab_file": "qwen_extra.tiktoken"}, "extra_vocab_file is 'qwen_extra.tiktoken'"),
+        ({"do_lower_case": True}, "do_lower_case is True"),
+        ({"eos_token": "<eos>"}, "eos_token is '<eos>', which is none of its tokens"),
+        ({"additional_special_tokens": ["<x>"]}, "additional_special_tokens has '<x>'"),
+        ({"added_tokens_decoder": {"5": {"content": "<x>"}}}, "'<x>' has id 5, which is "),
+        ({"added_tokens_decoder": {"600": {"content": "<x>"}}}, r"id 600 is '<x>', but its class has '<\|endoftext"),
+        ({"added_tokens_decoder": {"900": {"content": "<x>"}}}, "no token of id 808, but of 900"),
+        ({"added_tokens_decoder": {"808": {"content": "<|im_end|>"}}}, r"'<\|im_end\|>' has id 602, but .* 808|has id"),
+        ({"added_tokens_decoder": {"x": {"content": "<x>"}}}, "added_tokens_decoder: 'x' is not the id of a token"),
+        ({"added_tokens_decoder": {"808": {}}}, "'808' must have its spelling"),
+        ({"added_tokens_decoder": []}, None),
+        ({"added_tokens_decoder": [1]}, "must be an object of ids and tokens"),
+    ],
+)
+def test_what_cannot_be_written_is_named_by_its_field(tmp_path: Path, config: Any, message: str | None) -> None:
+    source = folder_of(tmp_path / "q", "qwen", TOKENS, config)
+    if message is None:
+        write_tokenizer_json(source, tmp_path / "out")
+        return
+    with pytest.raises(UserError, match=message) as raised:
+        write_tokenizer_json(source, tmp_path / "out")
+    assert "tokenizer_config.json" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_folders_that_are_none(tmp_path: Path, qwen: Made) -> None:
+    source = folder_of(tmp_path / "q", "qwen", TOKENS)
+    (source / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match="has no tokenizer_config.json"):
+        write_tokenizer_json(source, tmp_path / "out")
+    with pytest.raises(UserError, match="has a tokenizer.json, which is used as it is"):
+        write_tokenizer_json(qwen.folder, tmp_path / "out")
+    with pytest.raises(UserError, match="not a folder"):
+        write_tokenizer_json(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(UserError, match="choose another folder"):
+        write_tokenizer_json(qwen.source, qwen.source)
+    with pytest.raises(UserError, match="its tokenizer_class QWenTokenizer is that of qwen, not glm4"):
+        write_tokenizer_json(qwen.source, tmp_path / "out", "glm4")
+    (tmp_path / "r").mkdir()
+    shutil.copy(qwen.source / "tokenizer_config.json", tmp_path / "r")
+    with pytest.raises(UserError, match=r"qwen\.tiktoken"):
+        write_tokenizer_json(tmp_path / "r", tmp_path / "out")
+
+
+# sentencepiece
+
+LLAMA = KINDS["llama"]
+SLOTS = [f"[UNUSED_TOKEN_{n}]" for n in range(8)]
+
+
+def pieces_folder(folder: Path, options: dict[str, Any], **config: Any) -> Path:
+    """A folder with a tiny sentencepiece model, and settings."""
+    train(folder / "tokenizer.model", **options)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenization.py").write_text("raise SystemExit('code of a model was run')\n")
+    return folder
+
+
+def processor_of(found: Made) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(found.source / "tokenizer.model"))
+
+
+def check_pieces(found: Made, added: dict[str, int]) -> None:
+    """Plain text has the ids of the model file, and special tokens in text stand between texts of their own."""
+    processor = processor_of(found)
+    texts = [text for text in [*generated_texts(), *rich(300)] if not any(token in text for token in added)]
+    expected = [processor.encode(text) for text in texts]
+    assert len(texts) > 1000
+    assert found.ours.encode_all(texts) == expected
+    assert found.theirs(texts, add_special_tokens=False)["input_ids"] == expected
+    assert {text: found.theirs.convert_tokens_to_ids(text) for text in added} == added
+    assert {text: found.ours.id_of(text) for text in added} == added
+    for text, id in added.items():
+        between = f"the dog{text}中文 x"
+        ids = [*processor.encode("the dog"), id, *processor.encode("中文 x")]
+        assert found.ours.encode(between, Written.ALL) == ids
+        assert found.theirs(between, add_special_tokens=False)["input_ids"] == ids
+        assert found.ours.decode([*processor.encode("the dog"), id]) == "the dog"
+        assert id not in found.ours.encode(between)
+
+
+@pytest.mark.parametrize(("family", "special"), [("chatglm2", CHATGLM2), ("chatglm3", CHATGLM3)])
+def test_chatglm_has_its_tokens_after_the_pieces(tmp_path: Path, family: str, special: list[str]) -> None:
+    names = {"bos_token": "<sop>", "pad_token": "<pad>"}  # which its class does not use
+    source = pieces_folder(tmp_path / "glm", LLAMA, tokenizer_class="ChatGLMTokenizer", **names)
+    found = made(source, family)
+    processor = processor_of(found)
+    size = processor.get_piece_size()
+    check_pieces(found, {text: size + n for n, text in enumerate(special)})
+    assert len(found.theirs) == found.ours.vocab_size == size + len(special)
+    assert found.theirs("the dog")["input_ids"] == [size + 1, size + 3, *processor.encode("the dog")]
+    assert (found.ours.bos_id, found.ours.eos_id, found.theirs.pad_token_id) == (None, 2, 0)
+
+
+def test_which_chatglm_it_is(tmp_path: Path) -> None:
+    config: dict[str, Any] = {"tokenizer_class": "ChatGLMTokenizer"}
+    source = pieces_folder(tmp_path / "glm", LLAMA, **config)
+    size = load_tokenizer(source / "tokenizer.model").vocab_size
+    with pytest.raises(UserError, match="--family chatglm2, or chatglm3"):
+        write_tokenizer_json(source, tmp_path / "out")
+
+    def written(more: dict[str, Any]) -> str:
+        (source / "tokenizer_config.json").write_text(json.dumps({**config, **more}))
+        return write_tokenizer_json(source, tmp_path / "out", overwrite=True).family
+
+    assert written({"name_or_path": "THUDM/chatglm2-6b"}) == "chatglm2"
+    assert written({"name_or_path": "THUDM/chatglm3-6b"}) == "chatglm3"
+    roles = {str(size + 6): {"content": "<|user|>", "special": False}}
+    assert written({"added_tokens_decoder": roles}) == "chatglm3"
+    assert load_tokenizer(tmp_path / "out").special[size + 6] == "<|user|>"
+    with pytest.raises(UserError, match=r"id \d+ is 'x', but its class has '\[gMASK\]' there"):
+        written({"added_tokens_decoder": {str(size + 1): {"content": "x"}}, "name_or_path": "chatglm2"})
+
+
+@pytest.mark.parametrize("kind", ["user_defined_symbols", "control_symbols"])
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_internlm2_has_its_tokens_in_unused_slots(tmp_path: Path, kind: str, model: str) -> None:
+    options = {**(LLAMA if model == "bpe" else {"byte_fallback": True}), kind: SLOTS}
+    train(tmp_path / "i" / "tokenizer.model", **options)
+    old = load_tokenizer(tmp_path / "i" / "tokenizer.model")
+    slots = {text: id for id, text in old.spellings.items() if text in SLOTS}
+    tokens = {"<|im_end|>": slots[SLOTS[6]], "<|im_start|>": slots[SLOTS[7]]}
+    added = {str(id): {"content": text, "special": True} for text, id in tokens.items()}
+    added |= {str(id): {"content": text, "special": True} for id, text in enumerate(["<unk>", "<s>", "</s>"])}
+    config = {"tokenizer_class": "InternLM2Tokenizer", "added_tokens_decoder": added, "pad_token": "</s>"}
+    pieces_folder(tmp_path / "i", options, **config)
+    found = made(tmp_path / "i")
+    check_pieces(found, tokens)
+    assert len(found.theirs) == old.vocab_size
+    assert found.theirs("the dog")["input_ids"][0] == found.ours.bos_id == 1
+    assert (found.ours.eos_id, found.theirs.pad_token_id) == (2, 2)
+    assert slots[SLOTS[7]] not in found.ours.encode(f"the {SLOTS[7]}")  # a token is not written by its old name
+    if kind == "user_defined_symbols":
+        assert slots[SLOTS[0]] in found.ours.encode(f"the {SLOTS[0]}")
+
+
+@pytest.mark.parametrize("add_bos", [True, False, None])
+def test_baichuan(tmp_path: Path, add_bos: bool | None) -> None:
+    token = {"__type": "AddedToken", "content": "<unk>", "lstrip": False, "normalized": True}
+    config: dict[str, Any] = {"tokenizer_class": "BaichuanTokenizer", "pad_token": token, "add_eos_token": True}
+    if add_bos is not None:
+        config["add_bos_token"] = add_bos
+    found = made(pieces_folder(tmp_path / "b", {**LLAMA, "user_defined_symbols": ["<reserved_106>"]}, **config))
+    check_pieces(found, {})
+    plain = found.ours.encode("the dog")
+    assert found.theirs("the dog")["input_ids"] == [*([] if add_bos is False else [1]), *plain, 2]
+    assert found.theirs.pad_token_id == 0
+    assert found.ours.id_of("<reserved_106>") in found.ours.encode("a<reserved_106>b")
+    assert load_tokenizer(found.source).encode_all(TEXTS) == found.ours.encode_all(TEXTS)  # nothing beside its model
+
+
+def test_llama_with_tokens_beside_the_model(tmp_path: Path) -> None:
+    source = pieces_folder(tmp_path / "l", LLAMA, tokenizer_class="LlamaTokenizer", pad_token="[PAD]")
+    size = load_tokenizer(source).vocab_size
+    (source / "added_tokens.json").write_text(json.dumps({"[PAD]": size, "<think>": size + 1}))
+    found = made(source)
+    check_pieces(found, {"[PAD]": size})
+    assert found.ours.encode("a<think>b")[1:2] != [size] and size + 1 in found.ours.encode("a<think>b")
+    for name, value in (("legacy", False), ("add_prefix_space", False)):
+        (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", name: value}))
+        with pytest.raises(UserError, match=f"{name} is False"):
+            write_tokenizer_json(source, tmp_path / "out")
+
+
+def test_two_tokens_that_are_spelled_alike(tmp_path: Path) -> None:
+    options = {**LLAMA, "user_defined_symbols": ["sop"]}
+    source = pieces_folder(tmp_path / "g", options, tokenizer_class="ChatGLMTokenizer")
+    with pytest.raises(UserError, match=r"the token 'sop' of id \d+ is spelled as that of id"):
+        write_tokenizer_json(source, tmp_path / "out", "chatglm3")
+
+
+# Bloom
+
+
+def bloom_folder(folder: Path) -> Path:
+    """vocab.json and merges.txt of a byte-level BPE, cut as Bloom's is."""
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = _bloom()
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    library.train_from_iterator(
+        TEXTS * 3,
+        tokenizers.trainers.BpeTrainer(
+            vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    folder.mkdir()
+    library.model.save(str(folder))
+    names = dict(zip(["unk_token", "bos_token", "eos_token", "pad_token"], special, strict=True))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BloomTokenizerFast", **names}))
+    library.save(str(folder.with_name("reference.json")))
+    return folder
+
+
+def _bloom() -> Any:
+    split, byte_level = tokenizers.pre_tokenizers.Split, tokenizers.pre_tokenizers.ByteLevel
+    words = split(tokenizers.Regex(r" ?[^(\s|[.,!?…。，、।۔،])]+"), behavior="isolated")
+    return tokenizers.pre_tokenizers.Sequence([words, byte_level(add_prefix_space=False, use_regex=False)])
+
+
+def test_bloom_of_two_files(tmp_path: Path) -> None:
+    found = made(bloom_folder(tmp_path / "bloom"))
+    reference = tokenizers.Tokenizer.from_file(str(tmp_path / "reference.json"))
+    reference.encode_special_tokens = True
+    texts = [text for text in [*rich(2000), *generated_texts()] if "<s>" not in text and "<pad>" not in text]
+    expected = [reference.encode(text, add_special_tokens=False).ids for text in texts]
+    assert found.ours.encode_all(texts) == expected
+    assert found.theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] == expected
+    assert (found.ours.bos_id, found.ours.eos_id, found.theirs.pad_token_id, found.theirs.unk_token_id) == (1, 2, 3, 0)
+    assert all(found.ours.decode(found.ours.encode(text)) == text for text in texts if "\ufffd" not in text)
+    (found.source / "merges.txt").write_text("#version: 0.2\nt h\nt q\n")
+    with pytest.raises(UserError, match=r"merges\.txt, line 3: 'tq' is not in vocab\.json"):
+        write_tokenizer_json(found.source, tmp_path / "out")
+
+
+# what reads a folder without tokenizer.json says which command is to be run
+
+
+def test_a_folder_that_is_not_read_alone_names_the_command(tmp_path: Path, qwen: Made, glm4: Made) -> None:
+    chatglm = pieces_folder(tmp_path / "c", LLAMA, tokenizer_class="ChatGLMTokenizer")
+    size = load_tokenizer(chatglm / "tokenizer.model").vocab_size
+    added = {str(size - 1): {"content": "<|im_end|>"}, str(size): {"content": "<|im_start|>"}}
+    internlm = pieces_folder(tmp_path / "i", LLAMA, tokenizer_class="InternLM2Tokenizer", added_tokens_decoder=added)
+    for folder, what in {
+        qwen.source: "holds qwen.tiktoken, and no tokenizer.json",
+        glm4.source: "holds ranks of tiktoken, not a sentencepiece model",
+        chatglm: r"its tokenizer_class ChatGLMTokenizer has \[gMASK\], sop and more beside tokenizer.model",
+        internlm: r"tokenizer_config.json has '<\|im_end\|>' and 1 more tokens beside tokenizer.model",
+        bloom_folder(tmp_path / "bloom"): "holds vocab.json, and no tokenizer.json",
+    }.items():
+        with pytest.raises(UserError, match=f"{what}.*tokenizer.json --tokenizer|{what}.*tokenizer_json.py") as raised:
+            load_tokenizer(folder)
+        assert "\n" not in str(raised.value) and f"--tokenizer {folder} --output" in str(raised.value)
+    load_tokenizer(internlm / "tokenizer.model")  # without them, as asked
