@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import unicodedata
 from collections.abc import Collection, Sequence
@@ -22,7 +23,7 @@ TEXTS = [
 NUMBER = {"qwen": r"\p{N}", "glm4": r"\p{N}{1,3}"}
 
 
-def trained(vocab_size: int = 600) -> list[bytes]:
+def trained(vocab_size: int) -> list[bytes]:
     """The tokens, by rank, of a byte-level BPE of TEXTS."""
     library = tokenizers.Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -90,7 +91,7 @@ class Encoder:
             return [self._ranks[piece]]
         parts = [bytes([byte]) for byte in piece]
         while True:
-            pairs = [(self._ranks.get(a + b), n) for n, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
+            pairs = [(self._ranks.get(a + b), n) for n, (a, b) in enumerate(itertools.pairwise(parts))]
             known = [(rank, n) for rank, n in pairs if rank is not None]
             if not known:
                 return [self._ranks[part] for part in parts]

@@ -137,7 +137,7 @@ def _all_added(source: _Source, size: int) -> dict[int, AddedToken]:
     ids: dict[str, int] = {}
     for id, token in found.items():
         if ids.setdefault(token.text, id) != id:
-            raise UserError(f"{where}: {shown(token.text)} has id {id}, but its class gives it {ids[token.text]}")
+            raise UserError(f"{where}: {shown(token.text)} has id {ids[token.text]}, but its class gives it {id}")
     beyond = sorted(id for id in found if id >= size)
     gap = next((size + place for place, id in enumerate(beyond) if id != size + place), None)
     if gap is not None:
