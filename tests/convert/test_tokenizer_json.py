@@ -8,70 +8,24 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import sentencepiece
 import tokenizers
-import transformers
 
 from fm9g.convert.tokenizer.check import generated_texts
 from fm9g.convert.tokenizer.from_class import write_tokenizer_json
 from fm9g.convert.tokenizer.ranks import merges_of, read_ranks
 from fm9g.data.tokens.special import Written
-from fm9g.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from tests.convert.test_tokenizer_export import KINDS, train
+from tests.convert.test_tokenizer_export import KINDS
+from tests.convert.written_tokenizers import Made, made, pieces_folder, rich
 from tests.support.ranked import TEXTS, Encoder, folder_of, trained, write_ranks
 
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{n}|>" for n in range(205))]
 GLM4 = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>"]
 GLM4 += ["<|observation|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
-CHATGLM2 = ["[MASK]", "[gMASK]", "[sMASK]", "sop", "eop"]
-CHATGLM3 = [*CHATGLM2, "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
-# what the library's Unicode, that of Python and that of `regex` all know, and normalize alike
-CHARACTERS = [
-    *"aA '\u2019ſßKK\u212a",
-    *'sdmtSTrevlLEV019٣½一中文的。，！?.,;:-_#<>|[]()\\/"=+*',
-    *" \t\n\r\x0b\x85\u00a0\u3000\u2028",
-]
-CHARACTERS += [
-    *"\u0301\u0308\u0338\u3099éñ가각\u1100\u1161か\u200d\ufe0f",
-    "😀",
-    "👍🏽",
-    "𝔸",
-    "𠀀",
-    "\x00",
-    "\ufffd",
-    "\U0010fffe",
-]
-
-
-class Made(NamedTuple):
-    """A family's folder as it comes, as it was written, and two who read what was written."""
-
-    source: Path
-    folder: Path
-    ours: Tokenizer
-    theirs: Any
-
-
-def made(source: Path, family: str | None = None) -> Made:
-    folder = source.with_name(source.name + "-json")
-    write_tokenizer_json(source, folder, family)
-    theirs = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return Made(source, folder, load_tokenizer(folder), theirs)
-
-
-def rich(count: int, seed: int = 0) -> list[str]:
-    """Texts of characters that decide how text is cut, and of whole words."""
-    chance = random.Random(seed)
-    words = [word for text in TEXTS for word in text.split(" ")]
-    found = []
-    for _ in range(count):
-        parts = [chance.choice(CHARACTERS if chance.random() < 0.7 else words) for _ in range(chance.randrange(30))]
-        found.append("".join(part * (chance.randrange(1, 6) if chance.random() < 0.1 else 1) for part in parts))
-    return found
 
 
 TOKENS = trained(500)
@@ -213,7 +167,10 @@ def test_ranks_that_lack_a_byte(tmp_path: Path) -> None:
         ({"added_tokens_decoder": {"5": {"content": "<x>"}}}, "'<x>' has id 5, which is "),
         ({"added_tokens_decoder": {"500": {"content": "<x>"}}}, r"id 500 is '<x>', but its class has '<\|endoftext"),
         ({"added_tokens_decoder": {"800": {"content": "<x>"}}}, "no token of id 708, but of 800"),
-        ({"added_tokens_decoder": {"708": {"content": "<|im_end|>"}}}, r"'<\|im_end\|>' has id 708, but its class gives it 502"),
+        (
+            {"added_tokens_decoder": {"708": {"content": "<|im_end|>"}}},
+            r"'<\|im_end\|>' has id 708, but its class gives it 502",
+        ),
         ({"added_tokens_decoder": {"x": {"content": "<x>"}}}, "added_tokens_decoder: 'x' is not the id of a token"),
         ({"added_tokens_decoder": {"708": {}}}, "'708' must have its spelling"),
         ({"added_tokens_decoder": []}, None),
@@ -247,133 +204,6 @@ def test_folders_that_are_none(tmp_path: Path, qwen: Made) -> None:
     shutil.copy(qwen.source / "tokenizer_config.json", tmp_path / "r")
     with pytest.raises(UserError, match=r"qwen\.tiktoken"):
         write_tokenizer_json(tmp_path / "r", tmp_path / "out")
-
-
-# sentencepiece
-
-LLAMA = KINDS["llama"]
-SLOTS = [f"[UNUSED_TOKEN_{n}]" for n in range(8)]
-
-
-def pieces_folder(folder: Path, options: dict[str, Any], **config: Any) -> Path:
-    """A folder with a tiny sentencepiece model, and settings."""
-    train(folder / "tokenizer.model", **options)
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (folder / "tokenization.py").write_text("raise SystemExit('code of a model was run')\n")
-    return folder
-
-
-def processor_of(found: Made) -> sentencepiece.SentencePieceProcessor:
-    return sentencepiece.SentencePieceProcessor(model_file=str(found.source / "tokenizer.model"))
-
-
-def check_pieces(found: Made, added: dict[str, int]) -> None:
-    """Plain text has the ids of the model file, and special tokens in text stand between texts of their own."""
-    processor = load_tokenizer(found.source / "tokenizer.model")  # sentencepiece itself, but for sums of Unigram
-    texts = [text for text in [*generated_texts(), *rich(300)] if not any(token in text for token in added)]
-    expected = processor.encode_all(texts)
-    assert len(texts) > 1000
-    assert found.ours.encode_all(texts) == expected
-    assert found.theirs(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] == expected
-    assert {text: found.theirs.convert_tokens_to_ids(text) for text in added} == added
-    assert {text: found.ours.id_of(text) for text in added} == added
-    for text, id in added.items():
-        between = f"the dog{text}中文 x"
-        ids = [*processor.encode("the dog"), id, *processor.encode("中文 x")]
-        assert found.ours.encode(between, Written.ALL) == ids
-        assert found.theirs(between, add_special_tokens=False)["input_ids"] == ids
-        assert found.ours.decode([*processor.encode("the dog"), id]) == "the dog"
-        assert id not in found.ours.encode(between)
-
-
-@pytest.mark.parametrize(("family", "special"), [("chatglm2", CHATGLM2), ("chatglm3", CHATGLM3)])
-def test_chatglm_has_its_tokens_after_the_pieces(tmp_path: Path, family: str, special: list[str]) -> None:
-    names = {"bos_token": "<sop>", "pad_token": "<pad>"}  # which its class does not use
-    source = pieces_folder(tmp_path / "glm", LLAMA, tokenizer_class="ChatGLMTokenizer", **names)
-    found = made(source, family)
-    processor = processor_of(found)
-    size = processor.get_piece_size()
-    check_pieces(found, {text: size + n for n, text in enumerate(special)})
-    assert len(found.theirs) == found.ours.vocab_size == size + len(special)
-    assert found.theirs("the dog")["input_ids"] == [size + 1, size + 3, *processor.encode("the dog")]
-    assert (found.ours.bos_id, found.ours.eos_id, found.theirs.pad_token_id) == (None, 2, 0)
-
-
-def test_which_chatglm_it_is(tmp_path: Path) -> None:
-    config: dict[str, Any] = {"tokenizer_class": "ChatGLMTokenizer"}
-    source = pieces_folder(tmp_path / "glm", LLAMA, **config)
-    size = load_tokenizer(source / "tokenizer.model").vocab_size
-    with pytest.raises(UserError, match="--family chatglm2, or chatglm3"):
-        write_tokenizer_json(source, tmp_path / "out")
-
-    def written(more: dict[str, Any]) -> str:
-        (source / "tokenizer_config.json").write_text(json.dumps({**config, **more}))
-        return write_tokenizer_json(source, tmp_path / "out", overwrite=True).family
-
-    assert written({"name_or_path": "THUDM/chatglm2-6b"}) == "chatglm2"
-    assert written({"name_or_path": "THUDM/chatglm3-6b"}) == "chatglm3"
-    roles = {str(size + 6): {"content": "<|user|>", "special": False}}
-    assert written({"added_tokens_decoder": roles}) == "chatglm3"
-    assert load_tokenizer(tmp_path / "out").special[size + 6] == "<|user|>"
-    with pytest.raises(UserError, match=r"id \d+ is 'x', but its class has '\[gMASK\]' there"):
-        written({"added_tokens_decoder": {str(size + 1): {"content": "x"}}, "name_or_path": "chatglm2"})
-
-
-@pytest.mark.parametrize("kind", ["user_defined_symbols", "control_symbols"])
-@pytest.mark.parametrize("model", ["bpe", "unigram"])
-def test_internlm2_has_its_tokens_in_unused_slots(tmp_path: Path, kind: str, model: str) -> None:
-    options = {**(LLAMA if model == "bpe" else {"byte_fallback": True}), kind: SLOTS}
-    train(tmp_path / "i" / "tokenizer.model", **options)
-    old = load_tokenizer(tmp_path / "i" / "tokenizer.model")
-    slots = {text: id for id, text in old.spellings.items() if text in SLOTS}
-    tokens = {"<|im_end|>": slots[SLOTS[6]], "<|im_start|>": slots[SLOTS[7]]}
-    added = {str(id): {"content": text, "special": True} for text, id in tokens.items()}
-    added |= {str(id): {"content": text, "special": True} for id, text in enumerate(["<unk>", "<s>", "</s>"])}
-    config = {"tokenizer_class": "InternLM2Tokenizer", "added_tokens_decoder": added, "pad_token": "</s>"}
-    pieces_folder(tmp_path / "i", options, **config)
-    found = made(tmp_path / "i")
-    check_pieces(found, tokens)
-    assert len(found.theirs) == old.vocab_size
-    assert found.theirs("the dog")["input_ids"][0] == found.ours.bos_id == 1
-    assert (found.ours.eos_id, found.theirs.pad_token_id) == (2, 2)
-    assert slots[SLOTS[7]] not in found.ours.encode(f"the {SLOTS[7]}")  # a token is not written by its old name
-    if kind == "user_defined_symbols":
-        assert slots[SLOTS[0]] in found.ours.encode(f"the {SLOTS[0]}")
-
-
-@pytest.mark.parametrize("add_bos", [True, False, None])
-def test_baichuan(tmp_path: Path, add_bos: bool | None) -> None:
-    token = {"__type": "AddedToken", "content": "<unk>", "lstrip": False, "normalized": True}
-    config: dict[str, Any] = {"tokenizer_class": "BaichuanTokenizer", "pad_token": token, "add_eos_token": True}
-    if add_bos is not None:
-        config["add_bos_token"] = add_bos
-    found = made(pieces_folder(tmp_path / "b", {**LLAMA, "user_defined_symbols": ["<reserved_106>"]}, **config))
-    check_pieces(found, {})
-    plain = found.ours.encode("the dog")
-    assert found.theirs("the dog")["input_ids"] == [*([] if add_bos is False else [1]), *plain, 2]
-    assert found.theirs.pad_token_id == 0
-    assert found.ours.id_of("<reserved_106>") in found.ours.encode("a<reserved_106>b")
-    assert load_tokenizer(found.source).encode_all(TEXTS) == found.ours.encode_all(TEXTS)  # nothing beside its model
-
-
-def test_llama_with_tokens_beside_the_model(tmp_path: Path) -> None:
-    source = pieces_folder(tmp_path / "l", LLAMA, tokenizer_class="LlamaTokenizer", pad_token="[PAD]")
-    size = load_tokenizer(source).vocab_size
-    (source / "added_tokens.json").write_text(json.dumps({"[PAD]": size, "<think>": size + 1}))
-    found = made(source)
-    check_pieces(found, {"[PAD]": size})
-    assert found.ours.encode("a<think>b")[1:2] != [size] and size + 1 in found.ours.encode("a<think>b")
-    for name, value in (("legacy", False), ("add_prefix_space", False)):
-        (source / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", name: value}))
-        with pytest.raises(UserError, match=f"{name} is False"):
-            write_tokenizer_json(source, tmp_path / "out")
-
-
-def test_two_tokens_that_are_spelled_alike(tmp_path: Path) -> None:
-    options = {**LLAMA, "user_defined_symbols": ["sop"]}
-    source = pieces_folder(tmp_path / "g", options, tokenizer_class="ChatGLMTokenizer")
-    with pytest.raises(UserError, match=r"the token 'sop' of id \d+ is spelled as that of id"):
-        write_tokenizer_json(source, tmp_path / "out", "chatglm3")
 
 
 # Bloom
@@ -424,10 +254,12 @@ def test_bloom_of_two_files(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_read_alone_names_the_command(tmp_path: Path, qwen: Made, glm4: Made) -> None:
-    chatglm = pieces_folder(tmp_path / "c", LLAMA, tokenizer_class="ChatGLMTokenizer")
+    chatglm = pieces_folder(tmp_path / "c", KINDS["llama"], tokenizer_class="ChatGLMTokenizer")
     size = load_tokenizer(chatglm / "tokenizer.model").vocab_size
     added = {str(size - 1): {"content": "<|im_end|>"}, str(size): {"content": "<|im_start|>"}}
-    internlm = pieces_folder(tmp_path / "i", LLAMA, tokenizer_class="InternLM2Tokenizer", added_tokens_decoder=added)
+    internlm = pieces_folder(
+        tmp_path / "i", KINDS["llama"], tokenizer_class="InternLM2Tokenizer", added_tokens_decoder=added
+    )
     for folder, what in {
         qwen.source: "holds qwen.tiktoken, and no tokenizer.json",
         glm4.source: "holds ranks of tiktoken, not a sentencepiece model",
