@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,9 @@ from fm9g.errors import UserError
 from tests.convert.test_tokenizer_export import KINDS
 from tests.convert.written_tokenizers import Made, made, pieces_folder, rich
 from tests.support.ranked import TEXTS, Encoder, folder_of, trained, write_ranks
+from tests.support.tools import run_tool_here
 
+ROOT = Path(__file__).resolve().parents[2]
 QWEN = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{n}|>" for n in range(205))]
 GLM4 = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>"]
 GLM4 += ["<|observation|>", "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"]
@@ -221,7 +224,7 @@ def bloom_folder(folder: Path) -> Path:
             vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         ),
     )
-    folder.mkdir()
+    folder.mkdir(parents=True)
     library.model.save(str(folder))
     names = dict(zip(["unk_token", "bos_token", "eos_token", "pad_token"], special, strict=True))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BloomTokenizerFast", **names}))
@@ -260,14 +263,43 @@ def test_a_folder_that_is_not_read_alone_names_the_command(tmp_path: Path, qwen:
     internlm = pieces_folder(
         tmp_path / "i", KINDS["llama"], tokenizer_class="InternLM2Tokenizer", added_tokens_decoder=added
     )
-    for folder, what in {
+    cases = {
         qwen.source: "holds qwen.tiktoken, and no tokenizer.json",
         glm4.source: "holds ranks of tiktoken, not a sentencepiece model",
         chatglm: r"its tokenizer_class ChatGLMTokenizer has \[gMASK\], sop and more beside tokenizer.model",
         internlm: r"tokenizer_config.json has '<\|im_end\|>' and 1 more tokens beside tokenizer.model",
         bloom_folder(tmp_path / "bloom"): "holds vocab.json, and no tokenizer.json",
-    }.items():
-        with pytest.raises(UserError, match=f"{what}.*tokenizer.json --tokenizer|{what}.*tokenizer_json.py") as raised:
+    }
+    for folder, what in cases.items():
+        with pytest.raises(UserError, match=f"{what}.*: write one that has them all: .*json") as raised:
             load_tokenizer(folder)
         assert "\n" not in str(raised.value) and f"--tokenizer {folder} --output" in str(raised.value)
     load_tokenizer(internlm / "tokenizer.model")  # without them, as asked
+
+
+def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
+    """Each as it is written there, with a tiny tokenizer where the model would be."""
+    page = (ROOT / "docs/data.md").read_text("utf-8")
+    commands = re.findall(r"^    python tools/tokenizer_json\.py (.*)$", page, re.MULTILINE)
+    assert len(commands) == 7
+    llama, models = KINDS["llama"], tmp_path / "models"
+    folder_of(models / "Qwen-7B", "qwen", TOKENS)
+    folder_of(models / "glm-4-9b", "glm4", TOKENS)
+    bloom_folder(models / "bloom")
+    for name, found in {
+        "chatglm2-6b": "ChatGLMTokenizer",
+        "chatglm3-6b": "ChatGLMTokenizer",
+        "internlm2-7b": "InternLM2Tokenizer",
+        "Baichuan2-7B": "BaichuanTokenizer",
+    }.items():
+        pieces_folder(models / name, llama, tokenizer_class=found)
+    sizes = {}
+    for words in map(str.split, commands):
+        done = run_tool_here("tokenizer_json.py", words, tmp_path)
+        assert done.returncode == 0, done.output
+        written = words[words.index("--output") + 1]
+        sizes[written] = load_tokenizer(tmp_path / written).vocab_size
+        assert f"{written}: " in done.output and f" {sizes[written]} tokens, " in done.output
+    assert sizes["tokenizer_chatglm3"] == sizes["tokenizer_chatglm2"] + 4
+    again = run_tool_here("tokenizer_json.py", commands[0].split(), tmp_path)
+    assert again.returncode == 1 and "--overwrite" in again.output
