@@ -26,7 +26,8 @@ _MEDIA = ("<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end
 @dataclass(frozen=True)
 class TokenizerClass:
     """`after`: special tokens that have the ids after the vocabulary's; `roles`: which tokens are BOS, EOS and so on
-    where nothing else says it; `fixed`: whether nothing else can; `prefix`: what the model sees before a text."""
+    where nothing else says it; `fixed`: whether nothing else can; `prefix`: what the model sees before a text;
+    `listed`: whether added_tokens_decoder, where there is one, is all that is `after`."""
 
     classes: tuple[str, ...]
     form: str
@@ -34,6 +35,7 @@ class TokenizerClass:
     pattern: str = ""  # that text is cut by
     nfc: bool = False
     after: tuple[str, ...] = ()
+    listed: bool = False
     roles: Mapping[str, str | None] = field(default_factory=dict)
     fixed: bool = False
     prefix: tuple[str, ...] = ()
@@ -59,6 +61,7 @@ FAMILIES = {
         RANKS,
         pattern=f"{_LETTERS}|\\p{{N}}{{1,3}}|{_REST}",
         after=("<|endoftext|>", *_GLM_MARKS, "<sop>", "<eop>", *_ROLES, *_MEDIA),
+        listed=True,  # its first code had these tokens, its later one takes what the config has
         roles=_END,
         prefix=("[gMASK]", "<sop>"),
     ),

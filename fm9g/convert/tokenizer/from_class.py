@@ -126,9 +126,8 @@ def _of_pieces(source: _Source, path: Path) -> tuple[dict[str, Any], dict[str, s
 def _all_added(source: _Source, size: int) -> dict[int, AddedToken]:
     """The added tokens of the folder, and those that its class has after a vocabulary of `size`, by id."""
     found, where = dict(source.added), source.folder / CONFIG
-    theirs = {size + place: text for place, text in enumerate(source.row.after)}
-    if source.row.form == RANKS and not source.row.nfc and found:  # GLM-4's class takes them from there alone
-        theirs = {}
+    own = () if source.row.listed and found else source.row.after
+    theirs = {size + place: text for place, text in enumerate(own)}
     for id, text in theirs.items():
         token = found.get(id, AddedToken(id, text))
         if token.text != text:
