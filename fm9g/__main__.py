@@ -22,6 +22,7 @@ VERBS = {
     "inspect": ("fm9g.commands.inspect", "look into an indexed dataset: lengths, records, texts, tokens"),
     "tokenizer": ("fm9g.commands.tokenizer", "train a tokenizer on jsonl files"),
     "merge-tokenizers": ("fm9g.commands.merge_tokenizers", "add a domain's pieces to a base's tokenizer"),
+    "tokenizer-json": ("fm9g.commands.tokenizer_json", "write the tokenizer.json that a model comes without"),
     "preview": ("fm9g.commands.preview", "show rows of a mixture as the model will see them"),
     "train": ("fm9g.commands.train", "train on this node (--dry_run checks everything and starts nothing)"),
     "convert": ("fm9g.commands.convert", "convert weights from and to Hugging Face"),

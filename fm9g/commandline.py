@@ -22,6 +22,7 @@ _SCRIPTS = {
     "check": "check_index",
     "tokenizer": "train_tokenizer",
     "merge-tokenizers": "merge_tokenizers",
+    "tokenizer-json": "tokenizer_json",
     "preview": "preview_mixture",
     "inspect": "inspect_index",
     "generate": "generate",

@@ -31,6 +31,7 @@ SCRIPTS = {
     "mixture": "convert_dataset_info",
     "tokenizer": "train_tokenizer",
     "merge-tokenizers": "merge_tokenizers",
+    "tokenizer-json": "tokenizer_json",
     "generate": "generate",
     "serve": "serve",
     "convert to-huggingface": "bmtrain_2_hgface",

@@ -227,8 +227,10 @@ def test_added_tokens_that_a_model_file_does_not_have(places: dict[str, Path], t
     size = load_tokenizer(folder).vocab_size
     (folder / "added_tokens.json").write_text("{}")
     edit_json(folder / "added_tokens.json", **{"<pad>": size})
-    with pytest.raises(UserError, match=f"token {size} stands where new pieces"):
+    with pytest.raises(UserError, match=r"added_tokens.json has '<pad>' beside tokenizer.model.*tokenizer.json"):
         merge_tokenizers(folder, places["domain"], tmp_path / "out")
+    with pytest.raises(UserError, match=rf"token {size} stands where new pieces.*--tokenizer {folder}"):
+        merge_tokenizers(folder / "tokenizer.model", places["domain"], tmp_path / "out")
 
 
 def test_letters_that_the_base_lacks_are_left_out(tmp_path: Path) -> None:

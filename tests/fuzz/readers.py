@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 
 from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
 from fm9g.convert.tokenizer.files import install_tokenizer
+from fm9g.convert.tokenizer.from_class import write_tokenizer_json
 from fm9g.convert.tokenizer.merged import merge_tokenizers
 from fm9g.data.index.build import Options, build
 from fm9g.data.index.check import check
@@ -39,6 +40,7 @@ from fm9g.model.parameters import num_parameters
 from fm9g.settings import parse_words
 from fm9g.tensors.readers import Checkpoint, map_tensors, read_huggingface_folder, read_pt, read_weights
 from fm9g.training.settings import COMMAND_LINE, Settings, read_train_config
+from tests.support.ranked import write_ranks
 from tests.support.shards import in_shards
 
 TEXTS = [
@@ -169,6 +171,12 @@ def _make_two_tokenizers(folder: Path) -> None:
         (folder / name).mkdir()
         (folder / "x.jsonl").write_bytes(_jsonl(RECORDS))
         save_tokenizer(train_tokenizer([folder / "x.jsonl"], size), folder / name)
+
+
+def _make_ranks(folder: Path) -> None:
+    tokens = [*(bytes([byte]) for byte in range(256)), b"ab", b"abc", "中".encode()]
+    write_ranks(folder / "qwen.tiktoken", tokens)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "QWenTokenizer", "model_max_length": 8192})
 
 
 def _merge_tokenizers(folder: Path, output: Path) -> None:
@@ -302,6 +310,9 @@ READERS = {
     "tokenizer folder": Reader(_make_tokenizer, _use_tokenizer, ("*.json",)),
     "exported tokenizer": Reader(_make_tokenizer, _export_tokenizer, ("*.json",)),
     "exported tokenizer.model": Reader(_make_sentencepiece_folder, _export_tokenizer, cost=5),
+    "tokenizer of ranks": Reader(
+        _make_ranks, lambda folder, output: write_tokenizer_json(folder, output / "made"), cost=10
+    ),
     "merged tokenizers": Reader(_make_two_tokenizers, _merge_tokenizers, ("*/tokenizer.json",), cost=10),
     "tokenizer training": Reader(
         _write("x.jsonl", lambda: _jsonl(RECORDS)),

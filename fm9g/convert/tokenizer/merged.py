@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from fm9g.commandline import command
 from fm9g.convert.tokenizer.check import make_same
 from fm9g.convert.tokenizer.files import complete_tokenizer, copy_files, name_ends
 from fm9g.data.index.output_folder import output_folder
@@ -107,7 +108,7 @@ def _check_added(old: Tokenizer) -> None:
     if ids:
         raise UserError(
             f"{path}: token {ids[0]} stands where new pieces of {old.path.name} would: write a tokenizer.json with all "
-            "of them first: transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+            f"of them first: {command('tokenizer-json')} --tokenizer {path.parent} --output DIR"
         )
 
 

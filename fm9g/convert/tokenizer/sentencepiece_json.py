@@ -25,6 +25,7 @@ from typing import Any
 
 import tokenizers
 
+from fm9g.convert.tokenizer.around import added_entry, tokens_around
 from fm9g.convert.tokenizer.charsmap import charsmap_normalizers, replace
 from fm9g.data.tokens.sentencepiece_proto import (
     BPE,
@@ -58,7 +59,11 @@ def tokenizer_json(path: Path, special: Sequence[int], bos: int | None) -> dict[
     `special` are the ids to be left out when decoding, `bos` the one to put before a text, if any. Raises UserError
     where the model says something that the tokenizers library cannot do.
     """
-    model = read_sentencepiece(path)
+    return json_of_model(read_sentencepiece(path), path, special, bos)
+
+
+def json_of_model(model: SentencePieceModel, path: Path, special: Sequence[int], bos: int | None) -> dict[str, Any]:
+    """Like `tokenizer_json`, of a model that was read from `path` and may have been changed since."""
     try:
         return _tokenizer_json(model, special, bos)
     except UserError as error:
@@ -81,28 +86,12 @@ def _tokenizer_json(model: SentencePieceModel, special: Sequence[int], bos: int 
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added_token(number, texts[number]) for number in sorted(special)],
+        "added_tokens": [added_entry(number, texts[number]) for number in sorted(special)],
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(model)},
         "pre_tokenizer": words,
-        "post_processor": None if bos is None else _bos_before(texts[bos], bos),
+        "post_processor": tokens_around([] if bos is None else [(bos, texts[bos])]),
         "decoder": {"type": "Sequence", "decoders": _decoders(model)},
         "model": core,
-    }
-
-
-def _added_token(number: int, text: str) -> dict[str, Any]:
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return {"id": number, "content": text, **flags}
-
-
-def _bos_before(text: str, number: int) -> dict[str, Any]:
-    token = {"SpecialToken": {"id": text, "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    return {
-        "type": "TemplateProcessing",
-        "single": [token, first],
-        "pair": [token, first, token, second],
-        "special_tokens": {text: {"id": text, "ids": [number], "tokens": [text]}},
     }
 
 

@@ -24,6 +24,7 @@ import tokenizers
 from fm9g.data.tokens.sentencepiece_proto import UNIGRAM, for_normalized_text, read_sentencepiece
 from fm9g.data.tokens.special import Vocabulary, Written, rewrite
 from fm9g.data.tokens.unigram import UnigramEncoder
+from fm9g.data.tokens.vocabulary_files import why_not_alone
 from fm9g.errors import UserError
 from fm9g.files import read_json, require_file
 
@@ -287,6 +288,8 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 def _load_folder(folder: Path) -> Tokenizer:
     if os.path.lexists(folder / "tokenizer.json"):
         return HuggingFaceTokenizer(require_file(folder / "tokenizer.json"))
+    if why := why_not_alone(folder):
+        raise UserError(why)
     if os.path.lexists(folder / "tokenizer.model"):
         return SentencePieceTokenizer(require_file(folder / "tokenizer.model"))
     raise UserError(
