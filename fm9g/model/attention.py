@@ -14,6 +14,7 @@ from fm9g.model.kernels.kernel import Attend, Scores
 from fm9g.model.linear import Linear
 from fm9g.model.norm import norm
 from fm9g.model.rotary import rotate
+from fm9g.model.shifted import shifted_attention
 from fm9g.runtime import bmt, tensor_parallel
 
 
@@ -37,6 +38,8 @@ class Attention(bmt.DistributedModule):
         if config.qk_norm:
             self.q_norm, self.k_norm = (norm(config, dtype, config.dim_head) for _ in range(2))
         self.attention_out = Linear(heads, config.dim_model, config.init_std, dtype, config.out_bias, cut=1)
+        own = part(config.num_heads, tensor_parallel.size())
+        self._unshifted = min(max(config.num_heads // 2 - tensor_parallel.rank() * own, 0), own)
         self._slopes = _own_slopes(config, scores) if config.position == "alibi" else None
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
@@ -61,6 +64,8 @@ class Attention(bmt.DistributedModule):
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> Tensor:
         """[T, heads, dim_head]; what is in a cache before these tokens is attended to as well."""
+        if context.groups is not None:
+            return shifted_attention(self._attend, query, key, value, context, self._scores, self._unshifted)
         if context.cache is None:
             return self._attend(query, key, value, context, self._scores)
         held = context.cache.add(self, key, value)

@@ -59,6 +59,9 @@ class Context:
     places: tuple[Tensor, ...]  # cos and sin of the rotary angles at position_ids, [T, 1, rotated / 2], or ALiBi's
     split: TokenSplit  # how the tokens lie on the ranks that compute together
     cache: Cache | None = None  # of what the documents have before these tokens, which are taken into it
+    groups: tuple[Documents, Documents] | None = (
+        None  # within which heads attend, where not to whole documents: S²-Attn
+    )
     balance: Balance | None = None  # of the routers of experts, where their loss is wanted
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from fm9g.model.alibi import PlaceTable
 from fm9g.model.block import RoutedBlock, TransformerBlock
 from fm9g.model.cache import Cache
 from fm9g.model.config import ModelConfig
-from fm9g.model.context import Context, Places
+from fm9g.model.context import Context, Documents, Places
 from fm9g.model.cross_entropy import IGNORED, linear_cross_entropy, linear_scores
 from fm9g.model.embedding import Embedding, noise
 from fm9g.model.kernels import choose_kernel
@@ -23,6 +24,7 @@ from fm9g.model.log_probs import log_probs
 from fm9g.model.norm import norm
 from fm9g.model.parameters import LAYERS
 from fm9g.model.rotary import RotaryTable
+from fm9g.model.shifted import cut
 from fm9g.model.softcap import capped
 from fm9g.runtime import bmt
 
@@ -75,6 +77,7 @@ class Decoder(bmt.DistributedModule):
     `use_checkpoint` recomputes each block's activations in backward. `prepare(name, module)` changes each block
     (freezes its weights, adds to its layers) before BMTrain wraps it, which fixes where parameters lie and what is
     trained; and embedding, last norm and head. `neft_alpha`: of the noise on embeddings in training, 0 for none.
+    `group`: the tokens among which each attends in training (S²-Attn), 0 for all of its document.
     """
 
     def __init__(
@@ -84,9 +87,10 @@ class Decoder(bmt.DistributedModule):
         use_checkpoint: bool = False,
         prepare: Prepare = as_it_is,
         neft_alpha: float = 0.0,
+        group: int = 0,
     ) -> None:
         super().__init__()
-        self.config, self._neft_alpha = config, neft_alpha
+        self.config, self._neft_alpha, self._group = config, neft_alpha, group
         dtype = TORCH_DTYPES[config.dtype]
         self.input_embedding = Embedding(config.vocab_size, config.dim_model, config.init_std, dtype)
         prepare("input_embedding", self.input_embedding)
@@ -101,7 +105,12 @@ class Decoder(bmt.DistributedModule):
 
     def context(self, lengths: Sequence[int], cache: Cache | None = None) -> Context:
         """For documents of these lengths, one after another: make it once for a strip, or a step of generation."""
-        return Context.of(lengths, runtime.device(), self._places, TORCH_DTYPES[self.config.dtype], cache)
+        device, size = runtime.device(), self._group
+        made = Context.of(lengths, device, self._places, TORCH_DTYPES[self.config.dtype], cache)
+        if not (size and self.training and cache is None and made.queries.longest > size):
+            return made
+        plain, shifted = (Documents.of(cut(lengths, size, shift), device) for shift in (0, size // 2))
+        return replace(made, groups=(plain, shifted))
 
     def _head_weight(self) -> Tensor:
         weight_VD: Tensor = (self.input_embedding if self.config.tie_lm_head else self.lm_head).weight

@@ -9,6 +9,7 @@ from fm9g.errors import UserError, closest
 from fm9g.settings import Group, setting
 
 _FLASH = ("cuda", "none")
+GROUPS = 4  # of S²-Attn, in a row: what its authors found to suffice
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class ModelSettings(Group):
         "NEFTune: uniform noise up to neft_alpha / sqrt(tokens of the document * dim_model) on embeddings, in training",
         "NEFTune：训练时在嵌入上加均匀噪声，至多 neft_alpha / sqrt(文档的 token 数 * dim_model)",
         least=0,
+    )
+
+    shift_attn: bool = setting(
+        False,
+        "train with S²-Attn: in documents of more than max_length / 4 tokens each token attends to a group of so many",
+        "用 S²-Attn 训练：在超过 max_length / 4 个 token 的文档中，每个 token 只关注同样大小的一组",
     )
 
     def check(self) -> None:

@@ -21,6 +21,7 @@ SAME = (  # their names are ours, with the same meaning
     "output_dir",
     "save_total_limit",
     "seed",
+    "shift_attn",
     "warmup_ratio",
     "weight_decay",
 )
@@ -178,7 +179,6 @@ ELSEWHERE = {
     "fp16": _MODEL_DTYPE,
     "flash_attn": _ATTENTION,
     "use_flash_attention": _ATTENTION,
-    "shift_attn": Flag(MEDICAL, "nothing yet: attention is dense", "尚不支持：注意力是稠密的"),
     "qlora": _QUANTISED,
     "load_in_4bit": _QUANTISED,
     "load_in_8bit": _QUANTISED,

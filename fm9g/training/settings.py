@@ -18,7 +18,7 @@ from fm9g.environment import REPOSITORY, whole_number
 from fm9g.errors import UserError
 from fm9g.files import read_json, user_path
 from fm9g.lora.settings import LoraSettings, read_lora_config
-from fm9g.model.settings import ModelSettings
+from fm9g.model.settings import GROUPS, ModelSettings
 from fm9g.settings import Group, Merged, fields, merge, parse_lines, parse_mapping, parse_words, setting
 from fm9g.training.evaluation_settings import EvaluationSettings
 from fm9g.training.metrics_settings import MetricsSettings
@@ -147,6 +147,8 @@ class Settings(
                 f"lr is not set, and its default, {self.lr:g}, would destroy the weights of pretrained_model: give the "
                 f"peak learning rate as --lr 1e-5, say, or as lr in {_shown(config_paths(self.config)[1])}"
             )
+        if self.shift_attn and self.max_length < 2 * GROUPS:
+            raise UserError(f"shift_attn needs a max_length of {2 * GROUPS} at least, not {self.max_length}")
         if self.warmup_ratio is not None and self.sources.get("warmup_iters") == COMMAND_LINE:
             raise UserError("warmup_iters and warmup_ratio say the same: give one of them")
         if self.iterations("warmup_iters") > self.train_iters:

@@ -16,7 +16,8 @@ from tests.support.ranks import run_ranks
 from tests.support.runs_here import train_here
 
 PROGRAMS = Path(__file__).parent / "programs"
-OTHERS = ("alibi, layer norms, biases", "branch norms, windows, soft caps", "biases, dora")  # mathematics of families
+# Mathematics of families, and S²-Attn
+OTHERS = ("alibi, layer norms, biases", "branch norms, windows, soft caps", "groups of tokens", "biases, dora")
 CASES = ("heads", "grouped", "one key head", "half", "lora", "dora", "lora and embeddings", *OTHERS)
 SHAPES = {
     (2, 2): CASES,

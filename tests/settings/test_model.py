@@ -8,7 +8,14 @@ from tests.settings.helpers import defaults, refused, sees
 from tests.support.runs_here import train_here, training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
-DEFAULTS = {"config": "7b", "eps": None, "flash": "cuda", "use_checkpoint": False, "neft_alpha": 0.0}
+DEFAULTS = {
+    "config": "7b",
+    "eps": None,
+    "flash": "cuda",
+    "use_checkpoint": False,
+    "neft_alpha": 0.0,
+    "shift_attn": False,
+}
 
 
 def test_defaults():
@@ -51,6 +58,17 @@ def test_embeddings_get_noise_that_a_resumed_run_draws_on(plain, run, place, tmp
     train_here(place, tmp_path / "half", neft_alpha=5, save_iters=2)
     rest = train_here(place, tmp_path / "half", neft_alpha=5, resume_ckpt=2)
     assert rest.losses() == whole.losses()
+
+
+@sees("shift_attn")
+def test_long_documents_are_attended_to_in_groups_where_the_model_learns_alone(plain, run):
+    shifted = run(shift_attn=1)
+    assert shifted.losses() != plain.losses()
+    assert run(shift_attn=1, max_length=64, use_checkpoint=1).losses() == pytest.approx(shifted.losses(), rel=1e-6)
+
+
+def test_groups_of_one_token_are_refused():
+    assert "shift_attn needs a max_length of 8 at least, not 7" in refused("--shift_attn", "1", "--max_length", "7")
 
 
 @sees("flash")

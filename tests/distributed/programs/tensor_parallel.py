@@ -54,6 +54,7 @@ CASES: dict[str, tuple[ModelConfig, dict[str, Any], LoraSettings | None]] = {
         {},
         None,
     ),
+    "groups of tokens": (replace(BASE, num_heads=8, num_kv_heads=4), {"group": 4, "use_checkpoint": True}, None),
     "biases, dora": (
         replace(BASE, out_bias=True, ffn_bias=True, position="alibi", num_kv_heads=1),
         {},
