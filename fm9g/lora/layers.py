@@ -30,7 +30,14 @@ _THEIRS = {
     "query_key_value": ("project_q", "project_k", "project_v"),
     "qkv_proj": ("project_q", "project_k", "project_v"),
     "W_pack": ("project_q", "project_k", "project_v"),
+    "c_attn": ("project_q", "project_k", "project_v"),
+    "wqkv": ("project_q", "project_k", "project_v"),
+    "dense": ("attention_out",),
+    "wo": ("attention_out",),
     "gate_up_proj": ("w_0", "w_1"),
+    "dense_h_to_4h": (r"[r]w_in\.w_[01]",),  # with a gate or without
+    "dense_4h_to_h": ("w_out",),
+    "c_proj": ("attention_out", "w_out"),
     "all-linear": (ALL,),
     ALL: (ALL,),
 }
@@ -61,7 +68,9 @@ def saved_modules(names: Iterable[str]) -> tuple[str, ...]:
 
 def usual_layers(config: ModelConfig) -> tuple[str, ...]:
     """What gets adapters where nobody says; of a model of experts attention alone."""
-    return _ATTENTION if config.num_experts else USUAL
+    if config.num_experts:
+        return _ATTENTION
+    return USUAL if config.ffn_gated else tuple(name for name in USUAL if name != "w_1")
 
 
 def linear_layers(config: ModelConfig) -> dict[str, tuple[str, ...]]:

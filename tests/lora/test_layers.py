@@ -52,8 +52,19 @@ def test_a_name_that_means_nothing_is_refused(layers, says):
 def test_names_of_hugging_face():
     assert layers_of(["q_proj", "gate_proj", "W_pack"]) == ("project_q", "w_0", "project_k", "project_v")
     assert layers_of(["all-linear"]) == ("all",)
-    with pytest.raises(UserError, match=r"lora_target_modules: unknown 'c_attn'.*known: q_proj"):
-        layers_of(["c_attn"])
+    with pytest.raises(UserError, match=r"lora_target_modules: unknown 'c_fc'.*known: q_proj"):
+        layers_of(["c_fc"])
+
+
+def test_a_feed_forward_without_a_gate_has_two_layers():
+    ungated = ModelConfig(**SHAPE, ffn_gated=False)  # type: ignore[arg-type]
+    without = [name for name in EVERY if not name.endswith("w_1")]
+    assert matching(ungated, ["all"]) == without
+    usual = LoraSettings(lora=True).layers_in(ungated)
+    assert matching(ungated, usual) == [name for name in without if not name.endswith("attention_out")]
+    of_bloom = layers_of(["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"])
+    assert matching(ungated, of_bloom) == without
+    assert matching(CONFIG, of_bloom) == EVERY
 
 
 def test_modules_to_save():
