@@ -23,7 +23,6 @@ from fm9g.lora.told import check_base
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder, as_it_is
 from fm9g.model.parameters import parameters
-from fm9g.model.settings import GROUPS
 from fm9g.objectives import find_objective
 from fm9g.runtime import bmt
 from fm9g.runtime.log import log
@@ -67,8 +66,8 @@ class Learner:
         self._settings, self._config = settings, config
         self.adapters = Adapters(settings, config) if settings.lora else None
         prepare = self.adapters.prepare if self.adapters else as_it_is
-        group = settings.max_length // GROUPS if settings.shift_attn else 0
-        self.model = Decoder(config, settings.flash, settings.use_checkpoint, prepare, settings.neft_alpha, group)
+        options = (settings.flash, settings.use_checkpoint, prepare, settings.neft_alpha, settings.attention_group)
+        self.model = Decoder(config, *options)
         bmt.init_parameters(self.model)
         torch.manual_seed(settings.seed + 1 + runtime.rank())  # ranks drop out different elements
         self.objective = find_objective(settings.objective)(self.model, settings)

@@ -120,7 +120,8 @@ class RunStream:
             batch = next(iterator)
             runtime.begin(f"step {self.progress.step + 1}")
             waited = time.perf_counter() - started
-            flops = step_flops(self.inputs.model_config, batch, self.inputs.settings.lora)
+            settings = self.inputs.settings
+            flops = step_flops(self.inputs.model_config, batch, settings.lora, settings.attention_group)
             counts = count_step(batch, units(batch), self._loader.exhausted, flops, stops())
             if counts.exhausted and not counts.all_places:
                 self.ended = True

@@ -159,6 +159,11 @@ class Settings(
             )
 
     @property
+    def attention_group(self) -> int:
+        """The tokens of a group of S²-Attn; 0 without it."""
+        return self.max_length // GROUPS if self.shift_attn else 0
+
+    @property
     def counts_epochs(self) -> bool:
         """Whether num_train_epochs says how long the run is, and not a train_iters that was given after it."""
         if self.num_train_epochs is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
@@ -13,6 +15,7 @@ from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import TORCH_DTYPES
 from fm9g.model.expert_parameters import active_share
 from fm9g.model.parameters import parameters
+from fm9g.model.shifted import cut
 
 # dense bf16/fp16 tensor-core peaks, FLOP/s, from the vendor's data sheets
 PEAKS = {
@@ -33,7 +36,7 @@ PEAKS = {
 _MEASURED_SIZE = 8192
 
 
-def model_flops(config: ModelConfig, tokens: int, squares: int, frozen: bool = False) -> float:
+def model_flops(config: ModelConfig, tokens: int, squares: float, frozen: bool = False) -> float:
     """Model FLOPs of training on some tokens, forward and backward, recomputation not counted.
 
     `frozen`: of a model that stays as it is, beside which small adapters learn; 4 instead of 6, for there are no
@@ -41,7 +44,7 @@ def model_flops(config: ModelConfig, tokens: int, squares: int, frozen: bool = F
 
     6 for each parameter but the input embedding and token (Kaplan et al., https://arxiv.org/abs/2001.08361), of experts
     those that a token has, and 6 · heads · dim_head · length² for the causal attention of each document and layer;
-    `squares` is the sum of the documents' length².
+    `squares` is the sum of the documents' length², or of what counts as that (see attention_squares).
     """
     # a tied embedding is the head, too
     without = () if config.tie_lm_head else ("embedding",)
@@ -54,15 +57,30 @@ def model_flops(config: ModelConfig, tokens: int, squares: int, frozen: bool = F
     return (4.0 if frozen else 6.0) * multiplied * tokens + attention
 
 
-def step_flops(config: ModelConfig, batch: StepBatch, frozen: bool = False) -> float:
-    """Model FLOPs of this rank's part of a step; `frozen` as in model_flops."""
-    squares = sum(
-        length * length
+def attention_squares(config: ModelConfig, lengths: Sequence[int], group: int = 0) -> float:
+    """Twice the pairs of a token and one that it attends to, in the mean of layers and heads: of a document that is
+    attended to as a whole its length². `group`: of S²-Attn, as the decoder has it."""
+    if group:
+        halves = (cut(lengths, group, shift) for shift in (0, group // 2))
+        return sum(attention_squares(config, parts) for parts in halves) / 2
+    windows = Counter(config.window(layer) for layer in range(config.num_layers))
+    pairs = sum(
+        layers * length * length if not 0 < window < length else layers * window * (2 * length - window)
+        for window, layers in windows.items()
+        for length in lengths
+    )
+    return pairs / config.num_layers
+
+
+def step_flops(config: ModelConfig, batch: StepBatch, frozen: bool = False, group: int = 0) -> float:
+    """Model FLOPs of this rank's part of a step; `frozen` as in model_flops, `group` as in attention_squares."""
+    lengths = [
+        length
         for strip in batch.strips
         for length, task in zip(strip.lengths, strip.tasks, strict=True)
         if task != PADDING_TASK
-    )
-    return model_flops(config, sum(batch.tokens), squares, frozen)
+    ]
+    return model_flops(config, sum(batch.tokens), attention_squares(config, lengths, group), frozen)
 
 
 def data_sheet_peak(device: str) -> float | None:

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from fm9g.data.stream.strip import PADDING_TASK
 from fm9g.model.config import ModelConfig
-from fm9g.training.throughput import data_sheet_peak, model_flops, step_flops
+from fm9g.training.throughput import attention_squares, data_sheet_peak, model_flops, step_flops
 from tests.support.runs_here import training_here
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -47,6 +47,22 @@ def test_of_experts_those_that_a_token_has_are_counted():
     config = ModelConfig(96, 64, 4, 3, 80, num_kv_heads=2, num_experts=6, experts_per_token=2)
     found = model_flops(config, LENGTH, LENGTH**2)
     assert found == pytest.approx(counted_flops(MixtralForCausalLM(theirs)), rel=1e-4)
+
+
+def test_windows_and_groups_are_less_attention():
+    """By counting which tokens see which, where the diagonal is nothing beside the rest."""
+    lengths, window, group = [1500, 700], 200, 400
+    config = ModelConfig(96, 64, 4, 3, 80, sliding_window=window, sliding_layers=(1,))
+    seen = [torch.ones(length, length).tril() for length in lengths]
+    narrow = sum(float((one - one.tril(-window)).sum()) for one in seen)
+    whole = sum(float(one.sum()) for one in seen)
+    assert attention_squares(config, lengths) == pytest.approx(2 * (2 * whole + narrow) / 3, rel=5e-3)
+    halves = []
+    for shift in (0, group // 2):
+        groups = [(torch.arange(length) + shift) // group for length in lengths]
+        halves.append(sum(float((one * (at[:, None] == at)).sum()) for one, at in zip(seen, groups, strict=True)))
+    dense = ModelConfig(96, 64, 4, 3, 80)
+    assert attention_squares(dense, lengths, group) == pytest.approx(sum(halves), rel=5e-3)
 
 
 def test_padding_is_no_work(place, tmp_path):
