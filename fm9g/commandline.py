@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fm9g.errors import UserError, closest
-from fm9g.files import user_path
+from fm9g.files import user_path, write_text
 
 # the repository's scripts by the verb of `fm9g` that runs the same
 _SCRIPTS = {
@@ -83,3 +83,16 @@ def choose(name: str, usage: str, commands: Mapping[str, tuple[str, str]]) -> No
         raise UserError(f"{name}: no command {words[0]!r}{hint}; {name} --help lists them")
     sys.argv = [f"{name} {words[0]}", *words[1:]]
     importlib.import_module(commands[words[0]][0]).main()
+
+
+def write_pages(paths: Mapping[str, Path], page: Callable[[str], str], description: str) -> None:
+    """The command line of a script that writes docs: `page` gives the text of each language's path."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
+    arguments = parse_flags(parser)
+    stale = [name for name, path in paths.items() if not path.exists() or path.read_text("utf-8") != page(name)]
+    if arguments.check and stale:
+        names = ", ".join(paths[name].name for name in stale)
+        raise UserError(f"docs: {names} not up to date: run `python tools/{Path(sys.argv[0]).name}`")
+    for name in () if arguments.check else paths:
+        write_text(paths[name], page(name))

@@ -9,19 +9,17 @@ Of each template: what it has room for, the tokens that a tokenizer must have, a
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # works without fm9g being installed
 
-from fm9g.commandline import parse_flags
+from fm9g.commandline import write_pages
 from fm9g.data.chat.as_jinja import as_jinja
 from fm9g.data.chat.jinja_source import environment
 from fm9g.data.chat.template import FOLDER, Template, read_template
-from fm9g.errors import UserError, run_command
-from fm9g.files import write_text
+from fm9g.errors import run_command
 
 PAGES = {"en": ROOT / "docs" / "templates.md", "zh": ROOT / "docs" / "templates.zh.md"}
 MESSAGES = [("user", "Hello"), ("assistant", "Hi!"), ("user", "1 + 1?"), ("assistant", "2")]
@@ -82,18 +80,5 @@ def _example(template: Template) -> str:
     )
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
-    arguments = parse_flags(parser)
-    stale = [name for name, path in PAGES.items() if not path.exists() or path.read_text("utf-8") != page(name)]
-    if arguments.check and stale:
-        names = ", ".join(PAGES[name].name for name in stale)
-        raise UserError(f"docs: {names} not up to date: run `python tools/templates_page.py`")
-    for name in () if arguments.check else PAGES:
-        write_text(PAGES[name], page(name))
-
-
 if __name__ == "__main__":
-    run_command(main)
+    run_command(lambda: write_pages(PAGES, page, str(__doc__)))

@@ -134,8 +134,9 @@ def test_the_keys_of_a_mixture_are_listed(suffix: str) -> None:
     assert mixture._KINDS.keys() <= named
 
 
-def test_pages_of_templates_are_up_to_date() -> None:
-    page = ROOT / "tools" / "templates_page.py"
+@pytest.mark.parametrize("script", ["templates_page.py", "models_page.py"])
+def test_generated_pages_are_up_to_date(script: str) -> None:
+    page = ROOT / "tools" / script
     done = subprocess.run([sys.executable, str(page), "--check"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

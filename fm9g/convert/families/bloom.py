@@ -81,4 +81,10 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("BloomForCausalLM", "bloom", frozenset(OWN), _read, _write, LAYOUTS, names_rope=False)
+FAMILY = Family(
+    *("BloomForCausalLM", "bloom", frozenset(OWN), _read, _write, LAYOUTS),
+    names_rope=False,
+    models="Bloom, BloomZ, BELLE-7B",
+    templates=("belle",),
+    refused=NEUTRAL,
+)

@@ -71,7 +71,8 @@ class Family(NamedTuple):
     the keys for a model trained from scratch, but for dtype, token ids, tying and RoPE. A model is written as the first
     family whose `features` it has (see hf_config.features), and none but those that family may have (`also`).
     `model_type` is transformers' name of it, by which that chooses; None where its code is elsewhere. `names_rope`:
-    whether its config.json has RoPE under transformers' keys.
+    whether its config.json has RoPE under transformers' keys. For docs/models.md: `models` of it, the chat `templates`
+    that these have, and the keys that must have one value, by it (`refused`).
     """
 
     architecture: str
@@ -82,6 +83,9 @@ class Family(NamedTuple):
     layouts: Layouts
     also: frozenset[str] = frozenset()
     names_rope: bool = True
+    models: str = ""
+    templates: tuple[str, ...] = ()
+    refused: Mapping[str, Any] = NEUTRAL
 
 
 def read_decoder(

@@ -107,8 +107,16 @@ def _write_2(config: ModelConfig, where: str) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("GemmaForCausalLM", "gemma", frozenset({"norm", "scale"}), _read, _write, LAYOUTS)
+FAMILY = Family(
+    *("GemmaForCausalLM", "gemma", frozenset({"norm", "scale"}), _read, _write, LAYOUTS),
+    models="Gemma, CodeGemma",
+    templates=("gemma",),
+    refused=REFUSED,
+)
 GEMMA2 = Family(
     *("Gemma2ForCausalLM", "gemma2", frozenset({"norm", "scale", "branch_norm"}), _read_2, _write_2, LAYOUTS_2),
     also=frozenset({"attention_scale", "attention_softcap", "logit_softcap", "sliding_window", "sliding_layers"}),
+    models="Gemma 2",
+    templates=("gemma",),
+    refused=REFUSED_2,
 )

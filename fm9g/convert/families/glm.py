@@ -62,9 +62,15 @@ def _write_0414(config: ModelConfig, where: str) -> dict[str, Any]:
     return {**_write(config, where), "model_type": "glm4"}
 
 
-FAMILY = Family("GlmForCausalLM", "glm", frozenset({"rotary_dim", "qkv_bias"}), _read, _write, LAYOUTS)
+FAMILY = Family(
+    *("GlmForCausalLM", "glm", frozenset({"rotary_dim", "qkv_bias"}), _read, _write, LAYOUTS),
+    models="GLM-4-9B (-hf), GLM-Edge",
+    refused=REFUSED,
+)
 GLM4 = Family(
     *("Glm4ForCausalLM", "glm4", frozenset({"rotary_dim", "branch_norm"}), _read_0414, _write_0414),
     LAYOUTS._replace(block=(*LAYOUTS.block, *AFTER)),
     also=frozenset({"qkv_bias"}),
+    models="GLM-4-0414, GLM-Z1",
+    refused=REFUSED,
 )

@@ -62,4 +62,7 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 FAMILY = Family(
     *("LlamaForCausalLM", "llama", frozenset(), _read, _write, LAYOUTS),
     also=frozenset({"qkv_bias", "out_bias", "ffn_bias"}),
+    models="Llama 1, 2, 3 to 3.3, Yi, DeepSeek LLM, BELLE-LLaMA, Vicuna, Ziya",
+    templates=("llama2", "llama2-zh", "llama3", "yi", "deepseek", "belle", "vicuna", "ziya"),
+    refused=REFUSED,
 )

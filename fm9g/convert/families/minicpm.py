@@ -40,5 +40,13 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     }
 
 
-FAMILY = Family("MiniCPMForCausalLM", None, frozenset({"scale"}), _read_minicpm, _write, LAYOUTS)
-FM9G = Family("FM9GForCausalLM", None, frozenset({"scale"}), _read_fm9g, None, LAYOUTS)
+FAMILY = Family(
+    *("MiniCPMForCausalLM", None, frozenset({"scale"}), _read_minicpm, _write, LAYOUTS),
+    models="MiniCPM 1 and 2",
+    templates=("minicpm",),
+)
+FM9G = Family(
+    *("FM9GForCausalLM", None, frozenset({"scale"}), _read_fm9g, None, LAYOUTS),
+    models="九格 (FM9G) 4B, 7B, 70B",
+    templates=("fm9g",),
+)

@@ -33,4 +33,9 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     return {"model_type": "mistral", **written_decoder(config), "head_dim": config.dim_head, **window}
 
 
-FAMILY = Family("MistralForCausalLM", "mistral", frozenset({"sliding_window"}), _read, _write, LAYOUTS)
+FAMILY = Family(
+    *("MistralForCausalLM", "mistral", frozenset({"sliding_window"}), _read, _write, LAYOUTS),
+    models="Mistral 7B, Zephyr",
+    templates=("mistral", "zephyr"),
+    refused=REFUSED,
+)

@@ -57,4 +57,7 @@ FAMILY = Family(
     *("MixtralForCausalLM", "mixtral", frozenset({"num_experts"}), _read, _write),
     expert_layouts(LAYOUTS, "block_sparse_moe", ("w1", "w3", "w2")),
     also=frozenset({"sliding_window"}),
+    models="Mixtral 8x7B, 8x22B",
+    templates=("mistral",),
+    refused=REFUSED | WITHOUT,
 )

@@ -51,4 +51,7 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 FAMILY = Family(
     *("Phi3ForCausalLM", "phi3", frozenset({"rotary_dim"}), _read, _write, LAYOUTS),
     also=frozenset({"sliding_window"}),
+    models="Phi-3, Phi-3.5-mini, Phi-4, Phi-4-mini",
+    templates=("phi3",),
+    refused=REFUSED,
 )

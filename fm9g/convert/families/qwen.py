@@ -56,4 +56,10 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     return {"model_type": "qwen2", **written_decoder(config), **written_windows(config)}
 
 
-FAMILY = Family("Qwen2ForCausalLM", "qwen2", frozenset({"qkv_bias"}), _read, _write, LAYOUTS, also=WINDOWS)
+FAMILY = Family(
+    *("Qwen2ForCausalLM", "qwen2", frozenset({"qkv_bias"}), _read, _write, LAYOUTS),
+    also=WINDOWS,
+    models="Qwen 1.5, 2, 2.5, QwQ",
+    templates=("qwen", "chatml"),
+    refused=REFUSED,
+)

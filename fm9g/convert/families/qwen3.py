@@ -29,4 +29,7 @@ FAMILY = Family(
     *("Qwen3ForCausalLM", "qwen3", frozenset({"qk_norm"}), _read, _write),
     LAYOUTS._replace(block=(*LAYOUTS.block, *NORMS)),
     also=WINDOWS,
+    models="Qwen3",
+    templates=("qwen3",),
+    refused=REFUSED,
 )

@@ -23,19 +23,19 @@ SHARED = {
     f"ffn.ffn.shared_expert.{ours}": f"mlp.shared_expert.{theirs}"
     for ours, theirs in zip(("w_in.w_0", "w_in.w_1", "w_out"), PROJECTIONS, strict=True)
 } | {"ffn.ffn.shared_expert_gate": "mlp.shared_expert_gate"}
+REFUSED_2, REFUSED_3 = qwen.REFUSED | WITHOUT | {"qkv_bias": True}, qwen3.REFUSED | WITHOUT
 COUNTS = ("num_experts", "num_local_experts")  # some versions of transformers write the one, some the other
 
 
 def _read2(values: dict[str, Any], where: str) -> ModelConfig:
     shared = whole_number(values, "shared_expert_intermediate_size", 5632, where)
     assumed = {"max_position_embeddings": 32768, "num_key_value_heads": 16}
-    neutral = qwen.REFUSED | {"qkv_bias": True}
-    return _read(values, where, QWEN2, assumed, neutral, (60, 1408, 4), qkv_bias=True, dim_shared_expert=shared)
+    return _read(values, where, QWEN2, assumed, REFUSED_2, (60, 1408, 4), qkv_bias=True, dim_shared_expert=shared)
 
 
 def _read3(values: dict[str, Any], where: str) -> ModelConfig:
     assumed = {"max_position_embeddings": 32768, "num_key_value_heads": 4}
-    return _read(values, where, QWEN3, assumed, qwen3.REFUSED, (128, 768, 8), qk_norm=True)
+    return _read(values, where, QWEN3, assumed, REFUSED_3, (128, 768, 8), qk_norm=True)
 
 
 def _read(
@@ -57,7 +57,7 @@ def _read(
         values,
         where,
         assumed,
-        neutral | WITHOUT,
+        neutral,
         num_experts=whole_number(values, next(iter(given), COUNTS[0]), experts, where),
         dim_expert=whole_number(values, "moe_intermediate_size", width, where),
         norm_expert_weights=False if values.get("norm_topk_prob") is None else values["norm_topk_prob"],
@@ -97,9 +97,15 @@ QWEN2 = Family(
     *("Qwen2MoeForCausalLM", "qwen2_moe", frozenset({"num_experts", "dim_shared_expert", "qkv_bias"}), _read2, _write2),
     expert_layouts(qwen.FAMILY.layouts, "mlp", PROJECTIONS, SHARED),
     also=qwen.WINDOWS,
+    models="Qwen1.5-MoE, Qwen2-57B-A14B",
+    templates=("qwen", "chatml"),
+    refused=REFUSED_2,
 )
 QWEN3 = Family(
     *("Qwen3MoeForCausalLM", "qwen3_moe", frozenset({"num_experts", "qk_norm"}), _read3, _write3),
     expert_layouts(qwen3.FAMILY.layouts, "mlp", PROJECTIONS),
     also=qwen.WINDOWS,
+    models="Qwen3-30B-A3B, Qwen3-235B-A22B",
+    templates=("qwen3",),
+    refused=REFUSED_3,
 )
