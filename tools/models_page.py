@@ -69,7 +69,7 @@ not, and RoPE scalings but linear, dynamic, llama3 and yarn. Fields in brackets 
 
 [English](models.md)
 
-本页由 `python tools/models_page.py` 生成，请勿手工修改。权重的导入与导出见 [training.zh.md](training.zh.md#架构)，
+本页由 `python tools/models_page.py` 生成，请勿手工修改。权重的导入与导出见 [training.zh.md](training.zh.md#模型架构)，
 其他模型的分词器见 [data.zh.md](data.zh.md)。
 
 对下列每种架构，`pytest tests/convert/test_families.py` 都用一个随机模型与 transformers 对照（transformers 中没有的，
