@@ -18,7 +18,7 @@ from fm9g.files import read_json, write_json
 from fm9g.lora.merge import merged
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.finite import noting, warn_of
-from fm9g.tensors.lazy import DTYPES, LazyTensor
+from fm9g.tensors.lazy import DTYPES, LazyTensor, held
 from fm9g.tensors.readers import read_huggingface_folder
 from fm9g.tensors.writers import parse_size, write_safetensors
 
@@ -102,7 +102,7 @@ def _grown(tables: Mapping[str, LazyTensor], base: Path, tokenizer: Path) -> dic
     for name, table in tables.items():
         found = _rows_for(tokenizer, base, table.shape[0])
         known = known and found is not None
-        made[name] = _with_means(table, tokens) if found is None else resized(name, _with_read_rows(table), found)
+        made[name] = _with_means(table, tokens) if found is None else resized(name, table, found)
     how = f"those of its text's tokens in {base}" if known else "all there, for its text's tokens are not known"
     print(f"note: {', '.join(tables)} get rows for {tokens} tokens, each the mean of {how}", file=sys.stderr)
     return made
@@ -121,18 +121,10 @@ def _rows_for(tokenizer: Path, base: Path, rows: int) -> NewRows | None:
     return NewRows({id: parts for id, parts in found.parts.items() if id >= rows}, found.size)
 
 
-def _with_read_rows(weight: LazyTensor) -> LazyTensor:
-    """The table held in memory, where it is made and not in a file: a head with its adapter in it."""
-    if weight.read_rows is not None:
-        return weight
-    whole = torch.cat(list(weight.pieces())).view(weight.shape)
-    return LazyTensor(weight.dtype, weight.shape, lambda: iter([whole.flatten()]), lambda a, b: whole[a:b].flatten())
-
-
 def _with_means(weight: LazyTensor, rows: int) -> LazyTensor:
     """An embedding with more rows, each the mean of those there."""
     dtype, width = DTYPES[weight.dtype].torch, weight.shape[1]
     whole = torch.cat(list(weight.pieces())).view(weight.shape)
     mean = whole.mean(0, dtype=torch.float32).to(dtype)
     grown = torch.cat([whole, mean.expand(rows - len(whole), width)])
-    return LazyTensor(weight.dtype, (rows, width), lambda: iter([grown.flatten()]))
+    return held(grown)

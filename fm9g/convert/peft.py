@@ -7,12 +7,13 @@ encoder.layers.0.self_att.self_attention.project_q.lora.lora_A
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fm9g.convert.adapters import SavedAdapters
-from fm9g.convert.layouts import Layouts, groups
+from fm9g.convert.fused_adapters import is_fused, is_renamed, joined, parts, scaled
+from fm9g.convert.layouts import Group, Layouts, groups
 from fm9g.errors import UserError, shown
 from fm9g.files import read_json, write_json
 from fm9g.lora.kind import Kind
@@ -141,12 +142,11 @@ def _adapter(tensors: Checkpoint, layer: str, kind: Kind, folder: Path) -> Adapt
     return made
 
 
-def our_names(config: ModelConfig, layouts: Layouts) -> dict[str, str]:
-    """{their name: ours} of the weights that are the same on both sides; others cannot have the same adapters."""
+def our_names(found: Sequence[Group]) -> dict[str, str]:
+    """{their name: ours} of the weights that are the same on both sides."""
     return {
         theirs.name: ours.name
-        for group in groups(config, layouts)
-        if group.order is None and len(group.theirs) == len(group.ours)
+        for group in filter(is_renamed, found)
         for theirs, ours in zip(group.theirs, group.ours, strict=True)
     }
 
@@ -156,11 +156,13 @@ def in_our_names(peft: SavedAdapters, config: ModelConfig, layouts: Layouts) -> 
     if config.tie_lm_head and peft.whole:
         name = next(iter(peft.whole))
         raise UserError(f"{peft.path}: {name} was trained untied, but embedding and head are one here")
-    names = our_names(config, layouts)
-    adapters = {
-        _known(f"{layer}.weight", names, peft.path).removesuffix(".weight"): adapter
-        for layer, adapter in peft.adapters.items()
-    }
+    found = groups(config, layouts)
+    names, fused = our_names(found), {group.theirs[0].name: group for group in found if is_fused(group)}
+    adapters = dict[str, Adapter]()
+    for layer, adapter in peft.adapters.items():
+        weight = f"{layer}.weight"
+        ours = parts(fused[weight], adapter) if weight in fused else [(_known(weight, names, peft.path), adapter)]
+        adapters |= {name.removesuffix(".weight"): part for name, part in ours}
     whole = {_known(name, names, peft.path): tensor for name, tensor in peft.whole.items()}
     return peft._replace(adapters=adapters, whole=whole)
 
@@ -182,26 +184,31 @@ def check_sayable(saved: SavedAdapters, config: ModelConfig) -> None:
 
 def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base: str, folder: Path) -> None:
     """Write adapters of ours into a folder; `base`: what base_model_name_or_path is to be."""
-    theirs = {ours: name for name, ours in our_names(config, layouts).items()}
-    tensors = dict(_theirs(saved, theirs))
-    modules = {name.removesuffix(".lora_A.weight").rpartition(".")[2] for name in tensors if ".lora_A." in name}
+    found = groups(config, layouts)
+    theirs = {ours: name for name, ours in our_names(found).items()}
+    tensors, kinds = _theirs(saved, found, theirs)
+    tensors |= {f"{_PREFIX}{theirs[name]}": tensor for name, tensor in saved.whole.items()}
+    kind = next(iter(kinds.values())) if len(set(kinds.values())) == 1 else saved.kind
+    others = {module: other for module, other in kinds.items() if other != kind}
     whole = {theirs[name].removesuffix(".weight").rpartition(".")[2] for name in saved.whole}
     with ProgressBar(str(folder), sum(tensor.nbytes for tensor in tensors.values())) as progress:
         write_safetensors_file(folder / SAFETENSORS, tensors, progress)
     write_json(
         folder / CONFIG,
         {
+            "alpha_pattern": {module: other.alpha for module, other in others.items()},
             "base_model_name_or_path": base,
             "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
             "init_lora_weights": True,
-            "lora_alpha": saved.kind.alpha,
+            "lora_alpha": kind.alpha,
             "lora_dropout": saved.dropout,
             "modules_to_save": sorted(whole) or None,
             "peft_type": "LORA",
-            "r": saved.kind.r,
-            "target_modules": sorted(modules),
+            "r": kind.r,
+            "rank_pattern": {module: other.r for module, other in others.items()},
+            "target_modules": sorted(kinds),
             "task_type": "CAUSAL_LM",
             "use_dora": saved.kind.dora,
             "use_rslora": saved.kind.rslora,
@@ -209,13 +216,30 @@ def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base
     )
 
 
-def _theirs(saved: SavedAdapters, theirs: Mapping[str, str]) -> Iterator[tuple[str, LazyTensor]]:
-    for layer, adapter in saved.adapters.items():
-        if f"{layer}.weight" not in theirs:
-            raise UserError(f"{saved.path}: {layer} is no layer of this model, or a part of one in its own names")
-        name = theirs[f"{layer}.weight"].removesuffix(".weight")
+def _theirs(
+    saved: SavedAdapters, found: Sequence[Group], theirs: Mapping[str, str]
+) -> tuple[dict[str, LazyTensor], dict[str, Kind]]:
+    """The tensors of adapters by PEFT's names, and of each module, by the end of its name, what its adapters are."""
+    ours = {f"{layer}.weight": adapter for layer, adapter in saved.adapters.items()}
+    made = {theirs[name]: (1, adapter) for name, adapter in ours.items() if name in theirs}
+    covered = set(theirs)
+    for group in filter(is_fused, found):
+        covered |= {one.name for one in group.ours}
+        if any(one.name in ours for one in group.ours):
+            made[group.theirs[0].name] = joined(group, ours, str(saved.path))
+    for name in ours:
+        if name not in covered:
+            raise UserError(f"{saved.path}: {name.removesuffix('.weight')} is no layer of this model in its own names")
+    tensors, kinds = dict[str, LazyTensor](), dict[str, Kind]()
+    for name, (count, adapter) in made.items():
+        layer, kind = name.removesuffix(".weight"), scaled(saved.kind, count)
+        module = layer.rpartition(".")[2]
+        if kinds.setdefault(module, kind) != kind:
+            raise UserError(
+                f"{saved.path}: {module} has adapters of more parts in some blocks than in others, which PEFT's folder "
+                "cannot say: merge the adapters instead (without --adapter-only)"
+            )
         for part, tensor in zip(_PARTS.values(), adapter, strict=True):
             if tensor is not None:
-                yield f"{_PREFIX}{name}.{part}", tensor
-    for name, tensor in saved.whole.items():
-        yield f"{_PREFIX}{theirs[name]}", tensor
+                tensors[f"{_PREFIX}{layer}.{part}"] = tensor
+    return tensors, kinds

@@ -43,18 +43,22 @@ def merged(name: str, weight: LazyTensor, adapter: Adapter, scale: float, dtype:
         if tensor.shape != shape:
             raise UserError(f"{name}: {what} of its adapter is {list(tensor.shape)}, and must be {list(shape)} here")
 
-    def pieces() -> Iterator[Tensor]:
+    def read() -> tuple[Tensor, Tensor, Tensor | None]:
         a, b = (_whole(tensor) for tensor in adapter[:2])
-        lengths = None if adapter.magnitude is None else _whole(adapter.magnitude)
-        step = rows_per_piece(weight.shape, DTYPES["F32"].itemsize)
-        for start in range(0, out, step):
-            stop = min(start + step, out)
-            rows = _rows(weight, start, stop).to(torch.float32) + scale * (b[start:stop] @ a)
-            if lengths is not None:
-                rows *= (lengths[start:stop] / row_lengths(rows))[:, None]
-            yield rows.flatten()
+        return a, b, None if adapter.magnitude is None else _whole(adapter.magnitude)
 
-    whole = LazyTensor("F32", weight.shape, pieces)
+    def rows(start: int, stop: int, a: Tensor, b: Tensor, lengths: Tensor | None) -> Tensor:
+        found = _rows(weight, start, stop).to(torch.float32) + scale * (b[start:stop] @ a)
+        if lengths is not None:
+            found *= (lengths[start:stop] / row_lengths(found))[:, None]
+        return found.flatten()
+
+    def pieces() -> Iterator[Tensor]:
+        step, held = rows_per_piece(weight.shape, DTYPES["F32"].itemsize), read()
+        for start in range(0, out, step):
+            yield rows(start, min(start + step, out), *held)
+
+    whole = LazyTensor("F32", weight.shape, pieces, lambda start, stop: rows(start, stop, *read()))
     return as_dtype(name, whole, dtype or weight.dtype)
 
 

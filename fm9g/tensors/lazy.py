@@ -88,6 +88,16 @@ class LazyTensor(Described):
     mapped: Callable[[], torch.Tensor] | None = None
 
 
+def held(tensor: torch.Tensor) -> LazyTensor:
+    """A tensor in memory, as others are that lie in files."""
+    return LazyTensor(
+        KEYS[tensor.dtype],
+        tuple(tensor.shape),
+        lambda: iter([tensor.flatten()]),
+        lambda start, stop: tensor[start:stop].flatten(),
+    )
+
+
 def as_dtype(name: str, tensor: LazyTensor, dtype: str | None) -> LazyTensor:
     """`tensor` rounded to `dtype` (None: as it is); a finite value that overflows is a UserError with `name`."""
     if dtype is None or dtype == tensor.dtype:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from fm9g.convert.families import FAMILIES
 from fm9g.convert.layouts import converted, groups
 from fm9g.model.config import ModelConfig
-from fm9g.tensors.lazy import LazyTensor
+from fm9g.tensors.lazy import held
 
 VOCAB_SIZE = 96
 # as from_pretrained of this transformers calls it
@@ -109,13 +109,9 @@ def edit_json(path: Path, **changes: Any) -> None:
 def in_their_names(tensors: dict[str, torch.Tensor], config: ModelConfig, model: Any) -> dict[str, torch.Tensor]:
     """Tensors of our decoder as the files of transformers' model would have them."""
     layouts = next(family for family in FAMILIES if family.architecture == type(model).__name__).layouts
-    lazy = {name: _in_memory(tensor) for name, tensor in tensors.items()}
+    lazy = {name: held(tensor) for name, tensor in tensors.items()}
     found = converted(groups(config, layouts), lazy, "ours")
     return {name: torch.cat(list(tensor.pieces())).view(tensor.shape) for name, tensor in found}
-
-
-def _in_memory(tensor: torch.Tensor) -> LazyTensor:
-    return LazyTensor("F32", tuple(tensor.shape), lambda: iter([tensor.flatten()]), lambda a, b: tensor[a:b].flatten())
 
 
 def gradients_of_theirs(model: Any) -> dict[str, torch.Tensor]:
