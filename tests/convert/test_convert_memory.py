@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from fm9g.convert.families import llama
+from fm9g.convert.families import bloom
+from fm9g.convert.hf_config import family_for, huggingface_config
 from fm9g.convert.layouts import groups
+from fm9g.files import write_json
 from fm9g.model.config import ModelConfig
 
-CONFIG = ModelConfig(vocab_size=16000, dim_model=1024, num_heads=8, num_layers=8, dim_ff=2816, dtype="bf16")
+SHAPE: dict[str, Any] = {"vocab_size": 16000, "dim_model": 1024, "num_heads": 8, "num_layers": 8, "dtype": "bf16"}
+CONFIGS = {
+    "llama": ModelConfig(**SHAPE, dim_ff=2816),
+    # rows of queries, keys and values by turns in one tensor
+    "bloom": ModelConfig(
+        **{**SHAPE, "num_layers": 12}, dim_ff=4096, activate_fn="gelu_tanh", max_length=2048, **bloom.OWN
+    ),
+    # a tensor for each expert, stacked in ours
+    "mixtral": ModelConfig(
+        **{**SHAPE, "num_layers": 4}, dim_ff=1024, num_experts=8, experts_per_token=2, norm_expert_weights=True
+    ),
+}
 ALLOWED_MB = 100  # the model has 271 MB, its shards up to 40 MB
 
 MEASURED = """
@@ -38,20 +51,13 @@ print((peak() - before) / 1024)
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("memory") / "source"
+@pytest.fixture(params=CONFIGS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    folder, config = tmp_path / "source", CONFIGS[request.param]
     folder.mkdir()
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "vocab_size": CONFIG.vocab_size,
-        "hidden_size": CONFIG.dim_model,
-        "num_attention_heads": CONFIG.num_heads,
-        "num_hidden_layers": CONFIG.num_layers,
-        "intermediate_size": CONFIG.dim_ff,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    shapes = {tensor.name: tensor.shape for group in groups(CONFIG, llama.LAYOUTS) for tensor in group.theirs}
+    write_json(folder / "config.json", huggingface_config(config, "BF16", {}, "7b.json"))
+    layouts = family_for(config, "7b.json").layouts
+    shapes = {tensor.name: tensor.shape for group in groups(config, layouts) for tensor in group.theirs}
     for number, start in enumerate(range(0, len(shapes), 12)):
         names = list(shapes)[start : start + 12]
         tensors = {name: torch.zeros(shapes[name], dtype=torch.bfloat16) for name in names}
