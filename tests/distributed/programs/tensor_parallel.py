@@ -15,14 +15,11 @@ from torch import Tensor
 from fm9g import runtime
 from fm9g.generation.engine import Engine, continued
 from fm9g.generation.sampling import Sampling
-from fm9g.lora.adapters import Adapters
 from fm9g.lora.settings import LoraSettings
 from fm9g.model.config import ModelConfig
-from fm9g.model.decoder import Decoder, as_it_is
-from fm9g.runtime import bmt
-from fm9g.runtime.shards import gathered_weights
+from fm9g.model.decoder import Decoder
+from tests.support.small_training import LENGTHS, read, train
 
-LENGTHS = ((9, 3, 5), (1, 15, 1), (8, 9), (2, 14, 1))  # of the documents in each row: 17 tokens do not divide evenly
 BASE = ModelConfig(
     vocab_size=61, dim_model=32, num_heads=4, num_layers=2, dim_ff=48, init_std=0.1, dtype="float32", qkv_bias=True
 )
@@ -67,43 +64,6 @@ CASES: dict[str, tuple[ModelConfig, dict[str, Any], LoraSettings | None]] = {
 }
 
 
-def read(row: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(row)
-    tokens, targets = torch.randint(0, 61, (2, 17), generator=generator).to(runtime.device())
-    targets[: 3 * row] = -100  # rows differ in their number of valid targets
-    return tokens, targets
-
-
-def train(config: ModelConfig, options: dict[str, Any], lora: LoraSettings | None, steps: int) -> dict[str, Any]:
-    adapters = None if lora is None else Adapters(lora, config)
-    model = Decoder(config, prepare=as_it_is if adapters is None else adapters.prepare, **options)
-    torch.manual_seed(3)
-    bmt.init_parameters(model)
-    if adapters is not None:
-        adapters.begin(model)
-    manager = bmt.optim.OptimManager(grad_scale=1)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    manager.add_optimizer(bmt.optim.AdamOptimizer(trained, lr=0.01, weight_decay=0.1))
-    result: dict[str, Any] = {"losses": [], "norms": []}
-    rows = range(len(LENGTHS))[runtime.data_rank() :: runtime.data_ranks()]
-    valid = sum(int((read(row)[1] != -100).sum()) for row in range(len(LENGTHS)))
-    for _ in range(steps):
-        manager.zero_grad()
-        total = 0.0
-        for row in rows:
-            tokens, targets = read(row)
-            loss, losses = model.loss(tokens, targets, model.context(LENGTHS[row]))
-            manager.backward(loss / valid)
-            total += losses.sum().item() / valid
-        result["losses"].append(runtime.all_reduce(total / runtime.tp_size()))
-        norm = manager.clip_grad_norm(manager.optimizers[0].param_groups, max_norm=1.0)
-        result["norms"].append(float(norm))
-        manager.step()
-    result["final"] = {name: weight.clone() for name, weight in gathered_weights(model)}
-    result["told"] = told(model, manager)
-    return result
-
-
 def told(model: Decoder, manager: Any) -> dict[str, Tensor]:
     """What a model says of a row, in each way; and the gradient that each token's log-probability gives."""
     tokens, targets = read(1)
@@ -130,6 +90,9 @@ def told(model: Decoder, manager: Any) -> dict[str, Tensor]:
 
 
 runtime.initialize(seed=3, tp_size=int(sys.argv[2]))
-results = {name: train(*CASES[name], steps=int(sys.argv[3])) for name in sys.argv[4:]}
+results = {}
+for name in sys.argv[4:]:
+    results[name], model, manager = train(*CASES[name], steps=int(sys.argv[3]))
+    results[name]["told"] = told(model, manager)
 if runtime.rank() == 0:
     torch.save(results, sys.argv[1])
