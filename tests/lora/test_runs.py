@@ -19,6 +19,8 @@ from fm9g.tensors.readers import read_pt, read_weights
 from fm9g.training.inputs import open_inputs
 from fm9g.training.run import open_loop
 from fm9g.training.settings import read_settings
+from tests.support.families import FAMILIES
+from tests.support.families import config_of as config_of_family
 from tests.support.outputs import Output
 from tests.support.places import Place
 from tests.support.runs_here import APP, refused_early, refused_here, train_here, training_here
@@ -66,6 +68,26 @@ def test_a_resumed_run_goes_on_bit_for_bit(place, options, tmp_path, changes):
     assert rest.learned() == whole.learned()
     assert all(torch.equal(value, whole.weights(6)[name]) for name, value in rest.weights(6).items())
     train_here(place, tmp_path / "half", **changes | {"train_iters": 7}, resume_ckpt=6)
+
+
+SAMPLE = ("BloomForCausalLM", "Gemma2ForCausalLM", "MixtralForCausalLM")  # of the mathematics that there is
+
+
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=[] if name in SAMPLE else pytest.mark.soak) for name in FAMILIES]
+)
+def test_every_family_is_resumed_bit_for_bit(place, tmp_path, architecture):
+    """Finetuned with adapters, from weights that it has learned."""
+    fields = {**config_of_family(architecture).to_dict(), "vocab_size": 320}
+    config = place.write_model(architecture, **fields)
+    base = train_here(place, tmp_path / "base", config=config, train_iters=2)
+    weights = base.checkpoints / "2/fm9g_live_checkpoint-2.pt"
+    settings = {"config": config, "lora": 1, "pretrained_model": weights, "lr": 1e-2, "save_iters": 2, "train_iters": 4}
+    whole = train_here(place, tmp_path / "whole", **settings)
+    train_here(place, tmp_path / "half", **settings | {"train_iters": 2})
+    rest = train_here(place, tmp_path / "half", **settings, resume_ckpt="latest")
+    assert rest.learned() == whole.learned()
+    assert all(torch.equal(value, whole.weights(4)[name]) for name, value in rest.weights(4).items())
 
 
 def test_adapters_in_safetensors_are_those_of_a_pt(place, options, base, tmp_path):
