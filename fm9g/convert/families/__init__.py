@@ -1,6 +1,22 @@
 """The architectures that conversion knows; a model from scratch is written as the first that has its features."""
 
-from fm9g.convert.families import bloom, gemma, glm, llama, minicpm, mistral, phi3, qwen, qwen3
+from fm9g.convert.families import (
+    baichuan,
+    bloom,
+    chatglm,
+    gemma,
+    glm,
+    internlm,
+    internlm2,
+    llama,
+    minicpm,
+    mistral,
+    phi3,
+    qwen,
+    qwen1,
+    qwen3,
+    yi,
+)
 
 FAMILIES = (
     qwen.FAMILY,
@@ -15,4 +31,12 @@ FAMILIES = (
     gemma.FAMILY,
     gemma.GEMMA2,
     bloom.FAMILY,
+    qwen1.FAMILY,
+    baichuan.FIRST_7B,
+    baichuan.FAMILY,
+    chatglm.FAMILY,
+    chatglm.CONDITIONAL,
+    internlm.FAMILY,
+    internlm2.FAMILY,
+    yi.FAMILY,
 )
