@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.hf_config import model_config_from_huggingface
-from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.errors import UserError
-from tests.convert.family_models import SHAPE, source
-from tests.support.tiny_tokenizers import bpe
-from tests.support.tiny_tokenizers import save as save_tokenizer
+from tests.convert.family_models import SHAPE
 
 GROUPED = {"multi_query_attention": True}
 
@@ -113,30 +105,3 @@ def test_of_glm_4_rope_ratio_is_the_bases_whatever_its_folder_is_called() -> Non
     values = {**SHAPE, **GROUPED, "architectures": ["ChatGLMModel"], "rope_ratio": 500, "padded_vocab_size": 151552}
     config = model_config_from_huggingface(values, "config.json")
     assert (config.base, config.rope_scaling_type, config.rotated) == (5e6, "", 64)
-
-
-@pytest.mark.parametrize(
-    ("row", "keys"),
-    [
-        ("chatglm2", {"padded_vocab_size": 100, "vocab_size": 100}),
-        ("baichuan 2 13b", {"vocab_size": 100, "norm_head": True}),
-        ("qwen", {"vocab_size": 100}),
-    ],
-)
-def test_more_rows_are_told_in_the_familys_own_keys(row: str, keys: dict[str, Any], tmp_path: Path) -> None:
-    source(tmp_path / "source", row)
-    config = huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt")
-    weights = torch.load(tmp_path / "7b.pt", weights_only=True)
-    for name in ("input_embedding.weight", "lm_head.weight"):
-        weights[name] = torch.cat([weights[name], weights[name][:4]])
-    (tmp_path / "7b.json").unlink()
-    torch.save(weights, tmp_path / "7b.pt")
-    with pytest.raises(UserError, match=f"has 100 rows of embeddings, {next(iter(keys))} is 96 in "):
-        with_reference(tmp_path / "source", tmp_path / "7b.pt", tmp_path / "back")
-    save_tokenizer(bpe(), tmp_path / "tokenizer")
-    with_reference(tmp_path / "source", tmp_path / "7b.pt", tmp_path / "back", tokenizer=tmp_path / "tokenizer")
-    before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("source", "back"))
-    assert {key: after[key] for key in keys} == keys
-    assert after.keys() == before.keys() | {"dtype", "torch_dtype"} | keys.keys()
-    again = huggingface_to_bmtrain(tmp_path / "back", tmp_path / "again.pt")
-    assert again == dataclasses.replace(config, vocab_size=100)
