@@ -18,8 +18,9 @@ from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.convert.merge_peft import merge_peft
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
+from fm9g.serve.source import Source, find_source
 from tests.convert.family_models import source
-from tests.convert.helpers import edit_json, read_tensors
+from tests.convert.helpers import assert_same_bits, edit_json, read_tensors
 from tests.support.domains import BASE_TEXTS, sentencepiece_model
 from tests.support.tiny_tokenizers import bpe, with_tokens
 from tests.support.tiny_tokenizers import save as save_tokenizer
@@ -53,6 +54,43 @@ def test_a_sentencepiece_model_of_a_folder_with_its_own_code_is_checked_without_
     assert there == load_tokenizer(tmp_path / "source").encode_all(texts)
 
 
+def write_adapter(folder: Path, layer: str, weight: torch.Tensor) -> torch.Tensor:
+    """A PEFT folder for one layer, and what it adds to its weight."""
+    low, high = torch.rand(2, weight.shape[1]), torch.rand(weight.shape[0], 2)
+    folder.mkdir()
+    names = {f"base_model.model.{layer}.lora_{name}.weight": value for name, value in (("A", low), ("B", high))}
+    save_file(names, folder / "adapter_model.safetensors")
+    kind = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": [layer.rpartition(".")[2]]}
+    (folder / "adapter_config.json").write_text(json.dumps(kind))
+    return 2 * high @ low
+
+
+def values_of(found: Source) -> dict[str, torch.Tensor]:
+    return {name: torch.cat(list(tensor.pieces())).view(tensor.shape) for name, tensor in found.tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("row", "layer"),
+    [
+        ("chatglm2", "transformer.encoder.layers.0.self_attention.dense"),
+        ("baichuan 2 13b", "model.layers.0.self_attn.o_proj"),
+        ("phi3, rotated in part, a window", "model.layers.0.self_attn.o_proj"),
+    ],
+)
+def test_it_is_served_from_its_folder_and_from_our_weights_with_adapters_in_its_names(
+    row: str, layer: str, tmp_path: Path
+) -> None:
+    source(tmp_path / "folder", row)
+    delta = write_adapter(tmp_path / "adapter", layer, read_tensors(tmp_path / "folder")[f"{layer}.weight"])
+    huggingface_to_bmtrain(tmp_path / "folder", tmp_path / "7b.pt")
+    plain = values_of(find_source(tmp_path / "7b.pt", None))
+    assert_same_bits(values_of(find_source(tmp_path / "folder", None)), plain)
+    changed = values_of(find_source(tmp_path / "folder", tmp_path / "adapter"))
+    name = "encoder.layers.0.self_att.self_attention.attention_out.weight"
+    torch.testing.assert_close(changed[name], plain[name] + delta)
+    assert_same_bits({**changed, name: plain[name]}, plain)
+
+
 @pytest.mark.parametrize(
     ("row", "layer"),
     [
@@ -66,18 +104,9 @@ def test_an_adapter_is_merged_and_rows_are_added_in_the_familys_own_names(row: s
     with_tokens(tmp_path / "tokenizer", [f"<{i}>" for i in range(90)], ["a b c"] * 9)
     tokens = load_tokenizer(tmp_path / "tokenizer").vocab_size
     before = read_tensors(tmp_path / "base")
-    out, into = before[f"{layer}.weight"].shape
-    low = {"lora_A.weight": torch.rand(2, into), "lora_B.weight": torch.rand(out, 2)}
-    (tmp_path / "adapter").mkdir()
-    save_file(
-        {f"base_model.model.{layer}.{name}": value for name, value in low.items()},
-        tmp_path / "adapter" / "adapter_model.safetensors",
-    )
-    kind = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": [layer.rpartition(".")[2]]}
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(kind))
+    delta = write_adapter(tmp_path / "adapter", layer, before[f"{layer}.weight"])
     merge_peft(tmp_path / "base", tmp_path / "tokenizer", tmp_path / "adapter", tmp_path / "merged", True, False)
     after = read_tensors(tmp_path / "merged")
-    delta = 2 * low["lora_B.weight"] @ low["lora_A.weight"]
     torch.testing.assert_close(after[f"{layer}.weight"], before[f"{layer}.weight"] + delta)
     config = huggingface_to_bmtrain(tmp_path / "merged", tmp_path / "7b.pt")
     assert config.vocab_size == tokens > 96
