@@ -8,6 +8,7 @@ import pytest
 
 from fm9g.convert.hf_config import model_config_from_huggingface
 from fm9g.errors import UserError
+from fm9g.model.parameters import num_parameters
 from tests.convert.family_models import SHAPE
 
 GROUPED = {"multi_query_attention": True}
@@ -99,6 +100,40 @@ def test_which_baichuan_a_folder_holds_its_config_tells(changes: dict[str, Any],
     config = model_config_from_huggingface(values, "config.json")
     assert (config.position, config.head_norm) == expected
     assert config.max_length == (values["max_position_embeddings"] or 4096)
+
+
+CHATGLM2 = {
+    **{"architectures": ["ChatGLMModel"], "hidden_size": 4096, "ffn_hidden_size": 13696, "num_layers": 28},
+    **{"num_attention_heads": 32, "kv_channels": 128, "multi_query_attention": True, "multi_query_group_num": 2},
+    **{"padded_vocab_size": 65024, "add_qkv_bias": True, "seq_length": 32768, "hidden_dropout": 0.0},
+}
+BAICHUAN_7B = {
+    **{"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    **{"architectures": ["BaiChuanForCausalLM"], "vocab_size": 64000, "max_position_embeddings": 4096},
+}
+BAICHUAN_13B = {
+    **{"hidden_size": 5120, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 40},
+    **{"architectures": ["BaichuanForCausalLM"], "vocab_size": 64000, "model_max_length": 4096},
+}
+QWEN_72B = {
+    **{"architectures": ["QWenLMHeadModel"], "hidden_size": 8192, "intermediate_size": 49152, "kv_channels": 128},
+    **{"num_hidden_layers": 80, "num_attention_heads": 64, "no_bias": True, "vocab_size": 152064},
+    **{"rotary_emb_base": 1000000, "rope_theta": 1000000, "rotary_pct": 1.0, "attn_dropout_prob": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "published"),
+    [
+        (CHATGLM2, 6_243_584_000),
+        (BAICHUAN_7B, 7_000_559_616),
+        (BAICHUAN_13B, 13_264_901_120),
+        (QWEN_72B, 72_287_920_128),
+    ],
+)
+def test_published_models_have_as_many_parameters_as_is_said_of_them(values: dict[str, Any], published: int) -> None:
+    """In their README, or as the bytes of their index, of ChatGLM2 without RoPE's frequencies."""
+    assert num_parameters(model_config_from_huggingface(values, "config.json")) == published
 
 
 def test_of_glm_4_rope_ratio_is_the_bases_whatever_its_folder_is_called() -> None:
