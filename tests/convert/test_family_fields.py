@@ -49,8 +49,13 @@ GROUPED = {"multi_query_attention": True}
         ("QWenLMHeadModel", {"rope_scaling": {"type": "linear"}}, "rope_scaling=.* is not supported"),
         ("BaiChuanForCausalLM", {"vocab_size": 125696}, "Baichuan 2's architecture is BaichuanForCausalLM, not BaiCh"),
         ("BaiChuanForCausalLM", {"rope_theta": 5e6}, "rope_theta=5000000.0 is not supported"),
-        ("BaichuanForCausalLM", {}, 'vocab_size 96 without z_loss_weight does not tell .* add "norm_head": true'),
-        ("BaichuanForCausalLM", {"vocab_size": 64000, "z_loss_weight": 0}, "vocab_size 64000 and z_loss_weight does"),
+        ("BaichuanForCausalLM", {}, 'vocab_size 96, z_loss_weight .* do not tell whether .* add "norm_head": true'),
+        ("BaichuanForCausalLM", {"vocab_size": 64000, "z_loss_weight": 0}, "vocab_size 64000, .* disagree on whether"),
+        (
+            "BaichuanForCausalLM",
+            {"vocab_size": 64000, "auto_map": {"AutoModel": "me/Baichuan2-13B-Chat--modeling_baichuan.BaichuanForC"}},
+            "the names in _name_or_path and auto_map disagree on whether",
+        ),
         ("BaichuanForCausalLM", {"norm_head": 1.5}, "norm_head must be true or false, not 1.5"),
         (
             "BaichuanForCausalLM",
@@ -92,6 +97,7 @@ def test_what_a_family_cannot_say_here_is_refused_by_name(
         ({"vocab_size": 125696, "max_position_embeddings": None, "model_max_length": 4096}, ("alibi", True)),
         ({"vocab_size": 125696, "max_position_embeddings": 4096, "model_max_length": 4096}, ("rotary", True)),
         ({"vocab_size": 125700, "z_loss_weight": 0}, ("rotary", True)),
+        ({"vocab_size": 125699, "_name_or_path": "/models/Baichuan2-7B-Base"}, ("rotary", True)),
         ({"vocab_size": 64010, "norm_head": False}, ("rotary", False)),
     ],
 )

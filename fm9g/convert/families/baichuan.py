@@ -23,6 +23,7 @@ ASSUMED = {"max_position_embeddings": 4096}
 REFUSED: dict[str, Any] = {**NEUTRAL, "rope_theta": 10000.0, "rope_scaling": None, "rope_parameters": None}
 UNREAD = dict.fromkeys(("head_dim", "num_key_value_heads"))  # usual keys that its code does not read
 FIRST, SECOND = 64000, 125696  # rows of the embedding, for either version's tokenizer
+NAMES = {"baichuan2": True, "baichuan-13b": False}
 ROTATED = {4096: True, 5120: False}  # by the width of the 7B and the 13B models
 NORM_HEAD = "norm_head"  # our key, for a config.json that does not tell it otherwise
 LENGTHS = ("max_position_embeddings", "model_max_length")  # of the 7B models' code, and of the 13B ones'
@@ -61,18 +62,22 @@ def _rotates(values: dict[str, Any], where: str) -> bool:
 
 
 def _has_norm_head(values: dict[str, Any], where: str) -> bool:
-    """Whether it is a Baichuan 2, by the rows of its tokenizer, or the weight of the z-loss, which only that has."""
+    """Whether it is a Baichuan 2: by the rows of its tokenizer, the weight of the z-loss, which only that has, and the
+    name of the model, or of the folder whose code runs it."""
     said, rows = values.get(NORM_HEAD), values.get("vocab_size")
     if said not in (None, False, True):
         raise UserError(f"{where}: {NORM_HEAD} must be true or false, not {shown(said)}")
     if said is not None:
         return bool(said)
+    names = f"{values.get('_name_or_path')} {values.get('auto_map')}".lower()
     told = {rows == SECOND} if rows in (FIRST, SECOND) else set()
     told |= {True} if values.get("z_loss_weight") is not None else set()
+    told |= {second for name, second in NAMES.items() if name in names}
     if len(told) != 1:
         raise UserError(
-            f"{where}: vocab_size {shown(rows)} {'and' if told else 'without'} z_loss_weight does not tell whether the "
-            f'rows of its head are normalised: add "{NORM_HEAD}": true (Baichuan 2) or false (Baichuan)'
+            f"{where}: vocab_size {shown(rows)}, z_loss_weight and the names in _name_or_path and auto_map "
+            f"{'disagree on' if told else 'do not tell'} whether the rows of its head are normalised: add "
+            f'"{NORM_HEAD}": true (Baichuan 2) or false (Baichuan)'
         )
     return told.pop()
 
