@@ -33,6 +33,9 @@ from tests.model.pairs import gradients, tokens_and_targets
 pytestmark = pytest.mark.usefixtures("single_rank")
 
 LENGTH = 40
+VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+# Before, transformers ignored windows of some layers here, and the share of a head that is rotated
+RIGHT_FROM = {"qwen2, a window": (4, 53), "phi3, rotated in part, a window": (4, 49)}
 # Rows whose mathematics no architecture of transformers has
 ELSEWHERE = {
     "qwen, rotated in part, biases": ("ffn_bias and out_bias and qkv_bias and rotary_dim", "QWenLMHeadModel"),
@@ -54,6 +57,8 @@ def in_memory(tensor: torch.Tensor) -> LazyTensor:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None:
+    if VERSION < RIGHT_FROM.get(row, VERSION):
+        pytest.skip(f"transformers {transformers.__version__} computes another model")
     theirs = source(tmp_path / "source", row)
     config = huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt")
     ours = Decoder(config)
