@@ -5,6 +5,7 @@ As in glm.py, the first half of each head is rotated, neighbours with each other
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fm9g.convert.families.family import Family, read_decoder, refuse_mup
@@ -58,8 +59,8 @@ GLM4_ROWS = 151552  # of the embedding, for GLM-4's tokenizer; ChatGLM2 and Chat
 STRETCHES = {"chatglm2": True, "chatglm3": False, "codegeex4": False, "glm-4": False, "glm4": False, "longalign": False}
 
 
-def _reads(family: str) -> Any:
-    return lambda values, where: _decoder(values, family, where)
+def _reads(architecture: str) -> Callable[[dict[str, Any], str], ModelConfig]:
+    return lambda values, where: _decoder(values, architecture, where)
 
 
 def _decoder(values: dict[str, Any], architecture: str, where: str) -> ModelConfig:
