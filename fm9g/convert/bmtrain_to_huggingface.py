@@ -70,7 +70,7 @@ def with_reference(
     config = family.read_config(values, str(config_path))
     checkpoint = _find(checkpoint, target, max_shard_size, overwrite)
     _check_sibling(checkpoint, config, config_path)
-    values, config = _with_rows(values, config, checkpoint, config_path, tokenizer)
+    values, config = _with_rows(values, config, family, checkpoint, config_path, tokenizer)
 
     def companions(folder: Path, kind: str) -> dict[str, Any]:
         if tokenizer is None:
@@ -88,7 +88,12 @@ def with_reference(
 
 
 def _with_rows(
-    values: dict[str, Any], config: ModelConfig, checkpoint: Path, config_path: Path, tokenizer: Path | None
+    values: dict[str, Any],
+    config: ModelConfig,
+    family: Family,
+    checkpoint: Path,
+    config_path: Path,
+    tokenizer: Path | None,
 ) -> tuple[dict[str, Any], ModelConfig]:
     """A reference's config for a checkpoint that has more rows of embeddings; these need a tokenizer of their own."""
     table = read_weights(require_file(checkpoint)).get(EMBEDDING)
@@ -96,11 +101,13 @@ def _with_rows(
         return values, config
     rows = table.shape[0]
     if tokenizer is None:
+        name = next(iter(family.rows(config)))
         raise UserError(
-            f"{checkpoint}: has {rows} rows of embeddings, vocab_size is {config.vocab_size} in {config_path}: take "
+            f"{checkpoint}: has {rows} rows of embeddings, {name} is {config.vocab_size} in {config_path}: take "
             "that model's own folder, or give the tokenizer of more tokens, too (--tokenizer)"
         )
-    return {**values, "vocab_size": rows}, dataclasses.replace(config, vocab_size=rows)
+    config = dataclasses.replace(config, vocab_size=rows)
+    return {**values, **family.rows(config)}, config
 
 
 def from_scratch(

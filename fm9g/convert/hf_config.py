@@ -80,11 +80,30 @@ def features(config: ModelConfig) -> frozenset[str]:
 
 def family_for(config: ModelConfig, where: str) -> Family:
     """The family that a model from scratch is written as; a UserError names the fields where there is none."""
-    found = features(config)
     for family in FAMILIES:
-        if family.write_config and family.features <= found <= family.features | family.also:
+        if family.write_config and _has_features(family, config):
             return family
-    raise UserError(f"{where}: no architecture of Hugging Face has {' and '.join(sorted(found))} together")
+    family = family_with(config, where)
+    raise UserError(
+        f"{where}: no architecture whose code is in transformers has {_told(config)}: {family.architecture} has, whose "
+        "code is in its own folders; give one as the reference (--huggingface-ref-dir)"
+    )
+
+
+def family_with(config: ModelConfig, where: str) -> Family:
+    """The first family that has the model's features, whether one from scratch can be written as it or not."""
+    for family in FAMILIES:
+        if _has_features(family, config):
+            return family
+    raise UserError(f"{where}: no architecture of Hugging Face has {_told(config)} together")
+
+
+def _has_features(family: Family, config: ModelConfig) -> bool:
+    return family.features <= features(config) <= family.features | family.also
+
+
+def _told(config: ModelConfig) -> str:
+    return " and ".join(sorted(features(config)))
 
 
 def huggingface_config(

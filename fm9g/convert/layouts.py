@@ -42,11 +42,15 @@ class Layout(NamedTuple):
 
 
 class Layouts(NamedTuple):
-    """A family's: of what is there once, and of a block; `layers` and its number stand before their names there."""
+    """A family's: of what is there once, and of a block; `layers` and its number stand before their names there.
+
+    `prefix`: what begins names here that some checkpoints of the family write without it.
+    """
 
     ends: tuple[Layout, ...]
     layers: str
     block: tuple[Layout, ...]
+    prefix: str = ""
 
 
 def renamed(names: Mapping[str, str]) -> tuple[Layout, ...]:

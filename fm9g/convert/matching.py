@@ -13,8 +13,8 @@ from fm9g.tensors.lazy import DTYPES, LazyTensor, same_bits, unsupported
 
 MAX_LISTED = 20
 
-# Old LLaMA and MiniCPM checkpoints hold what rotary embeddings compute from the config: nothing to convert.
-IGNORED = re.compile(r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+# Old LLaMA, MiniCPM and ChatGLM checkpoints hold what rotary embeddings compute from the config: nothing to convert.
+IGNORED = re.compile(r"\.rotary_(pos_)?emb\.(inv_freq|cos_cached|sin_cached)$")
 
 SIZES = {
     "vocab": "vocab_size",
@@ -42,6 +42,8 @@ def match(
     tied = groups(config, layouts)
     expected = {tensor.name: tensor for group in tied for tensor in group.side(side)}
     found = {name: tensor for name, tensor in checkpoint.items() if not IGNORED.search(name)}
+    if side == "huggingface" and layouts.prefix:
+        found = _with_prefix(found, expected, layouts.prefix)
     layers = layouts.layers if side == "huggingface" else LAYERS
     problems = _size_problems(config, expected, found, layers)
     if config.tie_lm_head:
@@ -61,6 +63,14 @@ def match(
     if problems:
         raise UserError(_report(problems, where))
     return tied, found
+
+
+def _with_prefix(found: Mapping[str, LazyTensor], expected: Mapping[str, Shaped], prefix: str) -> dict[str, LazyTensor]:
+    """With full names for those that are expected with the prefix alone, unless they are there in full, too."""
+    return {
+        prefix + name if prefix + name in expected and prefix + name not in found else name: tensor
+        for name, tensor in found.items()
+    }
 
 
 def _report(problems: list[str], where: str) -> str:

@@ -23,7 +23,11 @@ from fm9g.tensors.readers import read_huggingface_folder
 from fm9g.tensors.writers import parse_size, write_safetensors
 
 SHARD_SIZE = "5GB"
-_EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight", "word_embeddings.weight", "wte.weight")
+_EMBEDDINGS = (
+    *("embed_tokens.weight", "lm_head.weight", "word_embeddings.weight", "wte.weight"),
+    *("tok_embeddings.weight", "transformer.output_layer.weight"),  # of InternLM2 and ChatGLM
+)
+_ROWS = ("vocab_size", "padded_vocab_size")  # ChatGLM's code reads the second
 
 
 def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize: bool, overwrite: bool) -> int:
@@ -48,7 +52,7 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
             raise UserError(f"{peft_dir}: has an adapter for {layer}, which {base} does not hold")
         weights[name] = merged(name, weights[name], adapter, peft.kind.scale)
     weights |= _whole(peft.whole, weights, base, peft_dir, resize)
-    rows = {name: tensor.shape[0] for name, tensor in weights.items() if name.endswith(_EMBEDDINGS)}
+    rows = {name: tensor.shape[0] for name, tensor in weights.items() if _is_table(name)}
     if rows and min(rows.values()) < tokens:
         if not resize:
             raise UserError(
@@ -56,8 +60,8 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
                 f"{min(rows.values())} rows: --resize_emb adds rows"
             )
         weights |= _grown({name: weights[name] for name, count in rows.items() if count < tokens}, base, tokenizer)
-    if (size := max([weights[name].shape[0] for name in rows], default=0)) > config.get("vocab_size", size):
-        config = config | {"vocab_size": size}
+    size = max([weights[name].shape[0] for name in rows], default=0)
+    config = config | {key: size for key in _ROWS if size > config.get(key, size)}
     found = dict[str, str]()
     with new_folder(target, overwrite) as folder:
         copy_files(base, folder, ("generation_config.json", "*.py"))
@@ -67,6 +71,11 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
             write_safetensors(folder, noting(weights, found), parse_size(SHARD_SIZE), progress)
     warn_of(found, target)
     return len(peft.adapters)
+
+
+def _is_table(name: str) -> bool:
+    """Whether a tensor has a row for each token."""
+    return name.endswith(_EMBEDDINGS) or name == "output.weight"  # InternLM2's head
 
 
 def _note_other_base(peft_dir: Path, base: Path) -> None:
@@ -84,7 +93,7 @@ def _whole(
         if name not in weights:
             raise UserError(f"{peft_dir}: holds {name}, which {base} does not")
         ours, theirs = weights[name].shape, tensor.shape
-        more = name.endswith(_EMBEDDINGS) and ours[1:] == theirs[1:] and ours[0] < theirs[0]
+        more = _is_table(name) and ours[1:] == theirs[1:] and ours[0] < theirs[0]
         if ours != theirs and not (resize and more):
             hint = ": --resize_emb takes it" if more else ""
             raise UserError(f"{peft_dir}: {name} is {list(theirs)}, in {base} {list(ours)}{hint}")

@@ -24,6 +24,13 @@ def interleaved_keys(config: ModelConfig) -> np.ndarray:
     return interleaved(config, config.num_kv_heads)
 
 
+def interleaved_in_one(config: ModelConfig) -> np.ndarray:
+    """Of queries, keys and values one after another in one, the former two as in `interleaved`."""
+    queries, keys = interleaved_queries(config), interleaved_keys(config)
+    values = np.arange(len(keys))
+    return np.concatenate([queries, len(queries) + keys, len(queries) + len(keys) + values])
+
+
 def head_by_head(config: ModelConfig) -> np.ndarray:
     """Of queries, keys and values in one: each group's heads of queries, then its keys and its values."""
     queries, keys = config.num_heads * config.dim_head, config.num_kv_heads * config.dim_head

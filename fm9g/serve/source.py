@@ -17,8 +17,8 @@ from typing import Any
 from fm9g.checkpoint.named import find_weights, holds_checkpoints
 from fm9g.convert.adapters import SavedAdapters, read_adapters, with_adapters
 from fm9g.convert.chat_template import trained_template
-from fm9g.convert.hf_config import family_for, family_of
-from fm9g.convert.layouts import converted
+from fm9g.convert.hf_config import family_of, family_with
+from fm9g.convert.layouts import Layouts, converted
 from fm9g.convert.matching import match
 from fm9g.convert.peft import CONFIG as PEFT_CONFIG
 from fm9g.convert.peft import in_our_names, read_peft
@@ -40,9 +40,11 @@ _WHOLE = "a whole Hugging Face model, and no adapters: name it as --model"
 @dataclass(frozen=True)
 class Source:
     """`tokenizer` and `template` are None where nothing tells them; `where` is what messages call the model, and
-    `vocabulary` the Tokenizer.vocabulary of the tokenizer that it came with, if that is known."""
+    `vocabulary` the Tokenizer.vocabulary of the tokenizer that it came with, if that is known. `layouts` are those of
+    the family that a PEFT folder for the model names layers as."""
 
     config: ModelConfig
+    layouts: Layouts
     tensors: Mapping[str, LazyTensor]
     tokenizer: Path | None
     template: str | None
@@ -71,7 +73,7 @@ def _hugging_face(folder: Path) -> Source:
     family = family_of(values, str(where))
     config = family.read_config(values, str(where))
     groups, found = match(config, family.layouts, read_huggingface_folder(folder), "huggingface", str(folder))
-    return Source(config, dict(converted(groups, found, "huggingface")), folder, None, folder)
+    return Source(config, family.layouts, dict(converted(groups, found, "huggingface")), folder, None, folder)
 
 
 def _ours(weights: Path) -> Source:
@@ -82,9 +84,10 @@ def _ours(weights: Path) -> Source:
     tensors = read_weights(weights)
     if any(".lora." in name for name in tensors):
         raise UserError(f"{weights}: holds adapters: name the model that they are for, and this as --adapter")
-    _, found = match(config, family_for(config, str(told)).layouts, tensors, "ours", str(weights))
+    layouts = family_with(config, str(told)).layouts
+    _, found = match(config, layouts, tensors, "ours", str(weights))
     template, vocabulary = trained_template(weights), vocabulary_of(weights)
-    return Source(config, found, _tokenizer_of(weights), template, weights, vocabulary)
+    return Source(config, layouts, found, _tokenizer_of(weights), template, weights, vocabulary)
 
 
 def _weights_in(path: Path) -> Path:
@@ -127,7 +130,7 @@ def _with_adapter(source: Source, weights: Path | None, adapter: Path, dtype: st
 def _merged(source: Source, weights: Path | None, path: Path, dtype: str | None) -> Source:
     """A model with the adapters of a file or a PEFT folder; by its `weights` it is known whether they are for it."""
     peft = (path / PEFT_CONFIG).is_file()
-    saved = _peft(path, source.config) if peft else read_adapters(path, None)
+    saved = _peft(path, source) if peft else read_adapters(path, None)
     if not peft:
         _check_base(path, source, weights)
     tensors = with_adapters(source.tensors, saved, source.where, dtype)
@@ -150,8 +153,8 @@ def _check_base(adapters: Path, source: Source, weights: Path | None) -> None:
         )
 
 
-def _peft(folder: Path, config: ModelConfig) -> SavedAdapters:
-    return in_our_names(read_peft(folder), config, family_for(config, str(folder)).layouts)
+def _peft(folder: Path, source: Source) -> SavedAdapters:
+    return in_our_names(read_peft(folder), source.config, source.layouts)
 
 
 def _tokenizer_of(weights: Path) -> Path | None:

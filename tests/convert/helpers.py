@@ -108,7 +108,8 @@ def edit_json(path: Path, **changes: Any) -> None:
 
 def in_their_names(tensors: dict[str, torch.Tensor], config: ModelConfig, model: Any) -> dict[str, torch.Tensor]:
     """Tensors of our decoder as the files of transformers' model would have them."""
-    layouts = next(family for family in FAMILIES if family.architecture == type(model).__name__).layouts
+    architecture = getattr(model, "architecture", type(model).__name__)  # a reference is told apart by its own
+    layouts = next(family for family in FAMILIES if family.architecture == architecture).layouts
     lazy = {name: held(tensor) for name, tensor in tensors.items()}
     found = converted(groups(config, layouts), lazy, "ours")
     return {name: torch.cat(list(tensor.pieces())).view(tensor.shape) for name, tensor in found}

@@ -243,6 +243,12 @@ def test_mup_fields_turn_scaling_on(architecture: str) -> None:
     assert config.width_ratio == 4.0
 
 
+# What some configs must say, so that it is told which model they are of
+TELLING: dict[str, dict[str, Any]] = {
+    "BaichuanForCausalLM": {"norm_head": True},
+    "ChatGLMModel": {"multi_query_attention": True},
+    "ChatGLMForConditionalGeneration": {"multi_query_attention": True},
+}
 MAY_BE_MUP = ("Llama", "MiniCPM", "FM9G")
 
 
@@ -256,6 +262,7 @@ MAY_BE_MUP = ("Llama", "MiniCPM", "FM9G")
 )
 def test_a_null_key_is_as_if_left_out(architecture: str, key: str) -> None:
     values = {**MINICPM, "architectures": [architecture], "num_key_value_heads": 4, "sliding_window": None}
+    values |= TELLING.get(architecture, {})
     for other in ("model_type", key, *(MUP_KEYS if not architecture.startswith(MAY_BE_MUP) else ())):
         values.pop(other, None)
     left_out = model_config_from_huggingface(values, "config.json")

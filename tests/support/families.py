@@ -11,6 +11,10 @@ USUAL: dict[str, Any] = {
     **{"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2},
     **{"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.1, "max_position_embeddings": 128},
 }
+CHATGLM = {
+    **{"padded_vocab_size": 61, "num_layers": 2, "kv_channels": 8, "ffn_hidden_size": 48, "seq_length": 128},
+    **{"multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True},
+}
 EXPERTS = {"num_experts_per_tok": 2, "num_local_experts": 4}
 FAMILIES: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"attention_bias": True, "mlp_bias": True},
@@ -25,6 +29,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "GemmaForCausalLM": {"head_dim": 16},
     "Gemma2ForCausalLM": {"head_dim": 16, "sliding_window": 6},
     "BloomForCausalLM": {},
+    "QWenLMHeadModel": {"intermediate_size": 96, "seq_length": 128},
+    "BaiChuanForCausalLM": {},
+    "BaichuanForCausalLM": {"max_position_embeddings": None, "model_max_length": 128, "norm_head": True},
+    "ChatGLMModel": CHATGLM,
+    "ChatGLMForConditionalGeneration": CHATGLM,
+    "InternLMForCausalLM": {},
+    "InternLM2ForCausalLM": {},
+    "YiForCausalLM": {},
     "MixtralForCausalLM": EXPERTS,
     "Qwen2MoeForCausalLM": {**EXPERTS, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
     "Qwen3MoeForCausalLM": {**EXPERTS, "moe_intermediate_size": 24, "head_dim": 16},

@@ -1,6 +1,24 @@
 """The architectures that conversion knows; a model from scratch is written as the first that has its features."""
 
-from fm9g.convert.families import bloom, gemma, glm, llama, minicpm, mistral, mixtral, phi3, qwen, qwen3, qwen_moe
+from fm9g.convert.families import (
+    baichuan,
+    bloom,
+    chatglm,
+    gemma,
+    glm,
+    internlm,
+    internlm2,
+    llama,
+    minicpm,
+    mistral,
+    mixtral,
+    phi3,
+    qwen,
+    qwen1,
+    qwen3,
+    qwen_moe,
+    yi,
+)
 
 FAMILIES = (
     qwen.FAMILY,
@@ -18,4 +36,12 @@ FAMILIES = (
     mixtral.FAMILY,
     qwen_moe.QWEN2,
     qwen_moe.QWEN3,
+    qwen1.FAMILY,
+    baichuan.FIRST_7B,
+    baichuan.FAMILY,
+    chatglm.FAMILY,
+    chatglm.CONDITIONAL,
+    internlm.FAMILY,
+    internlm2.FAMILY,
+    yi.FAMILY,
 )

@@ -36,6 +36,7 @@ LAYOUTS = Layouts(
             head_by_head,
         ),
     ),
+    prefix="transformer.",  # which bigscience's own files leave out
 )
 # Older spellings are read, and ours is written.
 SPELLINGS = {"hidden_size": "n_embed", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}

@@ -64,6 +64,11 @@ NEUTRAL: dict[str, Any] = {
 }
 
 
+def vocabulary_rows(config: ModelConfig) -> dict[str, Any]:
+    """What a config.json says of the rows of the embedding, in most families."""
+    return {"vocab_size": config.vocab_size}
+
+
 class Family(NamedTuple):
     """One value of config.json's `architectures`.
 
@@ -71,8 +76,9 @@ class Family(NamedTuple):
     the keys for a model trained from scratch, but for dtype, token ids, tying and RoPE. A model is written as the first
     family whose `features` it has (see hf_config.features), and none but those that family may have (`also`).
     `model_type` is transformers' name of it, by which that chooses; None where its code is elsewhere. `names_rope`:
-    whether its config.json has RoPE under transformers' keys. For docs/models.md: `models` of it, the chat `templates`
-    that these have, and the keys that must have one value, by it (`refused`).
+    whether its config.json has RoPE under transformers' keys. `rows(config)` gives the keys that say how many rows the
+    embedding has, for a model that got more of them than the config.json says. For docs/models.md: `models` of it, the
+    chat `templates` that these have, and the keys that must have one value, by it (`refused`).
     """
 
     architecture: str
@@ -86,6 +92,7 @@ class Family(NamedTuple):
     models: str = ""
     templates: tuple[str, ...] = ()
     refused: Mapping[str, Any] = NEUTRAL
+    rows: Callable[[ModelConfig], dict[str, Any]] = vocabulary_rows
 
 
 def read_decoder(

@@ -16,7 +16,13 @@ import huggingface_hub.errors
 import transformers
 
 from fm9g.convert.hf_config import family_for, huggingface_config
-from fm9g.convert.tokenizer.files import install_tokenizer, mark_special, name_fast_class, training_reads
+from fm9g.convert.tokenizer.files import (
+    has_tiktoken,
+    install_tokenizer,
+    mark_special,
+    name_fast_class,
+    training_reads,
+)
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.tokens.sentencepiece_proto import NORMAL, UNIGRAM, SentencePieceModel, read_sentencepiece
 from fm9g.data.tokens.special import Written
@@ -102,7 +108,7 @@ def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
     does in transformers 5), the class that takes the file as it is replaces it; tokens that are special in training
     are marked so.
     """
-    if not training_reads(tokenizer):
+    if not training_reads(tokenizer) or has_tiktoken(tokenizer):
         return
     trained = load_tokenizer(tokenizer)
     _warn_of_another(trained, checkpoint)

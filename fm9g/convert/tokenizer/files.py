@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
+    "*.tiktoken",
     "chat_template*",
     "*.py",  # copied as data, so that a reference's auto_map still resolves; never imported here
 )
@@ -33,6 +35,7 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 FAST_CLASS = "PreTrainedTokenizerFast"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token")
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")  # a line: a token in base64, and its rank
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -91,9 +94,18 @@ def training_reads(tokenizer: Path) -> bool:
     return any(os.path.lexists(tokenizer / name) for name in ("tokenizer.json", "tokenizer.model"))
 
 
+def has_tiktoken(tokenizer: Path) -> bool:
+    """Whether all that a folder has is a tokenizer.model of tiktoken (GLM-4's), which its own code alone reads."""
+    model = tokenizer / "tokenizer.model"
+    if not model.exists() or (tokenizer / "tokenizer.json").exists():
+        return False
+    with open(model, "rb") as file:
+        return _TIKTOKEN.match(file.readline(1000)) is not None
+
+
 def complete_tokenizer(folder: Path) -> None:
     """Give a folder with tokenizer.model but no tokenizer.json the latter, which transformers reads as it is."""
-    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists() and not has_tiktoken(folder):
         write_sentencepiece_json(folder / "tokenizer.model", folder)
 
 

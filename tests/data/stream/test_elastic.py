@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fm9g.data.stream import loader
@@ -106,7 +106,7 @@ def test_ranks_and_kills_change_nothing(place, datasets, monkeypatch, entries, s
     for steps, ranks in lives:
         parts.live(steps, ranks)
     assert parts.rows == whole.rows
-    assert any(whole.rows)
+    assume(any(whole.rows))  # such an example shows something; where too many do not, hypothesis says so
 
 
 @NO_FIXTURE_CHECK

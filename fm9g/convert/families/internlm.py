@@ -1,0 +1,39 @@
+"""InternLM, the first: a LLaMA with biases of attention's projections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
+from fm9g.convert.families.internlm2 import attention_biases
+from fm9g.convert.families.llama import LAYOUTS
+from fm9g.convert.hf_rope import DEFAULT_THETA
+from fm9g.errors import UserError, shown
+from fm9g.model.config import ModelConfig
+
+USUAL = {"base": DEFAULT_THETA, "type": "dynamic"}  # `rotary` of a config.json that leaves it out
+UNREAD = dict.fromkeys(("head_dim", "num_key_value_heads", "rope_parameters"))  # usual keys that its code does not read
+
+
+def _read(values: dict[str, Any], where: str) -> ModelConfig:
+    refuse_mup(values, FAMILY.architecture, where)
+    fixed = {**UNREAD, **_rope(values, where)}
+    return read_decoder({**values, **fixed}, where, None, NEUTRAL, **attention_biases(values, where))
+
+
+def _rope(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """`rotary` in transformers' keys."""
+    rotary = values.get("rotary") or USUAL
+    if not isinstance(rotary, dict) or rotary.get("type") not in ("origin", "dynamic"):
+        raise UserError(f"{where}: rotary must be an object whose type is 'origin' or 'dynamic', not {shown(rotary)}")
+    factor = {"type": "dynamic", "factor": rotary.get("scaling_factor", 1.0)}
+    return {"rope_theta": rotary.get("base"), "rope_scaling": factor if rotary["type"] == "dynamic" else None}
+
+
+FAMILY = Family(
+    *("InternLMForCausalLM", None, frozenset(), _read, None, LAYOUTS),
+    also=frozenset({"qkv_bias", "out_bias"}),
+    names_rope=False,
+    models="InternLM (first version)",
+    templates=("internlm",),
+)

@@ -1,0 +1,60 @@
+"""InternLM2 and InternLM2.5 (https://arxiv.org/abs/2403.17297): a LLaMA whose queries, keys and values are in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
+from fm9g.convert.families.phi3 import QKV
+from fm9g.convert.layouts import Layout, Layouts, renamed
+from fm9g.convert.orders import head_by_head
+from fm9g.errors import UserError, shown
+from fm9g.model.config import ModelConfig
+
+LAYOUTS = Layouts(
+    ends=renamed(
+        {
+            "input_embedding": "model.tok_embeddings",
+            "encoder.output_layernorm": "model.norm",
+            "lm_head": "output",
+        }
+    ),
+    layers="model.layers.",
+    block=(
+        *renamed(
+            {
+                "self_att.layernorm_before_attention": "attention_norm",
+                "self_att.self_attention.attention_out": "attention.wo",
+                "ffn.layernorm_before_ffn": "ffn_norm",
+                "ffn.ffn.w_in.w_0": "feed_forward.w1",
+                "ffn.ffn.w_in.w_1": "feed_forward.w3",
+                "ffn.ffn.w_out": "feed_forward.w2",
+            }
+        ),
+        Layout(("attention.wqkv",), QKV, head_by_head),
+    ),
+)
+
+
+def attention_biases(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Our fields for `bias`, which both versions' classes take for true where it is left out."""
+    bias = values.get("bias")
+    if bias not in (None, False, True):
+        raise UserError(f"{where}: bias must be true or false, not {shown(bias)}")
+    return dict.fromkeys(("qkv_bias", "out_bias"), bias is not False)
+
+
+def _read(values: dict[str, Any], where: str) -> ModelConfig:
+    refuse_mup(values, FAMILY.architecture, where)
+    # of head_dim and rope_parameters its code knows nothing
+    unread = {"head_dim": None, "rope_parameters": None}
+    return read_decoder({**values, **unread}, where, None, NEUTRAL, **attention_biases(values, where))
+
+
+FAMILY = Family(
+    *("InternLM2ForCausalLM", None, frozenset(), _read, None, LAYOUTS),
+    also=frozenset({"qkv_bias", "out_bias"}),
+    names_rope=False,
+    models="InternLM2, InternLM2.5",
+    templates=("internlm2",),
+)

@@ -1,0 +1,37 @@
+"""Greedy generation beside transformers' generate, for what decides which tokens a cache shows and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
+from fm9g.generation.engine import Engine, continued
+from fm9g.model.decoder import Decoder
+from tests.convert.family_models import source
+from tests.generation.test_engine import GREEDY, by_transformers, prompts
+
+pytestmark = pytest.mark.usefixtures("single_rank")
+# ALiBi, windows in all layers or every other one with soft caps, heads that are rotated in part
+ROWS = ["bloom", "mistral", "gemma2", *(["glm"] if hasattr(transformers, "GlmConfig") else [])]
+ENDS, NEW = [5, 17], 24
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_greedy_is_transformers_token_for_token(row: str, tmp_path: Path) -> None:
+    """Of texts longer than the window, in batches of every length."""
+    theirs = source(tmp_path / "source", row)
+    model = Decoder(huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt"))
+    model.load_state_dict(torch.load(tmp_path / "7b.pt", weights_only=True))
+    given = prompts(16)
+    expected = [by_transformers(theirs, prompt, ENDS, NEW) for prompt in given]
+    for batch in (1, 16):
+        found = []
+        for start in range(0, len(given), batch):
+            rows = given[start : start + batch]
+            found += continued(Engine(model).generate(rows, ENDS, NEW, GREEDY), len(rows))
+        assert found == expected
+    assert max(map(len, expected)) == NEW and len(set(map(tuple, expected))) > 8
