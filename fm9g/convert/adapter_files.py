@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fm9g.convert.adapters import SavedAdapters
-from fm9g.convert.hf_config import family_for, family_of
+from fm9g.convert.hf_config import described, family_for
 from fm9g.convert.outputs import check_output_file, check_output_folder, new_file, new_folder
 from fm9g.convert.peft import check_sayable, in_our_names, read_peft, write_peft
 from fm9g.errors import UserError
-from fm9g.files import read_json, write_json
+from fm9g.files import write_json
 from fm9g.lora.layers import LORA_A, adapter_parameters, matching
 from fm9g.lora.told import note_path
 from fm9g.model.config import ModelConfig
@@ -28,9 +28,7 @@ def adapters_to_peft(
     """Write adapters to the PEFT folder `target`, for the Hugging Face model in the folder `reference`, or for one that
     is written from `model_config`."""
     if reference is not None:
-        values = read_json(reference / "config.json")
-        family = family_of(values, str(reference / "config.json"))
-        config = family.read_config(values, str(reference / "config.json"))
+        *_, family, config = described(reference)
     else:
         assert model_config is not None
         config = ModelConfig.from_json(model_config)
@@ -52,9 +50,7 @@ def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwri
         raise UserError(f"{output}: the output must be a .pt file")
     for path in (output, note_path(output)):
         check_output_file(path, overwrite)
-    values, where = read_json(huggingface_dir / "config.json"), str(huggingface_dir / "config.json")
-    family = family_of(values, where)
-    config = family.read_config(values, where)
+    *_, family, config = described(huggingface_dir)
     peft = read_peft(peft_dir)
     ours = in_our_names(peft, config, family.layouts)
     tensors, config = dict(sorted(ours.tensors().items())), _with_rows(config, ours)

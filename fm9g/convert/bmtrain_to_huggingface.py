@@ -12,9 +12,9 @@ from fm9g.convert.adapters import SavedAdapters, with_adapters
 from fm9g.convert.chat_template import install_template, trained_template
 from fm9g.convert.families.family import Family
 from fm9g.convert.hf_config import (
+    described,
     differences,
     family_for,
-    family_of,
     huggingface_config,
     with_checkpoint_facts,
 )
@@ -24,7 +24,7 @@ from fm9g.convert.outputs import check_output_folder, new_folder
 from fm9g.convert.tokenizer.check import check_export
 from fm9g.convert.tokenizer.files import REFERENCE_FILES, complete_tokenizer, copy_files, install_tokenizer
 from fm9g.errors import UserError
-from fm9g.files import read_json, require_file, write_json
+from fm9g.files import require_file, write_json
 from fm9g.lora.told import check_base
 from fm9g.model.config import ModelConfig
 from fm9g.model.parameters import EMBEDDING
@@ -64,10 +64,7 @@ def with_reference(
     """
     if target.resolve() == reference.resolve():
         raise UserError(f"{target}: is the reference folder itself; choose another folder to save to")
-    config_path = reference / "config.json"
-    values = read_json(config_path)
-    family = family_of(values, str(config_path))
-    config = family.read_config(values, str(config_path))
+    config_path, values, family, config = described(reference)
     checkpoint = _find(checkpoint, target, max_shard_size, overwrite)
     _check_sibling(checkpoint, config, config_path)
     values, config = _with_rows(values, config, family, checkpoint, config_path, tokenizer)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from fm9g.convert import hf_rope
 from fm9g.convert.families import FAMILIES
 from fm9g.convert.families.family import MUP_KEYS, Family
 from fm9g.errors import UserError, closest, shown
+from fm9g.files import read_json
 from fm9g.model.config import ROPE_SCALINGS, ModelConfig
 from fm9g.tensors.lazy import DTYPES
 
@@ -41,6 +43,25 @@ def model_config_from_huggingface(values: Any, where: str) -> ModelConfig:
     The dtype is left at its default: what the tensors are, config.json does not decide.
     """
     return family_of(values, where).read_config(values, where)
+
+
+class Described(NamedTuple):
+    """What the config.json of a folder says."""
+
+    path: Path
+    values: dict[str, Any]
+    family: Family
+    config: ModelConfig
+
+
+def described(folder: Path) -> Described:
+    """A Hugging Face folder's model; a UserError for a folder of none, or of one that is not known here."""
+    path = folder / "config.json"
+    if not path.exists() and (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder}: holds adapters alone: give it as --peft-dir, and the folder of their model here")
+    values = read_json(path)
+    family = family_of(values, str(path))
+    return Described(path, values, family, family.read_config(values, str(path)))
 
 
 def family_of(values: Any, where: str) -> Family:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from fm9g.convert.hf_config import family_of
+from fm9g.convert.hf_config import described
 from fm9g.convert.layouts import converted
 from fm9g.convert.matching import match
 from fm9g.convert.outputs import check_output_file, new_file
@@ -13,7 +13,6 @@ from fm9g.convert.resized_rows import NewRows, check_is_of, new_rows, resized
 from fm9g.convert.tokenizer.of_weights import note_path, note_tokenizer
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
-from fm9g.files import read_json
 from fm9g.model.config import ModelConfig
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.finite import noting, warn_of
@@ -42,10 +41,7 @@ def huggingface_to_bmtrain(
     config_path = output.with_suffix(".json")
     for path in (output, config_path, note_path(output)):
         check_output_file(path, overwrite)
-    source_config = huggingface_dir / "config.json"
-    values = read_json(source_config)
-    family = family_of(values, str(source_config))
-    config = family.read_config(values, str(source_config))
+    *_, family, config = described(huggingface_dir)
     checkpoint = read_huggingface_folder(huggingface_dir)
     groups, found_tensors = match(config, family.layouts, checkpoint, "huggingface", str(huggingface_dir))
     sources = {name: as_dtype(name, tensor, dtype) for name, tensor in found_tensors.items()}

@@ -17,7 +17,7 @@ from typing import Any
 from fm9g.checkpoint.named import find_weights, holds_checkpoints
 from fm9g.convert.adapters import SavedAdapters, read_adapters, with_adapters
 from fm9g.convert.chat_template import trained_template
-from fm9g.convert.hf_config import family_of, family_with
+from fm9g.convert.hf_config import described, family_with
 from fm9g.convert.layouts import Layouts, converted
 from fm9g.convert.matching import match
 from fm9g.convert.peft import CONFIG as PEFT_CONFIG
@@ -26,7 +26,6 @@ from fm9g.convert.saved_run import json_object
 from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.environment import tell
 from fm9g.errors import UserError
-from fm9g.files import read_json
 from fm9g.lora.told import check_base, told_of
 from fm9g.model.config import ModelConfig
 from fm9g.tensors.fingerprint import fingerprint, fingerprint_of
@@ -68,10 +67,7 @@ def find_source(model: Path, adapter: Path | None, dtype: str | None = None) -> 
 
 
 def _hugging_face(folder: Path) -> Source:
-    where = folder / "config.json"
-    values = read_json(where)
-    family = family_of(values, str(where))
-    config = family.read_config(values, str(where))
+    *_, family, config = described(folder)
     groups, found = match(config, family.layouts, read_huggingface_folder(folder), "huggingface", str(folder))
     return Source(config, family.layouts, dict(converted(groups, found, "huggingface")), folder, None, folder)
 

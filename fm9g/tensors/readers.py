@@ -12,6 +12,7 @@ import math
 import pickle
 import re
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -39,7 +40,10 @@ def read_huggingface_folder(folder: Path) -> Checkpoint:
     """The tensors of a folder: its safetensors if there are any, else its pytorch_model*.bin; sharded or not.
 
     One file or an index of shards, as transformers has it, or shards without an index; a UserError for two of these.
+    Of both formats a note says which is read.
     """
+    if any(folder.glob("model*.safetensors")) and (others := sorted(folder.glob("pytorch_model*.bin"))):
+        print(f"note: {folder}: its safetensors are read, and not {others[0].name}", file=sys.stderr)
     mapping = TorchFiles()
     readers: tuple[tuple[str, str, Callable[[Path], Checkpoint]], ...] = (
         ("model", ".safetensors", read_safetensors),

@@ -23,7 +23,7 @@ from fm9g.model.alibi import slopes
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
 from tests.convert.family_models import ROWS, SHAPE, assert_close, source
-from tests.convert.helpers import assert_same_bits, gradients_of_theirs, in_their_names, read_tensors
+from tests.convert.helpers import assert_same_bits, gradients_of_theirs, in_their_names, read_file, read_tensors
 from tests.convert.references.parts import slopes as reference_slopes
 from tests.model.pairs import gradients, tokens_and_targets
 
@@ -67,9 +67,18 @@ def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None
         assert_close(found[name], gradient, name)
 
 
+def rounded(folder: Path) -> None:
+    """The folder's weights in bf16."""
+    for path in folder.glob("*.safetensors"):
+        save_file({name: tensor.bfloat16() for name, tensor in read_file(path).items()}, path, {"format": "pt"})
+
+
 @pytest.mark.parametrize("row", ROWS)
-def test_every_bit_comes_back(row: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_bit_comes_back(row: str, dtype: str, tmp_path: Path) -> None:
     source(tmp_path / "source", row)
+    if dtype == "bfloat16":
+        rounded(tmp_path / "source")
     config = huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt")
     with_reference(tmp_path / "source", tmp_path / "7b.pt", tmp_path / "back")
     tensors = read_tensors(tmp_path / "source")
@@ -81,7 +90,7 @@ def test_every_bit_comes_back(row: str, tmp_path: Path) -> None:
         assert type(transformers.AutoConfig.from_pretrained(tmp_path / "back")).__name__ == f"{kind}Config"
     else:
         values = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("source", "back")]
-        assert values[1] == {**values[0], "dtype": "float32", "torch_dtype": "float32"}
+        assert values[1] == {**values[0], "dtype": dtype, "torch_dtype": dtype}
 
 
 @pytest.mark.parametrize("row", ROWS)

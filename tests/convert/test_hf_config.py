@@ -176,6 +176,7 @@ def test_rope_is_read_in_both_spellings_and_written_in_both(
         ({**MINICPM, "attention_bias": True}, "attention_bias=True is not supported"),
         ({**MINICPM, "mlp_bias": True}, "mlp_bias=True is not supported"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads={'0': [1]} is not supported"),
         ({"hidden_act": "relu"}, "hidden_act must be one of 'silu', 'gelu', 'gelu_tanh', not 'relu'"),
         ({"architectures": ["GPT2LMHeadModel"]}, "architectures is ['GPT2LMHeadModel']"),
         ({"architectures": None}, "architectures is []"),

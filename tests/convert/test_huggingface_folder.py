@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -269,3 +270,20 @@ def test_a_failure_leaves_the_old_folder_and_no_debris(
         huggingface_to_bmtrain(llama, tmp_path / "new.pt")
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"target", "7b.pt", "7b.json"}
+
+
+def test_of_two_formats_a_note_says_which_is_read(
+    llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(llama, tmp_path / "both")
+    (tmp_path / "both/pytorch_model.bin").write_bytes(b"of another time")
+    huggingface_to_bmtrain(tmp_path / "both", tmp_path / "a.pt")
+    huggingface_to_bmtrain(llama, tmp_path / "b.pt")
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    assert "both: its safetensors are read, and not pytorch_model.bin" in capsys.readouterr().err
+
+
+def test_a_folder_of_adapters_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds adapters alone: give it as --peft-dir, and the folder of their model"):
+        huggingface_to_bmtrain(tmp_path, tmp_path / "a.pt")

@@ -39,7 +39,7 @@ ODD_FILES = {  # name: content, and the command that the message names
     "a.tsv": (b"text\tid\nx\t1\n", "save it as csv"),
     "a.parquet": (b"PAR1\x15\x04", PREPARE),
     "a.xlsx": (b"PK\x03\x04\x14\x00", "save the workbook as csv"),
-    "packed.jsonl": (gzip.compress(RECORD.encode()), "gzip -dc < {} > NEW.jsonl"),
+    "packed.jsonl": (gzip.compress(RECORD.encode(), mtime=0), "gzip -dc < {} > NEW.jsonl"),
 }
 NOT_FOR = {"prepare": {"array.json", "in one line.json", "a.csv", "a.parquet"}}  # which that reads
 

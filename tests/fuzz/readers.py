@@ -288,7 +288,7 @@ LINE = "--lr 1e-3 --train_iters=10 --betas 0.9,0.95 --save False --resume_ckpt l
 
 READERS = {
     "index": Reader(_write("x.jsonl", lambda: _jsonl(RECORDS)), _index, ("x.jsonl",)),
-    "index gz": Reader(_write("x.jsonl.gz", lambda: gzip.compress(_jsonl(RECORDS))), _index),
+    "index gz": Reader(_write("x.jsonl.gz", lambda: gzip.compress(_jsonl(RECORDS), mtime=0)), _index),
     "index zst": Reader(_write("x.jsonl.zst", lambda: zstandard.compress(_jsonl(RECORDS))), _index),
     "dataset": Reader(_make_dataset, _read_dataset, ("set/*",)),
     "dataset without index.h5": Reader(_make_text_index, _read_dataset, ("set/*",)),
@@ -300,7 +300,9 @@ READERS = {
     "sharegpt jsonl": Reader(_write("x.jsonl", lambda: _jsonl(CHATS["sharegpt"])), _prepare("x.jsonl", "sharegpt")),
     "sharegpt parquet": Reader(_make_parquet, _prepare("x.parquet", "sharegpt")),
     "text csv": Reader(_write("x.csv", lambda: b'text,b\n"a, b",c\n\n"""",""\n'), _prepare("x.csv", "text")),
-    "text gz": Reader(_write("x.json.gz", lambda: gzip.compress(_jsonl(CHATS["text"]))), _prepare("x.json.gz", "text")),
+    "text gz": Reader(
+        _write("x.json.gz", lambda: gzip.compress(_jsonl(CHATS["text"]), mtime=0)), _prepare("x.json.gz", "text")
+    ),
     "questions": Reader(
         _as_json("x.json", [{"Question": "问题", "Response": "回答"}] * 3),
         lambda folder, output: prepare_questions(folder / "x.json", output / "out", "Question", "Response"),
@@ -319,7 +321,7 @@ READERS = {
         lambda folder, _: train_tokenizer([folder / "x.jsonl"], 280),
     ),
     "tokenizer training gz": Reader(
-        _write("x.jsonl.gz", lambda: gzip.compress(_jsonl(RECORDS))),
+        _write("x.jsonl.gz", lambda: gzip.compress(_jsonl(RECORDS), mtime=0)),
         lambda folder, _: train_tokenizer([folder / "x.jsonl.gz"], 280),
     ),
     "mixture": Reader(_make_mixture, _use_mixture, ("x.json",), cost=5),

@@ -1,8 +1,10 @@
-"""Greedy generation beside transformers' generate, for what decides which tokens a cache shows and how."""
+"""Greedy generation of every family token for token, and beside transformers' generate for what decides which tokens
+a cache shows and how."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import transformers
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.generation.engine import Engine, continued
 from fm9g.model.decoder import Decoder
+from tests.convert.family_models import ROWS as EVERY_ROW
 from tests.convert.family_models import source
 from tests.generation.test_engine import GREEDY, by_transformers, prompts
 
@@ -35,3 +38,22 @@ def test_greedy_is_transformers_token_for_token(row: str, tmp_path: Path) -> Non
             found += continued(Engine(model).generate(rows, ENDS, NEW, GREEDY), len(rows))
         assert found == expected
     assert max(map(len, expected)) == NEW and len(set(map(tuple, expected))) > 8
+
+
+def one_by_one(theirs: Any, prompt: list[int], new: int) -> list[int]:
+    """The likeliest tokens by a model that reads all of the text anew for each."""
+    tokens = list(prompt)
+    for _ in range(new):
+        tokens.append(int(theirs(input_ids=torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("row", EVERY_ROW)
+def test_every_family_is_continued_as_if_it_were_read_anew(row: str, tmp_path: Path) -> None:
+    theirs = source(tmp_path / "source", row)
+    model = Decoder(huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt"))
+    model.load_state_dict(torch.load(tmp_path / "7b.pt", weights_only=True))
+    given = prompts(5)
+    with torch.no_grad():
+        expected = [one_by_one(theirs, prompt, 10) for prompt in given]
+    assert continued(Engine(model).generate(given, [], 10, GREEDY), len(given)) == expected

@@ -59,6 +59,7 @@ NEUTRAL: dict[str, Any] = {
     "attention_bias": False,
     "is_causal": True,
     "mlp_bias": False,
+    "pruned_heads": {},
     "quantization_config": None,
     "sliding_window": None,
 }
