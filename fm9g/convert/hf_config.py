@@ -7,6 +7,7 @@ What each architecture makes of it is in fm9g/convert/families/; how RoPE is rea
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,7 +139,13 @@ def huggingface_config(
     family = family_for(config, where)
     assert family.write_config is not None
     values = {"architectures": [family.architecture], **family.write_config(config, where), **token_ids}
-    return with_checkpoint_facts(dict(sorted(values.items())), config, dtype, family)
+    values = with_checkpoint_facts(dict(sorted(values.items())), config, dtype, family)
+    back = family.read_config(values, where)
+    if math.isclose(back.embedding_scale, config.embedding_scale, rel_tol=2**-8):  # Gemma's is rounded to the dtype
+        back = dataclasses.replace(back, scale_emb=config.scale_emb)
+    if differing := differences(config, back):
+        raise UserError(f"{where}: {family.architecture} is the nearest, and has not {'; '.join(differing)}")
+    return values
 
 
 def with_checkpoint_facts(values: dict[str, Any], config: ModelConfig, dtype: str, family: Family) -> dict[str, Any]:

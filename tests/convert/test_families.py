@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from fm9g.convert.bmtrain_to_huggingface import with_reference
+from fm9g.convert.families import bloom, llama, mistral
 from fm9g.convert.hf_config import family_of, huggingface_config, model_config_from_huggingface
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.errors import UserError
@@ -161,6 +162,39 @@ def test_experts_whose_weights_do_not_sum_to_one_are_no_mixtrals() -> None:
 def test_an_unknown_architecture_lists_those_there_are_and_the_nearest() -> None:
     with pytest.raises(UserError, match=r"one of BaiChuanForCausalLM, .* \(did you mean 'LlamaForCausalLM'\?\)"):
         family_of({"architectures": ["LLamaForCausalLM"]}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"norm": "layer", "scale": True, "scale_emb": 8**0.5, "activate_fn": "gelu_tanh"},
+            "norm must be rms_1p for a",
+        ),
+        ({**bloom.OWN, "norm": "rms_1p", "dim_ff": 32, "activate_fn": "gelu_tanh"}, "norm must be layer for a Bloom"),
+        ({"scale": True, "norm": "rms_1p", "activate_fn": "gelu_tanh"}, "Gemma multiplies embeddings by the root"),
+        (
+            {"qkv_bias": True, "norm_expert_weights": False, "num_experts": 2, "experts_per_token": 1},
+            "has num_experts and",
+        ),
+        ({"out_bias": True}, "Llama has biases of all of attention's projections or of none"),
+    ],
+)
+def test_mathematics_that_an_export_would_lose_is_named(changes: dict[str, Any], words: str) -> None:
+    shape: dict[str, Any] = {"vocab_size": 8, "dim_model": 8, "num_heads": 2, "num_layers": 1, "dim_ff": 8}
+    with pytest.raises(UserError, match=f"7b.json: .*{words}"):
+        huggingface_config(ModelConfig(**{**shape, **changes}), "F32", {}, "7b.json")
+
+
+def test_a_field_that_no_reader_gives_back_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a family writes is read again before it is taken for the model."""
+    family = mistral.FAMILY._replace(
+        write_config=lambda config, where: {**llama._write(config, where), "sliding_window": 9}
+    )
+    monkeypatch.setattr("fm9g.convert.hf_config.FAMILIES", (family,))
+    config = ModelConfig(8, 8, 2, 1, 8, sliding_window=7)
+    with pytest.raises(UserError, match="MistralForCausalLM is the nearest, and has not sliding_window 7 and 9"):
+        huggingface_config(config, "F32", {}, "7b.json")
 
 
 def test_what_no_family_has_together_is_named() -> None:

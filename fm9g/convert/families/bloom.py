@@ -61,8 +61,8 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
 
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
-    usual = {"num_kv_heads": config.num_heads, "dim_ff": 4 * config.dim_model, "activate_fn": "gelu_tanh"}
-    usual |= {"dim_head": config.dim_model // config.num_heads}
+    usual: dict[str, Any] = {"norm": "layer", "activate_fn": "gelu_tanh", "num_kv_heads": config.num_heads}
+    usual |= {"dim_ff": 4 * config.dim_model, "dim_head": config.dim_model // config.num_heads}
     for name, value in usual.items():
         if getattr(config, name) != value:
             raise UserError(f"{where}: {name} must be {value} for a Bloom of this shape, not {getattr(config, name)}")

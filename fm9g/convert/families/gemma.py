@@ -85,8 +85,9 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     mup = config.scale_depth > 0 or config.width_ratio != 1 or not config.scale
     if mup or abs(config.embedding_scale / root - 1) > 2**-8:
         raise UserError(f"{where}: Gemma multiplies embeddings by the root of dim_model, {root:g}, and nothing else")
-    if config.activate_fn != "gelu_tanh":
-        raise UserError(f"{where}: activate_fn must be gelu_tanh for a Gemma, not {config.activate_fn}")
+    for name, wanted in (("activate_fn", "gelu_tanh"), ("norm", "rms_1p")):
+        if getattr(config, name) != wanted:
+            raise UserError(f"{where}: {name} must be {wanted} for a Gemma, not {getattr(config, name)}")
     activation = ASSUMED["hidden_act"]
     values = {"model_type": "gemma", **written_decoder(config), "head_dim": config.dim_head}
     return {**values, "attention_bias": False, "hidden_activation": activation, "hidden_act": activation}
