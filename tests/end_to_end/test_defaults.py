@@ -107,6 +107,7 @@ def test_the_weights_of_a_checkpoint_know_their_tokenizer(own, single_rank, tmp_
     assert warnings(dry_run(own, tmp_path / "b", pretrained_model=weights, save_iters=2)) == []
     state["stream"]["vocabulary"] = "another"
     (weights.parent / "state.json").write_text(json.dumps(state))
+    run.take_as_written(1)
     (said,) = warnings(dry_run(own, tmp_path / "b", pretrained_model=weights, save_iters=2))
     assert "is not the tokenizer that the weights" in said
 

@@ -134,7 +134,7 @@ def test_a_run_starts_from_adapters(adapted):
         (("--lora_dropout", "1"), "lora_dropout is a share below 1, not 1"),
         (("--lora_alpha", "0"), "lora_alpha must be a number above 0, not 0"),
         (("--lora_r", "0"), "lora_r"),
-        (("--lora_target_modules", "['c_attn']"), "lora_target_modules: unknown 'c_attn'"),
+        (("--lora_target_modules", "['c_fc']"), "lora_target_modules: unknown 'c_fc'"),
         (("--modules_to_save", "['norm']"), "modules_to_save: unknown 'norm'"),
     ],
 )
