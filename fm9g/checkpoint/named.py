@@ -70,7 +70,10 @@ def instead_of(folder: Path) -> str:
     """What to take instead of weights in the folder of a checkpoint that is not whole."""
     folder = folder.absolute()
     whole = whole_ones(StepsIn(folder.parent), int(folder.name), of_no_rank) if is_step(folder.name) else ""
-    return f"take another checkpoint{whole and f' ({whole})'}, or another copy of this one"
+    return (
+        f"take another checkpoint{whole and f' ({whole})'}, or another copy of this one; files that were changed on "
+        "purpose are taken as they are from any other folder, without the manifest"
+    )
 
 
 def _look(folder: Path, fault: Fault) -> tuple[Path, str]:

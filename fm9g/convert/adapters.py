@@ -65,7 +65,9 @@ def read_adapters(path: Path, config: Path | None) -> SavedAdapters:
             f"{path}: what these adapters are is not known: give the train config of their run (--lora-config-path)"
         )
     if settings is not None:
-        named = settings.named_layers or (told and told.layers) or USUAL  # those of experts, a run's state.json tells
+        # those of experts, a run's state.json tells; a feed-forward without a gate has no w_1
+        usual = [name for name in USUAL if name != "w_1" or any(layer.endswith(".w_1") for layer in layers)]
+        named = settings.named_layers or (told and told.layers) or usual
         check_named(layers, named, f"{path} ({config})")
     if told is not None and told.kind != kind:
         raise UserError(

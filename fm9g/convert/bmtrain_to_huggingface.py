@@ -21,7 +21,7 @@ from fm9g.convert.hf_config import (
 from fm9g.convert.layouts import converted
 from fm9g.convert.matching import match
 from fm9g.convert.outputs import check_output_folder, new_folder
-from fm9g.convert.tokenizer.check import check_export
+from fm9g.convert.tokenizer.check import check_export, check_reference
 from fm9g.convert.tokenizer.files import REFERENCE_FILES, complete_tokenizer, copy_files, install_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import require_file, write_json
@@ -65,6 +65,8 @@ def with_reference(
     if target.resolve() == reference.resolve():
         raise UserError(f"{target}: is the reference folder itself; choose another folder to save to")
     config_path, values, family, config = described(reference)
+    if tokenizer is None:
+        check_reference(reference)
     checkpoint = _find(checkpoint, target, max_shard_size, overwrite)
     _check_sibling(checkpoint, config, config_path)
     values, config = _with_rows(values, config, family, checkpoint, config_path, tokenizer)

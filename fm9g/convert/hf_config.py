@@ -153,7 +153,7 @@ def with_checkpoint_facts(values: dict[str, Any], config: ModelConfig, dtype: st
     name = DTYPES[dtype].huggingface
     return {
         **values,
-        **(hf_rope.written_rope(config) if family.names_rope else {}),
+        **(hf_rope.written_rope(config, family.in_part) if family.names_rope else {}),
         "dtype": name,
         "tie_word_embeddings": config.tie_lm_head,
         "torch_dtype": name,

@@ -14,6 +14,7 @@ version to version; it is read as 5 does, by what is named.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from fm9g.errors import UserError, shown
@@ -159,8 +160,11 @@ def _require_agreement(old: dict[str, Any], new: dict[str, Any], where: str) -> 
             raise UserError(f"{where}: rope_parameters says {key}={shown(second)}, but rope_scaling {shown(first)}")
 
 
-def written_rope(config: ModelConfig) -> dict[str, Any]:
-    """The RoPE keys of a config.json, in the old spelling and the new, and the length that they are for."""
+def written_rope(config: ModelConfig, in_part: bool) -> dict[str, Any]:
+    """The RoPE keys of a config.json, in the old spelling and the new, and the length that they are for.
+
+    `in_part`: whether the family may rotate a share of each head, and so must say which, be it all.
+    """
     kind, raised = config.rope_scaling_type, config.rotary_base != config.base
     scaling = {theirs: getattr(config, ours) for ours, theirs in FIELDS[kind].items()} if kind and not raised else {}
     rope_type = kind if scaling else "default"
@@ -168,7 +172,7 @@ def written_rope(config: ModelConfig) -> dict[str, Any]:
     length = {"max_position_embeddings": config.orig_max_length} if rope_type == "dynamic" else {}
     if not scaling.get("attention_factor", 1.0):
         del scaling["attention_factor"]  # 0 for us is null for them
-    share = {SHARE: config.rotary_dim / config.dim_head} if config.rotary_dim else {}
+    share = {SHARE: _share(config.rotated, config.dim_head)} if in_part else {}
     return {
         **length,
         **share,
@@ -177,3 +181,11 @@ def written_rope(config: ModelConfig) -> dict[str, Any]:
         "rope_scaling": {"type": rope_type, **scaling} if scaling else None,
         "rope_theta": config.rotary_base,
     }
+
+
+def _share(rotated: int, of: int) -> float:
+    """The least share at which transformers, which rounds down, rotates so many dimensions."""
+    share = rotated / of
+    while int(of * share) < rotated:
+        share = math.nextafter(share, 1.0)
+    return share

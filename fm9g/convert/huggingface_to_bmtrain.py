@@ -10,7 +10,7 @@ from fm9g.convert.layouts import converted
 from fm9g.convert.matching import match
 from fm9g.convert.outputs import check_output_file, new_file
 from fm9g.convert.resized_rows import NewRows, check_is_of, new_rows, resized
-from fm9g.convert.tokenizer.of_weights import note_path, note_tokenizer
+from fm9g.convert.tokenizer.of_weights import note_origin, note_path
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
@@ -57,7 +57,7 @@ def huggingface_to_bmtrain(
 
     def describe() -> None:
         config.to_json(config_path)
-        note_tokenizer(output, tokenizers[1] if tokenizers else huggingface_dir)
+        note_origin(output, tokenizers[1] if tokenizers else huggingface_dir, family.architecture)
 
     with ProgressBar(str(output), total) as progress, new_file(output, describe) as temporary:
         write_pt(temporary, noting(tensors, found), progress)

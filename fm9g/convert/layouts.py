@@ -58,6 +58,15 @@ def renamed(names: Mapping[str, str]) -> tuple[Layout, ...]:
     return tuple(Layout((theirs,), (ours,)) for ours, theirs in names.items())
 
 
+def own_layouts(config: ModelConfig) -> Layouts:
+    """Each tensor of ours by itself: of a model whose tensors nobody else names."""
+    stems = dict.fromkeys(parameter.name.rpartition(".")[0] for parameter in parameters(config))
+    first = f"{LAYERS}0."
+    ends = {stem: stem for stem in stems if not stem.startswith(LAYERS)}
+    block = {stem.removeprefix(first): stem.removeprefix(first) for stem in stems if stem.startswith(first)}
+    return Layouts(renamed(ends), LAYERS, renamed(block))
+
+
 class Shaped(NamedTuple):
     """A tensor that a checkpoint must hold; an axis is a key of `fm9g.model.parameters.sizes`, or JOINED."""
 

@@ -140,9 +140,22 @@ class ModelConfig:
         }
         for name, value in derived.items():
             object.__setattr__(self, name, getattr(self, name) or value)
-        if self.rotary_dim == self.dim_head:
-            object.__setattr__(self, "rotary_dim", 0)
+        for name, value in self._usual().items():
+            object.__setattr__(self, name, value)
         self._check({name: (spelling or {}).get(name, name) for name in vars(self)})
+
+    def _usual(self) -> dict[str, Any]:
+        """The fields that say what is usual in other words, as the words that are usual."""
+        found: dict[str, Any] = {}
+        if self.rotary_dim == self.dim_head:
+            found["rotary_dim"] = 0
+        if self.dim_head > 0 and math.isclose(self.attention_scale, 1 / math.sqrt(self.dim_head), rel_tol=1e-12):
+            found["attention_scale"] = 0.0
+        if 0 < self.max_length <= self.sliding_window:  # no text is longer
+            found |= {"sliding_window": 0, "sliding_layers": ()}
+        elif len(self.sliding_layers) == self.num_layers:
+            found["sliding_layers"] = ()
+        return found
 
     def _check(self, key: dict[str, str]) -> None:
         """Refuse what no model can have; `key` gives each field's name in errors."""
@@ -172,8 +185,8 @@ class ModelConfig:
     def _check_positions(self, key: dict[str, str]) -> None:
         """Rotary embeddings or ALiBi, and which tokens each attends to."""
         if self.position == "alibi":
-            for name in ("rotary_dim", "rope_scaling_type"):
-                if getattr(self, name):
+            for name in ("rotary_dim", "rope_scaling_type", "base"):
+                if getattr(self, name) != DEFAULTS[name]:
                     raise UserError(f"{key[name]} means nothing to {key['position']} 'alibi', which rotates nothing")
             if self.max_length > ALIBI_LENGTH:
                 raise UserError(f"{key['max_length']} must be at most {ALIBI_LENGTH} with {key['position']} 'alibi'")

@@ -6,6 +6,7 @@ the groups elsewhere.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -34,10 +35,19 @@ class Groups:
         return self.ends.diff(prepend=self.ends.new_zeros(1)) == 0
 
 
-def grouped_kernel_takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether torch multiplies these, [N, in] and [groups * out, in], in one kernel."""
-    aligned = x.shape[1] % _ALIGNED == 0 and weight.shape[0] % _ALIGNED == 0
-    return x.is_cuda and x.dtype == torch.bfloat16 and aligned and hasattr(torch, "_grouped_mm")
+def grouped_kernel_takes(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether torch multiplies these, [N, in] and [groups * out, in], in one kernel, forward and backward."""
+    aligned = x.shape[1] % _ALIGNED == 0 and weight.shape[0] // groups % _ALIGNED == 0
+    if not (aligned and x.is_cuda and x.dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")):
+        return False
+    return torch.cuda.get_device_capability(x.device) >= _least_capability()
+
+
+@functools.cache
+def _least_capability() -> tuple[int, int]:
+    """Of the devices that torch's kernel is for: before 2.9 Hopper's alone."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    return (8, 0) if (major, minor) >= (2, 9) else (9, 0)
 
 
 def products(x_NI: Tensor, matrices_GIO: Tensor, groups: Groups, one_kernel: bool) -> Tensor:
@@ -72,7 +82,7 @@ class GroupedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, weight: Tensor, groups: Groups) -> Tensor:
         ctx.save_for_backward(x_NI, weight)
-        ctx.groups, ctx.one_kernel = groups, grouped_kernel_takes(x_NI, weight)
+        ctx.groups, ctx.one_kernel = groups, grouped_kernel_takes(x_NI, weight, len(groups.ends))
         matrices_GOI = weight.view(len(groups.ends), -1, weight.shape[1])
         return products(x_NI, matrices_GOI.transpose(1, 2), groups, ctx.one_kernel)
 

@@ -17,13 +17,15 @@ from typing import Any
 from fm9g.checkpoint.named import find_weights, holds_checkpoints
 from fm9g.convert.adapters import SavedAdapters, read_adapters, with_adapters
 from fm9g.convert.chat_template import trained_template
+from fm9g.convert.families import FAMILIES
+from fm9g.convert.families.family import Family
 from fm9g.convert.hf_config import described, family_with
-from fm9g.convert.layouts import Layouts, converted
+from fm9g.convert.layouts import Layouts, converted, own_layouts
 from fm9g.convert.matching import match
 from fm9g.convert.peft import CONFIG as PEFT_CONFIG
 from fm9g.convert.peft import in_our_names, read_peft
 from fm9g.convert.saved_run import json_object
-from fm9g.convert.tokenizer.of_weights import vocabulary_of
+from fm9g.convert.tokenizer.of_weights import architecture_of, vocabulary_of
 from fm9g.environment import tell
 from fm9g.errors import UserError
 from fm9g.lora.told import check_base, told_of
@@ -40,10 +42,10 @@ _WHOLE = "a whole Hugging Face model, and no adapters: name it as --model"
 class Source:
     """`tokenizer` and `template` are None where nothing tells them; `where` is what messages call the model, and
     `vocabulary` the Tokenizer.vocabulary of the tokenizer that it came with, if that is known. `layouts` are those of
-    the family that a PEFT folder for the model names layers as."""
+    the family in whose names a PEFT folder for the model is; None where that is to be found out."""
 
     config: ModelConfig
-    layouts: Layouts
+    layouts: Layouts | None
     tensors: Mapping[str, LazyTensor]
     tokenizer: Path | None
     template: str | None
@@ -80,10 +82,9 @@ def _ours(weights: Path) -> Source:
     tensors = read_weights(weights)
     if any(".lora." in name for name in tensors):
         raise UserError(f"{weights}: holds adapters: name the model that they are for, and this as --adapter")
-    layouts = family_with(config, str(told)).layouts
-    _, found = match(config, layouts, tensors, "ours", str(weights))
+    _, found = match(config, own_layouts(config), tensors, "ours", str(weights))
     template, vocabulary = trained_template(weights), vocabulary_of(weights)
-    return Source(config, layouts, found, _tokenizer_of(weights), template, weights, vocabulary)
+    return Source(config, None, found, _tokenizer_of(weights), template, weights, vocabulary)
 
 
 def _weights_in(path: Path) -> Path:
@@ -150,7 +151,15 @@ def _check_base(adapters: Path, source: Source, weights: Path | None) -> None:
 
 
 def _peft(folder: Path, source: Source) -> SavedAdapters:
-    return in_our_names(read_peft(folder), source.config, source.layouts)
+    return in_our_names(read_peft(folder), source.config, source.layouts or _family_of(source).layouts)
+
+
+def _family_of(source: Source) -> Family:
+    """In whose names a PEFT folder for weights of ours is: the architecture's that they were converted from, where a
+    note says it, or else the first's that has their features."""
+    noted = architecture_of(source.where)
+    known = [family for family in FAMILIES if family.architecture == noted]
+    return known[0] if known else family_with(source.config, str(beside(source.where, ".json")))
 
 
 def _tokenizer_of(weights: Path) -> Path | None:

@@ -27,7 +27,7 @@ def rows_of(tensors: Sequence[LazyTensor], index: np.ndarray) -> LazyTensor:
         for start in range(0, len(index), step):
             yield _taken(tensors, bounds, index[start : start + step])
 
-    return LazyTensor(first.dtype, shape, pieces)
+    return LazyTensor(first.dtype, shape, pieces, lambda start, stop: _taken(tensors, bounds, index[start:stop]))
 
 
 def _taken(tensors: Sequence[LazyTensor], bounds: np.ndarray, index: np.ndarray) -> torch.Tensor:

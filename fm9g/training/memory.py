@@ -42,7 +42,9 @@ def memory_per_rank(config: ModelConfig, settings: Settings, ranks: int) -> dict
         "parameters": width * held / ranks,
         "gradients": width * trained / ranks,
         "optimizer state (on the host with offload)": optimizer,
-        "gathered blocks, embedding and head": width * (4 * layer / tp_size + 4 * embedding) + 4 * embedding,
+        "gathered blocks, embedding and head": width
+        * (4 * layer / tp_size + (7 if config.head_norm else 4) * embedding)
+        + 4 * embedding,
         "activations": activations,
     }
 

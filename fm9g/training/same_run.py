@@ -26,7 +26,12 @@ _PATHS = (  # each node may have what they name at a place of its own: that is c
 )
 _OF_A_NODE = ("local", "dataloader_num_workers", "dataloader_num_threads", "dataloader_prefetch_factor")
 _PACKAGES = ("torch", "bmtrain", "opendelta")
-_HARMLESS = ("dropout_p", "init_std", "max_length")  # of a model config: the same weights compute the same
+_HARMLESS = (
+    "dropout_p",
+    "init_std",
+    "max_length",
+    "router_loss",
+)  # of a model config: the same weights compute the same
 _ABSENT = "absent"
 
 

@@ -87,6 +87,15 @@ ROWS: dict[str, tuple[str | type[Reference], dict[str, Any]]] = {
             "shared_expert_intermediate_size": 40,
         },
     ),
+    "mixtral, a window": ("Mixtral", {"num_local_experts": 3, "num_experts_per_tok": 2, "sliding_window": 7}),
+    "qwen2-moe, a window": (
+        "Qwen2Moe",
+        {
+            **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+            **{"shared_expert_intermediate_size": 40, "use_sliding_window": True, "sliding_window": 7},
+            "num_hidden_layers": 3,
+        },
+    ),
     "qwen": (Qwen, {}),
     "qwen, rotated in part, biases": (Qwen, {"rotary_pct": 0.5, "no_bias": False, "rotary_emb_base": 1000000}),
     "baichuan 7b": (Baichuan, {}),
@@ -122,11 +131,16 @@ if hasattr(transformers, "GlmConfig"):  # from 4.46 on
             "head_dim": 24,
         },
     )
+    ROWS["glm, rotated whole"] = ("Glm", {"head_dim": 16, "partial_rotary_factor": 1.0, "attention_bias": False})
 if hasattr(transformers, "Glm4Config"):  # from 4.51 on
     ROWS["glm4"] = ("Glm4", {"head_dim": 16, "num_key_value_heads": 1})
 if hasattr(transformers, "Qwen3MoeConfig"):  # from 4.51 on
     EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
     ROWS["qwen3-moe"] = ("Qwen3Moe", {**EXPERTS, "head_dim": 24, "norm_topk_prob": True})
+    ROWS["qwen3-moe, a window"] = (
+        "Qwen3Moe",
+        {**EXPERTS, "head_dim": 16, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
+    )
     ROWS["qwen3-moe, weights as they are"] = ("Qwen3Moe", {**EXPERTS, "tie_word_embeddings": True})
 
 

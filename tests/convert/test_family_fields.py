@@ -41,6 +41,15 @@ GROUPED = {"multi_query_attention": True}
         ("BloomForCausalLM", {"seq_length": 10**6}, "seq_length must be at most 65536 with position 'alibi'"),
         ("Qwen3MoeForCausalLM", {"mlp_only_layers": [0]}, r"mlp_only_layers=\[0\] is not supported"),
         ("Qwen2MoeForCausalLM", {"decoder_sparse_step": 2}, "decoder_sparse_step=2 is not supported"),
+        *(
+            (name, {"sliding_window": 9, "layer_types": ["full_attention", "sliding_attention"], **more}, "all layers")
+            for name, more in (
+                ("MistralForCausalLM", {}),
+                ("MixtralForCausalLM", {}),
+                ("Phi3ForCausalLM", {}),
+                ("Qwen3MoeForCausalLM", {"use_sliding_window": True}),
+            )
+        ),
         ("Qwen2MoeForCausalLM", {"qkv_bias": False}, "qkv_bias=False is not supported"),
         ("Qwen2MoeForCausalLM", {"shared_expert_intermediate_size": 0}, "shared_expert_.* a positive int, not 0"),
         ("Qwen3MoeForCausalLM", {"num_experts": 4, "num_local_experts": 8}, "num_experts=4 and num_local_.*=8 differ"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.convert.merge_peft import merge_peft
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
+from fm9g.model.config import ModelConfig
+from fm9g.model.parameters import parameters
 from fm9g.serve.source import Source, find_source
-from tests.convert.family_models import source
+from fm9g.tensors.fingerprint import fingerprint, fingerprint_of
+from tests.convert.family_models import ROWS, source
 from tests.convert.helpers import assert_same_bits, edit_json, read_tensors
 from tests.support.domains import BASE_TEXTS, sentencepiece_model
 from tests.support.tiny_tokenizers import bpe, with_tokens
@@ -69,26 +73,66 @@ def values_of(found: Source) -> dict[str, torch.Tensor]:
     return {name: torch.cat(list(tensor.pieces())).view(tensor.shape) for name, tensor in found.tensors.items()}
 
 
-@pytest.mark.parametrize(
-    ("row", "layer"),
-    [
-        ("chatglm2", "transformer.encoder.layers.0.self_attention.dense"),
-        ("baichuan 2 13b", "model.layers.0.self_attn.o_proj"),
-        ("phi3, rotated in part, a window", "model.layers.0.self_attn.o_proj"),
-    ],
-)
+LAYERS = [
+    *(("chatglm2", f"transformer.encoder.layers.0.self_attention.{name}") for name in ("dense", "query_key_value")),
+    *(("baichuan 2 13b", f"model.layers.0.self_attn.{name}") for name in ("o_proj", "W_pack")),
+    ("baichuan 7b", "model.layers.1.self_attn.W_pack"),
+    *(("phi3", f"model.layers.0.{name}") for name in ("self_attn.o_proj", "self_attn.qkv_proj", "mlp.gate_up_proj")),
+    ("internlm2", "model.layers.0.attention.wqkv"),
+    ("bloom", "transformer.h.0.self_attention.query_key_value"),
+    *([("glm, rotated whole", "model.layers.0.self_attn.q_proj")] if "glm" in ROWS else []),
+]
+
+
+@pytest.mark.parametrize(("row", "layer"), LAYERS)
 def test_it_is_served_from_its_folder_and_from_our_weights_with_adapters_in_its_names(
     row: str, layer: str, tmp_path: Path
 ) -> None:
+    """As the folder is whose tensor has in it what the adapter adds."""
     source(tmp_path / "folder", row)
-    delta = write_adapter(tmp_path / "adapter", layer, read_tensors(tmp_path / "folder")[f"{layer}.weight"])
+    tensors = read_tensors(tmp_path / "folder")
+    delta = write_adapter(tmp_path / "adapter", layer, tensors[f"{layer}.weight"])
     huggingface_to_bmtrain(tmp_path / "folder", tmp_path / "7b.pt")
     plain = values_of(find_source(tmp_path / "7b.pt", None))
     assert_same_bits(values_of(find_source(tmp_path / "folder", None)), plain)
-    changed = values_of(find_source(tmp_path / "folder", tmp_path / "adapter"))
-    name = "encoder.layers.0.self_att.self_attention.attention_out.weight"
-    torch.testing.assert_close(changed[name], plain[name] + delta)
-    assert_same_bits({**changed, name: plain[name]}, plain)
+    (tmp_path / "changed").mkdir()
+    shutil.copy(tmp_path / "folder/config.json", tmp_path / "changed")
+    tensors[f"{layer}.weight"] += delta
+    save_file(tensors, tmp_path / "changed/model.safetensors", {"format": "pt"})
+    expected = values_of(find_source(tmp_path / "changed", None))
+    assert any(not torch.equal(plain[name], value) for name, value in expected.items())
+    for model in ("folder", "7b.pt"):
+        found = values_of(find_source(tmp_path / model, tmp_path / "adapter"))
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, msg=f"{model}: {name}")
+
+
+@pytest.mark.parametrize("row", ["chatglm2", "mixtral"])
+def test_our_own_adapters_beside_a_folder_are_known_to_be_for_it(row: str, tmp_path: Path) -> None:
+    """By the ends of its tensors, whatever they are fused from."""
+    source(tmp_path / "folder", row)
+    config = huggingface_to_bmtrain(tmp_path / "folder", tmp_path / "7b.pt")
+    tensors = find_source(tmp_path / "folder", None).tensors
+    assert fingerprint_of(tensors) == fingerprint(tmp_path / "7b.pt")
+    assert config.num_layers == 2
+
+
+def test_weights_that_no_other_code_knows_are_served(tmp_path: Path) -> None:
+    """Layer norms with rotary embeddings: of no architecture of Hugging Face."""
+    config = ModelConfig(61, 32, 4, 2, 48, norm="layer", dtype="float32")
+    tensors = {parameter.name: torch.randn(parameter.shape) for parameter in parameters(config)}
+    torch.save(tensors, tmp_path / "own.pt")
+    config.to_json(tmp_path / "own.json")
+    assert_same_bits(values_of(find_source(tmp_path / "own.pt", None)), tensors)
+
+
+def test_a_reference_whose_tokenizer_is_read_in_another_form_is_refused_first(tmp_path: Path) -> None:
+    source(tmp_path / "source", "chatglm2")
+    huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt")
+    sentencepiece_model(tmp_path / "source" / "tokenizer.model", BASE_TEXTS, vocab_size=90, byte_fallback=False)
+    (tmp_path / "source/tokenizer_config.json").write_text('{"tokenizer_class": "ChatGLMTokenizer"}')
+    with pytest.raises(UserError, match=r"tokenizer.json.*; give the folder that it writes as --tokenizer"):
+        with_reference(tmp_path / "source", tmp_path / "missing.pt", tmp_path / "back")
 
 
 @pytest.mark.parametrize(

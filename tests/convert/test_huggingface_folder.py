@@ -269,7 +269,7 @@ def test_a_failure_leaves_the_old_folder_and_no_debris(
     with pytest.raises(OSError, match="No space left"):
         huggingface_to_bmtrain(llama, tmp_path / "new.pt")
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
-    assert {path.name for path in tmp_path.iterdir()} == {"target", "7b.pt", "7b.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"target", "7b.pt", "7b.json", "7b.tokenizer.json"}
 
 
 def test_of_two_formats_a_note_says_which_is_read(

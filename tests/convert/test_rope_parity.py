@@ -14,6 +14,7 @@ import transformers
 from fm9g import runtime
 from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.hf_config import huggingface_config, model_config_from_huggingface
+from fm9g.convert.hf_rope import written_rope
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
@@ -148,3 +149,11 @@ def test_an_exported_dynamic_model_computes_our_logits_at_every_length_and_comes
         assert torch.equal(our_logits(back, weights, length), expected)
     plain = dataclasses.replace(ours, rope_scaling_type="")
     assert error(our_logits(plain, weights, 20), our_logits(ours, weights, 20)) > 1e-2
+
+
+def test_any_part_of_a_head_that_is_rotated_comes_back() -> None:
+    """Of transformers' share, which is rounded down."""
+    for dim_head in range(2, 258, 2):
+        for rotated in range(2, dim_head, 2):
+            config = ModelConfig(8, 2 * dim_head, 2, 1, 8, dim_head=dim_head, rotary_dim=rotated)
+            assert int(dim_head * written_rope(config, in_part=True)["partial_rotary_factor"]) == rotated

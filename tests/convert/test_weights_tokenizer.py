@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.tokenizer.of_weights import vocabulary_of
+from fm9g.convert.tokenizer.of_weights import architecture_of, vocabulary_of
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from fm9g.errors import UserError
@@ -28,10 +28,11 @@ def test_converted_weights_know_the_folders_tokenizer(tmp_path: Path, own_llama:
     assert vocabulary_of(tmp_path / "7b.pt") is None
 
 
-def test_a_folder_without_a_tokenizer_leaves_no_note(tmp_path: Path, llama: Path) -> None:
+def test_of_a_folder_without_a_tokenizer_the_architecture_alone_is_noted(tmp_path: Path, llama: Path) -> None:
     huggingface_to_bmtrain(llama, tmp_path / "7b.pt")
-    assert sorted(path.name for path in tmp_path.glob("7b*")) == ["7b.json", "7b.pt"]
+    assert json.loads((tmp_path / "7b.tokenizer.json").read_text()) == {"architecture": "LlamaForCausalLM"}
     assert vocabulary_of(tmp_path / "7b.pt") is None
+    assert architecture_of(tmp_path / "7b.pt") == "LlamaForCausalLM"
 
 
 def test_a_run_tells_the_vocabulary_of_its_weights_and_a_note_comes_first(tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def assert_alike(found: Any, alone: Any, case: str) -> None:
     assert found["norms"] == pytest.approx(alone["norms"], rel=1e-4)
     assert found["final"].keys() == alone["final"].keys()
     for name, weight in alone["final"].items():
+        if "alibi" in case and name.endswith("project_k.bias"):
+            continue  # it raises the scores of all keys alike: its gradient is 0, and AdamW makes steps of its rounding
         # an element whose gradient is next to nothing is moved by its rounding: by a part of lr, 0.01
         torch.testing.assert_close(found["final"][name], weight, rtol=1e-4, atol=1e-3, msg=name)
 

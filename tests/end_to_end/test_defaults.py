@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 import transformers
 
-from fm9g.convert.tokenizer.of_weights import note_tokenizer
+from fm9g.convert.tokenizer.of_weights import note_origin
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from tests.support.places import index
 from tests.support.runs_here import command_here, train_here
@@ -84,7 +84,7 @@ def test_a_tokenizer_far_smaller_than_the_vocabulary_is_told(own, tmp_path):
 
 
 def test_another_tokenizer_than_the_weights_came_with_is_told(own, weights, tmp_path):
-    note_tokenizer(weights, own.tokenizer)
+    note_origin(weights, own.tokenizer)
     assert warnings(dry_run(own, tmp_path, pretrained_model=weights, save_iters=2)) == []
     other = tmp_path / "other"
     shutil.copytree(own.tokenizer, other)

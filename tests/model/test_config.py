@@ -97,6 +97,7 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
         ({"position": "learned"}, "position must be one of 'rotary', 'alibi', not 'learned'"),
         ({"position": "alibi", "rotary_dim": 2}, "rotary_dim means nothing to position 'alibi'"),
         ({"position": "alibi", "max_length": 2**17}, "max_length must be at most 65536 with position 'alibi'"),
+        ({"position": "alibi", "base": 5000.0}, "base means nothing to position 'alibi', which rotates nothing"),
         ({"rotary_dim": 3}, "rotary_dim must be even and positive for rotary embeddings, not 3"),
         ({"rotary_dim": 4096}, "rotary_dim 4096 is above dim_head"),
         ({"sliding_window": -1}, "sliding_window must be a number from 0 on, not -1"),
@@ -147,3 +148,10 @@ def test_mup_scales() -> None:
     assert mup.width_ratio == 4
     llama = read(scale_emb=12.0, dim_model_base=4)
     assert (llama.embedding_scale, llama.residual_scale, llama.width_ratio) == (1, 1, 1)
+
+
+def test_what_is_usual_is_one_config_however_it_is_said() -> None:
+    plain = read(max_length=64, num_layers=2, dim_head=16)
+    usual = {"attention_scale": 0.25, "rotary_dim": 16, "sliding_window": 64, "sliding_layers": [1]}
+    assert read(max_length=64, num_layers=2, dim_head=16, **usual) == plain
+    assert read(num_layers=2, sliding_window=8, sliding_layers=[0, 1]) == read(num_layers=2, sliding_window=8)

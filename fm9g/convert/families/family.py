@@ -77,9 +77,10 @@ class Family(NamedTuple):
     the keys for a model trained from scratch, but for dtype, token ids, tying and RoPE. A model is written as the first
     family whose `features` it has (see hf_config.features), and none but those that family may have (`also`).
     `model_type` is transformers' name of it, by which that chooses; None where its code is elsewhere. `names_rope`:
-    whether its config.json has RoPE under transformers' keys. `rows(config)` gives the keys that say how many rows the
-    embedding has, for a model that got more of them than the config.json says. For docs/models.md: `models` of it, the
-    chat `templates` that these have, and the keys that must have one value, by it (`refused`).
+    whether its config.json has RoPE under transformers' keys, and `in_part` whether partial_rotary_factor is one.
+    `rows(config)` gives the keys that say how many rows the embedding has, for a model that got more of them than the
+    config.json says. For docs/models.md: `models` of it, the chat `templates` that these have, and the keys that must
+    have one value, by it (`refused`).
     """
 
     architecture: str
@@ -90,6 +91,7 @@ class Family(NamedTuple):
     layouts: Layouts
     also: frozenset[str] = frozenset()
     names_rope: bool = True
+    in_part: bool = False
     models: str = ""
     templates: tuple[str, ...] = ()
     refused: Mapping[str, Any] = NEUTRAL
@@ -165,11 +167,14 @@ def refuse(values: dict[str, Any], neutral: Mapping[str, Any], where: str) -> No
             raise UserError(f"{where}: {key}={shown(values[key])} is not supported: our model has no such thing")
 
 
-def read_windows(values: dict[str, Any], slides: Callable[[int], bool], length: Any, where: str) -> dict[str, Any]:
+def read_windows(
+    values: dict[str, Any], slides: Callable[[int], bool], length: Any, where: str, by_layer: bool = True
+) -> dict[str, Any]:
     """Our fields for sliding_window in the layers whose kind, by layer_types, is sliding_attention; or where there is
     no such list, for whose number `slides` says so.
 
-    A window that holds `length` tokens, which no text is longer than, is none.
+    A window that holds `length` tokens, which no text is longer than, is none. `by_layer`: whether transformers' code
+    of the family reads layer_types at all.
     """
     layers = values.get("num_hidden_layers")
     if not isinstance(layers, int):
@@ -178,6 +183,8 @@ def read_windows(values: dict[str, Any], slides: Callable[[int], bool], length: 
     said = values.get("layer_types")
     if said is not None and (not isinstance(said, list) or len(said) != len(kinds)):
         raise UserError(f"{where}: layer_types must be a list of {len(kinds)} kinds, one a layer, not {shown(said)}")
+    if said is not None and not by_layer and list(said) != list(kinds) and values.get("sliding_window") is not None:
+        raise UserError(f"{where}: layer_types says otherwise, but in transformers all layers have the sliding_window")
     kinds = kinds if said is None else said
     other = next((kind for kind in kinds if kind not in (FULL, SLIDING)), None)
     if other is not None:

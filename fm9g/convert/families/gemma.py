@@ -104,7 +104,8 @@ def _write_2(config: ModelConfig, where: str) -> dict[str, Any]:
         "final_logit_softcapping": config.logit_softcap or None,
         "layer_types": layer_types(config),
         "query_pre_attn_scalar": round(width),
-        "sliding_window": config.sliding_window or WINDOW,
+        # versions that know no layer_types have it in every other layer: there it must hold every text
+        "sliding_window": config.sliding_window or max(WINDOW, config.max_length),
     }
 
 

@@ -64,6 +64,7 @@ def _write_0414(config: ModelConfig, where: str) -> dict[str, Any]:
 
 FAMILY = Family(
     *("GlmForCausalLM", "glm", frozenset({"rotary_dim", "qkv_bias"}), _read, _write, LAYOUTS),
+    in_part=True,
     models="GLM-4-9B (-hf), GLM-Edge",
     refused=REFUSED,
 )
@@ -71,6 +72,7 @@ GLM4 = Family(
     *("Glm4ForCausalLM", "glm4", frozenset({"rotary_dim", "branch_norm"}), _read_0414, _write_0414),
     LAYOUTS._replace(block=(*LAYOUTS.block, *AFTER)),
     also=frozenset({"qkv_bias"}),
+    in_part=True,
     models="GLM-4-0414, GLM-Z1",
     refused=REFUSED,
 )

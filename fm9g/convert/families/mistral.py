@@ -17,7 +17,7 @@ REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_windo
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
     length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
-    windows = read_windows({"sliding_window": WINDOW, **values}, lambda layer: True, length, where)
+    windows = read_windows({"sliding_window": WINDOW, **values}, lambda layer: True, length, where, by_layer=False)
     return read_decoder(values, where, ASSUMED, REFUSED, **windows)
 
 

@@ -34,7 +34,7 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
         num_experts=whole_number(values, "num_local_experts", 8, where),
         norm_expert_weights=True,
         **shared_settings(values, 2, where),
-        **read_windows(values, lambda layer: True, length, where),
+        **read_windows(values, lambda layer: True, length, where, by_layer=False),
     )
 
 

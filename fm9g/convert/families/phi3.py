@@ -16,6 +16,7 @@ from fm9g.convert.families.family import (
 from fm9g.convert.families.llama import LAYOUTS as LLAMA
 from fm9g.convert.families.mistral import written_window
 from fm9g.convert.layouts import Layout
+from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
 QKV = tuple(f"self_att.self_attention.project_{name}" for name in "qkv")
@@ -36,7 +37,7 @@ REFUSED |= {"embd_pdrop": 0.0, "resid_pdrop": 0.0}
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
     length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
-    windows = read_windows(values, lambda layer: True, length, where)
+    windows = read_windows(values, lambda layer: True, length, where, by_layer=False)
     # said of all lengths, it is read where RoPE is scaled, and means nothing where it is not
     ignored = {"original_max_position_embeddings": None} if not values.get("rope_scaling") else {}
     return read_decoder({**values, **ignored}, where, ASSUMED, REFUSED, share=1.0, **windows)
@@ -44,6 +45,8 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     require_usual_heads(config, "Phi-3", where)
+    if config.rope_scaling_type:
+        raise UserError(f"{where}: rope_scaling_type must be '' for a Phi-3, whose code knows longrope alone")
     values = {"model_type": "phi3", **written_decoder(config), "original_max_position_embeddings": config.max_length}
     return {**values, **written_window(config, "Phi-3", where)}
 
@@ -51,7 +54,8 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 FAMILY = Family(
     *("Phi3ForCausalLM", "phi3", frozenset({"rotary_dim"}), _read, _write, LAYOUTS),
     also=frozenset({"sliding_window"}),
-    models="Phi-3, Phi-3.5-mini, Phi-4, Phi-4-mini",
+    in_part=True,
+    models="Phi-3 (4k), Phi-4",
     templates=("phi3",),
     refused=REFUSED,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fm9g.convert.families.family import (
@@ -24,8 +25,18 @@ WINDOWS = frozenset({"sliding_window", "sliding_layers"})
 REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
 
 
-def read_qwen_windows(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Our fields for use_sliding_window, by which the layers from max_window_layers on have a window."""
+def from_first(layer: int, first: int) -> bool:
+    """Qwen2 and Qwen3: the layers from max_window_layers on have a window."""
+    return layer >= first
+
+
+def read_qwen_windows(
+    values: dict[str, Any],
+    where: str,
+    slides: Callable[[int, int], bool] = from_first,
+    by_layer: bool = True,
+) -> dict[str, Any]:
+    """Our fields for use_sliding_window; `slides`: whether a layer has a window, by max_window_layers."""
     used, first = values.get("use_sliding_window", False), values.get("max_window_layers", FIRST)
     if used not in (None, False, True):
         raise UserError(f"{where}: use_sliding_window must be true or false, not {shown(used)}")
@@ -33,7 +44,7 @@ def read_qwen_windows(values: dict[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f"{where}: max_window_layers must be a whole number, not {shown(first)}")
     said = {"sliding_window": 4096, **values} if used else {**values, "sliding_window": None}
     length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
-    return read_windows(said, lambda layer: bool(used) and layer >= first, length, where)
+    return read_windows(said, lambda layer: bool(used) and slides(layer, first), length, where, by_layer)
 
 
 def written_windows(config: ModelConfig) -> dict[str, Any]:

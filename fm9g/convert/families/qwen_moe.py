@@ -15,6 +15,7 @@ from fm9g.convert.families.family import (
     require_usual_heads,
     written_decoder,
 )
+from fm9g.convert.families.mistral import written_window
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
@@ -30,12 +31,15 @@ COUNTS = ("num_experts", "num_local_experts")  # some versions of transformers w
 def _read2(values: dict[str, Any], where: str) -> ModelConfig:
     shared = whole_number(values, "shared_expert_intermediate_size", 5632, where)
     assumed = {"max_position_embeddings": 32768, "num_key_value_heads": 16}
-    return _read(values, where, QWEN2, assumed, REFUSED_2, (60, 1408, 4), qkv_bias=True, dim_shared_expert=shared)
+    windows = qwen.read_qwen_windows(values, where, lambda layer, first: layer % 2 == 0 and layer < first)
+    own = {"qkv_bias": True, "dim_shared_expert": shared, **windows}
+    return _read(values, where, QWEN2, assumed, REFUSED_2, (60, 1408, 4), **own)
 
 
 def _read3(values: dict[str, Any], where: str) -> ModelConfig:
     assumed = {"max_position_embeddings": 32768, "num_key_value_heads": 4}
-    return _read(values, where, QWEN3, assumed, REFUSED_3, (128, 768, 8), qk_norm=True)
+    windows = qwen.read_qwen_windows(values, where, lambda layer, first: True, by_layer=False)
+    return _read(values, where, QWEN3, assumed, REFUSED_3, (128, 768, 8), qk_norm=True, **windows)
 
 
 def _read(
@@ -62,7 +66,6 @@ def _read(
         dim_expert=whole_number(values, "moe_intermediate_size", width, where),
         norm_expert_weights=False if values.get("norm_topk_prob") is None else values["norm_topk_prob"],
         **shared_settings(values, per_token, where),
-        **qwen.read_qwen_windows(values, where),
         **own,
     )
 
@@ -72,11 +75,13 @@ def _write2(config: ModelConfig, where: str) -> dict[str, Any]:
     return _written(config, "qwen2_moe") | {
         "qkv_bias": True,
         "shared_expert_intermediate_size": config.dim_shared_expert,
+        **qwen.written_windows(config),
     }
 
 
 def _write3(config: ModelConfig, where: str) -> dict[str, Any]:
-    return _written(config, "qwen3_moe") | {"attention_bias": False, "head_dim": config.dim_head}
+    window = written_window(config, "Qwen3-MoE", where) | {"use_sliding_window": config.sliding_window > 0}
+    return _written(config, "qwen3_moe") | {"attention_bias": False, "head_dim": config.dim_head, **window}
 
 
 def _written(config: ModelConfig, model_type: str) -> dict[str, Any]:
@@ -89,7 +94,6 @@ def _written(config: ModelConfig, model_type: str) -> dict[str, Any]:
         "moe_intermediate_size": config.dim_expert,
         "norm_topk_prob": config.norm_expert_weights,
         "num_experts": config.num_experts,
-        **qwen.written_windows(config),
     }
 
 
@@ -104,7 +108,7 @@ QWEN2 = Family(
 QWEN3 = Family(
     *("Qwen3MoeForCausalLM", "qwen3_moe", frozenset({"num_experts", "qk_norm"}), _read3, _write3),
     expert_layouts(qwen3.FAMILY.layouts, "mlp", PROJECTIONS),
-    also=qwen.WINDOWS,
+    also=frozenset({"sliding_window"}),
     models="Qwen3-30B-A3B, Qwen3-235B-A22B",
     templates=("qwen3",),
     refused=REFUSED_3,

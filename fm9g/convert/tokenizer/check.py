@@ -120,6 +120,16 @@ def check_export(tokenizer: Path, folder: Path, checkpoint: Path) -> None:
         )
 
 
+def check_reference(folder: Path) -> None:
+    """Refuse, before anything is read or written, a reference whose tokenizer training reads in another form alone."""
+    if not training_reads(folder) or has_tiktoken(folder):
+        return
+    try:
+        load_tokenizer(folder)
+    except UserError as error:
+        raise UserError(f"{error}; give the folder that it writes as --tokenizer") from None
+
+
 def try_export(tokenizer: Path, config: ModelConfig, where: str) -> None:
     """Raise UserError where a model from scratch with this tokenizer could not be exported; leaves nothing behind."""
     trained = load_tokenizer(tokenizer)

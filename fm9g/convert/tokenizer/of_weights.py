@@ -1,4 +1,4 @@
-"""Which tokenizer weights in our names came with: noted beside the file when it is converted."""
+"""Which tokenizer and architecture weights in our names came with: noted beside the file when it is converted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,22 @@ def note_path(weights: Path) -> Path:
     return beside(weights, ".tokenizer.json")
 
 
-def note_tokenizer(weights: Path, huggingface_dir: Path) -> None:
-    """Write the `Tokenizer.vocabulary` of a model folder beside `weights`; nothing where training cannot read one."""
+def note_origin(weights: Path, huggingface_dir: Path, architecture: str | None = None) -> None:
+    """Write beside `weights` which architecture they were converted from, and the `Tokenizer.vocabulary` of a model
+    folder, where training can read one."""
+    told = {"architecture": architecture} if architecture else {}
     try:
         tokenizer = load_tokenizer(huggingface_dir)
+        told |= {"path": str(huggingface_dir), "vocabulary": tokenizer.vocabulary}
     except UserError:  # weights are converted without a tokenizer, too
-        note_path(weights).unlink(missing_ok=True)  # of weights that these replace
-        return
-    write_json(note_path(weights), {"path": str(huggingface_dir), "vocabulary": tokenizer.vocabulary})
+        pass
+    write_json(note_path(weights), told)
+
+
+def architecture_of(weights: Path) -> str | None:
+    """The architecture that `weights` were converted from, where a note beside them says it."""
+    name = json_object(note_path(weights)).get("architecture")
+    return name if isinstance(name, str) else None
 
 
 def vocabulary_of(weights: Path) -> str | None:
