@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fm9g.convert.layouts import Group, converted
 from fm9g.errors import UserError
@@ -65,6 +66,15 @@ def joined(group: Group, adapters: Mapping[str, Adapter], where: str) -> tuple[i
             )
         magnitude = _in_their_rows(group, {name: _whole(_there(adapters[name].magnitude)) for name in there})
     return len(there), Adapter(held(torch.cat(matrices)), _in_their_rows(group, blocks), magnitude)
+
+
+def padded(adapter: Adapter, rank: int) -> Adapter:
+    """The same of a higher rank: what is more of it is zeros."""
+    more = rank - adapter.a.shape[0]
+    if not more:
+        return adapter
+    a, b = F.pad(_whole(adapter.a), (0, 0, 0, more)), F.pad(_whole(adapter.b), (0, more))
+    return adapter._replace(a=held(a), b=held(b))
 
 
 def scaled(kind: Kind, count: int) -> Kind:

@@ -6,13 +6,14 @@ encoder.layers.0.self_att.self_attention.project_q.lora.lora_A
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fm9g.convert.adapters import SavedAdapters
-from fm9g.convert.fused_adapters import is_fused, is_renamed, joined, parts, scaled
+from fm9g.convert.fused_adapters import is_fused, is_renamed, joined, padded, parts, scaled
 from fm9g.convert.layouts import Group, Layouts, groups
 from fm9g.errors import UserError, shown
 from fm9g.files import read_json, write_json
@@ -32,8 +33,6 @@ _PARTS = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight", MAGNITUDE: "lora_mag
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None),
     "fan_in_fan_out": (False, None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
     "layer_replication": (None,),
     "lora_bias": (False, None),
     "trainable_token_indices": (None,),
@@ -73,7 +72,9 @@ def read_peft(folder: Path) -> SavedAdapters:
     layers = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
     if not layers:
         raise UserError(f"{folder}: holds no adapters (no …lora_A.weight)")
-    adapters = {layer: _adapter(tensors, layer, kind, folder) for layer in layers}
+    kinds = {layer: _of_layer(config, layer, kind, where) for layer in layers}
+    adapters = {layer: _adapter(tensors, layer, kinds[layer], folder) for layer in layers}
+    kind, adapters = _of_one_rank(kinds, adapters, where)
     parts = [theirs for part, theirs in _PARTS.items() if kind.dora or part != MAGNITUDE]
     held = {f"{layer}.{part}" for layer in layers for part in parts}
     whole = {name: tensor for name, tensor in tensors.items() if name not in held}
@@ -85,6 +86,33 @@ def read_peft(folder: Path) -> SavedAdapters:
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise UserError(f"{where}: lora_dropout must be a number from 0 to below 1, not {shown(dropout)}")
     return SavedAdapters(folder, kind, float(dropout), adapters, whole)
+
+
+def _of_layer(config: Mapping[str, Any], layer: str, kind: Kind, where: Path) -> Kind:
+    """What the adapter of a layer is: rank_pattern and alpha_pattern say it of some, by the ends of their names."""
+    found = {"r": float(kind.r), "lora_alpha": kind.alpha}
+    for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+        named = config.get(pattern) or {}
+        if not isinstance(named, dict):
+            raise UserError(f"{where}: {pattern} must be an object, not {shown(named)}")
+        for name, value in named.items():
+            if f".{layer}".endswith(f".{name}"):
+                found[key] = _number({name: value}, name, where)
+    return kind._replace(r=int(found["r"]), alpha=found["lora_alpha"])
+
+
+def _of_one_rank(
+    kinds: Mapping[str, Kind], adapters: Mapping[str, Adapter], where: Path
+) -> tuple[Kind, dict[str, Adapter]]:
+    """Adapters of the largest rank that there is, the others filled up with zeros; a UserError for other scales."""
+    largest = max(kinds.values(), key=lambda kind: kind.r)
+    for layer, kind in kinds.items():
+        if not math.isclose(kind.scale, largest.scale):
+            raise UserError(
+                f"{where}: {layer} is scaled by {kind.scale:g}, others by {largest.scale:g} (rank_pattern, "
+                "alpha_pattern), which is not supported"
+            )
+    return largest, {layer: padded(adapter, largest.r) for layer, adapter in adapters.items()}
 
 
 def _compare(config: Mapping[str, Any], held: list[str], folder: Path) -> None:

@@ -151,7 +151,12 @@ def test_a_bin_file_is_read_too(llama: Path, tmp_path: Path) -> None:
     [
         ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING': only LORA is known here"),
         ({"bias": "all"}, "bias='all' is not supported"),
-        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern=.* is not supported"),
+        ({"rank_pattern": {"q_proj": 8}}, "has an adapter of rank 4, adapter_config.json says 8"),
+        ({"rank_pattern": 8}, "rank_pattern must be an object, not 8"),
+        (
+            {"alpha_pattern": {"q_proj": 16}},
+            "is scaled by 2, others by 4 .*alpha_pattern.* not supported|by 4, others by 2",
+        ),
         ({"fan_in_fan_out": True}, "fan_in_fan_out=True is not supported"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights='pissa_niter_4' changed the base, too"),
         ({"r": 8}, "has an adapter of rank 4, adapter_config.json says 8"),

@@ -80,6 +80,9 @@ def test_a_folder_becomes_ours_and_comes_back(family: str, kind: str, tmp_path: 
     back = peft.PeftModel.from_pretrained(model_of(source), tmp_path / "back").eval()
     assert_close(logits(back), logits(reference))
     assert json.loads((tmp_path / "back/adapter_config.json").read_text())["target_modules"] == sorted(ROWS[family][1])
+    peft_to_bmtrain(tmp_path / "back", source, tmp_path / "b.pt")
+    with_reference(source, tmp_path / "base.pt", tmp_path / "again", adapters=read_adapters(tmp_path / "b.pt", None))
+    assert_close(logits(model_of(tmp_path / "again")), logits(reference))
 
 
 @pytest.mark.parametrize("kind", ["lora", "rslora"])
