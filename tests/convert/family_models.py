@@ -143,6 +143,16 @@ if hasattr(transformers, "Qwen3MoeConfig"):  # from 4.51 on
     )
     ROWS["qwen3-moe, weights as they are"] = ("Qwen3Moe", {**EXPERTS, "tie_word_embeddings": True})
 
+# Before, transformers ignored windows here, of some layers or of eager attention, and the share that is rotated
+RIGHT_FROM = {
+    "qwen2, a window": (4, 53),
+    "phi3, rotated in part, a window": (4, 49),
+    "mixtral, a window": (4, 53),
+    "qwen2-moe, a window": (4, 53),
+}
+VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+COMPARED = [row for row in ROWS if RIGHT_FROM.get(row, VERSION) <= VERSION]  # rows of which it computes what they say
+
 
 def source(folder: Path, row: str) -> Any:
     """A random model of a family, biases and norms included, saved to `folder`."""

