@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.convert.tokenizer.of_weights import architecture_of, vocabulary_of
+from fm9g.convert.tokenizer.of_weights import architecture_of, note_origin, vocabulary_of
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.data.tokens.training import save_tokenizer, train_tokenizer
 from fm9g.errors import UserError
@@ -33,6 +33,15 @@ def test_of_a_folder_without_a_tokenizer_the_architecture_alone_is_noted(tmp_pat
     assert json.loads((tmp_path / "7b.tokenizer.json").read_text()) == {"architecture": "LlamaForCausalLM"}
     assert vocabulary_of(tmp_path / "7b.pt") is None
     assert architecture_of(tmp_path / "7b.pt") == "LlamaForCausalLM"
+
+
+def test_a_tokenizer_that_cannot_be_read_is_said_and_not_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("not JSON")
+    note_origin(tmp_path / "7b.pt", tmp_path, "LlamaForCausalLM")
+    assert "7b.pt: which tokenizer it came with is not noted: " in capsys.readouterr().err
+    assert vocabulary_of(tmp_path / "7b.pt") is None and architecture_of(tmp_path / "7b.pt") == "LlamaForCausalLM"
 
 
 def test_a_run_tells_the_vocabulary_of_its_weights_and_a_note_comes_first(tmp_path: Path) -> None:

@@ -22,12 +22,18 @@ ROWS = ["bloom", "mistral", "gemma2", *(["glm"] if hasattr(transformers, "GlmCon
 ENDS, NEW = [5, 17], 24
 
 
+def both(row: str, folder: Path) -> tuple[Any, Decoder]:
+    """A random model of a family, and ours of its weights."""
+    theirs = source(folder / "source", row)
+    model = Decoder(huggingface_to_bmtrain(folder / "source", folder / "7b.pt"))
+    model.load_state_dict(torch.load(folder / "7b.pt", weights_only=True))
+    return theirs, model
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_greedy_is_transformers_token_for_token(row: str, tmp_path: Path) -> None:
     """Of texts longer than the window, in batches of every length."""
-    theirs = source(tmp_path / "source", row)
-    model = Decoder(huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt"))
-    model.load_state_dict(torch.load(tmp_path / "7b.pt", weights_only=True))
+    theirs, model = both(row, tmp_path)
     given = prompts(16)
     expected = [by_transformers(theirs, prompt, ENDS, NEW) for prompt in given]
     for batch in (1, 16):
@@ -49,9 +55,7 @@ def one_by_one(theirs: Any, prompt: list[int], new: int) -> list[int]:
 
 @pytest.mark.parametrize("row", COMPARED)
 def test_every_family_is_continued_as_if_it_were_read_anew(row: str, tmp_path: Path) -> None:
-    theirs = source(tmp_path / "source", row)
-    model = Decoder(huggingface_to_bmtrain(tmp_path / "source", tmp_path / "7b.pt"))
-    model.load_state_dict(torch.load(tmp_path / "7b.pt", weights_only=True))
+    theirs, model = both(row, tmp_path)
     given = prompts(5)
     with torch.no_grad():
         expected = [one_by_one(theirs, prompt, 10) for prompt in given]

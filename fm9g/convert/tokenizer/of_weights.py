@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from fm9g.convert.saved_run import json_object, stream_of
+from fm9g.convert.tokenizer.files import training_reads
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
 from fm9g.files import write_json
@@ -23,8 +25,9 @@ def note_origin(weights: Path, huggingface_dir: Path, architecture: str | None =
     try:
         tokenizer = load_tokenizer(huggingface_dir)
         told |= {"path": str(huggingface_dir), "vocabulary": tokenizer.vocabulary}
-    except UserError:  # weights are converted without a tokenizer, too
-        pass
+    except UserError as error:  # weights are converted without a tokenizer, too
+        if training_reads(huggingface_dir):
+            print(f"note: {weights}: which tokenizer it came with is not noted: {error}", file=sys.stderr)
     write_json(note_path(weights), told)
 
 
