@@ -38,7 +38,7 @@ from fm9g.data.file_kinds import other_encoding
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError, run_command
 
-ITERATIONS, SAVED_AT, KILLED_AFTER = 480, 160, 175
+ITERATIONS, SAVED_AT, KILLED_AFTER = 420, 140, 155
 WEIGHTS = {"first": 0.6, "second": 0.4}
 VOCABULARY, ROWS = 2048, 4  # ROWS in a step, shared by the processes
 CORPUS_BYTES, LONGEST, PASSAGE = 4_000_000, 2000, 600

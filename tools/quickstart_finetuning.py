@@ -22,8 +22,8 @@ from fm9g.errors import UserError
 ROWS = 4  # in a step, shared by the processes
 HELD_OUT = 0.1  # of the questions
 RUNS = {  # name: (script, iterations, learning rate)
-    "full": ("run_bmtrain.sh", 360, 4e-3),
-    "lora": ("run_bmtrain_lora.sh", 160, 1e-2),
+    "full": ("run_bmtrain.sh", 280, 4e-3),
+    "lora": ("run_bmtrain_lora.sh", 120, 1e-2),
 }
 TEMPLATE = {
     "begin": [{"token": "bos"}],

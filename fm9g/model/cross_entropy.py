@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fm9g.model.softcap import capped, slope
+from fm9g.model.softcap import capped, derivative
 
 CHUNK_LOGITS = 1 << 24  # elements of a chunk's float32 logits: 64 MB
 IGNORED = -100
@@ -51,14 +51,14 @@ class LinearCrossEntropy(torch.autograd.Function):
             losses_N[rows] = (log_total_c1 - logits_cV.gather(1, targets_c1)).squeeze(1)
             if not (needs_hidden or needs_weight):
                 continue
-            slope_cV = slope(logits_cV, softcap)
+            derivative_cV = derivative(logits_cV, softcap)
             probabilities = logits_cV.sub_(log_total_c1).exp_()
             minus_one = torch.full_like(targets_c1, -1, dtype=torch.float32)
             grad_cV = probabilities.scatter_add_(1, targets_c1, minus_one)
             if factors_N is not None:
                 grad_cV.mul_(factors_N[rows, None])
-            if slope_cV is not None:
-                grad_cV.mul_(slope_cV)
+            if derivative_cV is not None:
+                grad_cV.mul_(derivative_cV)
             grad_cV = grad_cV.to(hidden_ND.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_cV, weight_VD, out=grad_hidden[rows])

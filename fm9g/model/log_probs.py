@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fm9g.model.cross_entropy import IGNORED, add_product, chunk_logits, chunks
-from fm9g.model.softcap import slope
+from fm9g.model.softcap import derivative
 
 
 class LinearLogProbs(torch.autograd.Function):
@@ -37,12 +37,12 @@ class LinearLogProbs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
         for rows in chunks(hidden_ND, weight_VD):
             logits_cV, log_total_c1 = chunk_logits(hidden_ND[rows], weight_VD, ctx.softcap)
-            slope_cV = slope(logits_cV, ctx.softcap)
+            derivative_cV = derivative(logits_cV, ctx.softcap)
             upstream_c1 = grad_N[rows, None].float()
             grad_cV = logits_cV.sub_(log_total_c1).exp_().mul_(-upstream_c1)
             grad_cV = grad_cV.scatter_add_(1, targets_N[rows, None], upstream_c1)
-            if slope_cV is not None:
-                grad_cV.mul_(slope_cV)
+            if derivative_cV is not None:
+                grad_cV.mul_(derivative_cV)
             grad_cV = grad_cV.to(hidden_ND.dtype)
             if grad_hidden is not None:
                 torch.mm(grad_cV, weight_VD, out=grad_hidden[rows])

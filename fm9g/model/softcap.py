@@ -11,6 +11,6 @@ def capped(x: Tensor, cap: float) -> Tensor:
     return cap * torch.tanh(x / cap) if cap else x
 
 
-def slope(capped_x: Tensor, cap: float) -> Tensor | None:
+def derivative(capped_x: Tensor, cap: float) -> Tensor | None:
     """The derivative of capped values by what they were; None for 1, without a cap."""
     return 1 - (capped_x / cap) ** 2 if cap else None

@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, vocabulary_rows
+from fm9g.convert.families.fused import QKV
 from fm9g.convert.families.llama import LAYOUTS as LLAMA
-from fm9g.convert.families.phi3 import QKV
 from fm9g.convert.layouts import Layout
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig

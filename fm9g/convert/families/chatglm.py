@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fm9g.convert.families.family import Family, read_decoder, refuse_mup
-from fm9g.convert.families.phi3 import GATED, QKV
+from fm9g.convert.families.fused import GATED, QKV
 from fm9g.convert.hf_rope import DEFAULT_THETA, SHARE
 from fm9g.convert.layouts import Layout, Layouts, renamed
 from fm9g.convert.orders import interleaved_in_one

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, written_decoder
+from fm9g.convert.families.fused import FUSED_GATE, GATED, QKV
 from fm9g.convert.families.llama import LAYOUTS as LLAMA
-from fm9g.convert.families.phi3 import FUSED_GATE, GATED, QKV
 from fm9g.convert.layouts import Layout, renamed
 from fm9g.convert.orders import interleaved_keys, interleaved_queries
 from fm9g.errors import UserError, shown

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
-from fm9g.convert.families.internlm2 import attention_biases
 from fm9g.convert.families.llama import LAYOUTS
 from fm9g.convert.hf_rope import DEFAULT_THETA
 from fm9g.errors import UserError, shown
@@ -19,6 +18,14 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
     fixed = {**UNREAD, **_rope(values, where)}
     return read_decoder({**values, **fixed}, where, None, NEUTRAL, **attention_biases(values, where))
+
+
+def attention_biases(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Our fields for `bias`, which both versions' classes take for true where it is left out."""
+    bias = values.get("bias")
+    if bias not in (None, False, True):
+        raise UserError(f"{where}: bias must be true or false, not {shown(bias)}")
+    return dict.fromkeys(("qkv_bias", "out_bias"), bias is not False)
 
 
 def _rope(values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
-from fm9g.convert.families.phi3 import QKV
+from fm9g.convert.families.fused import QKV
+from fm9g.convert.families.internlm import attention_biases
 from fm9g.convert.layouts import Layout, Layouts, renamed
 from fm9g.convert.orders import head_by_head
-from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
 LAYOUTS = Layouts(
@@ -34,14 +34,6 @@ LAYOUTS = Layouts(
         Layout(("attention.wqkv",), QKV, head_by_head),
     ),
 )
-
-
-def attention_biases(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Our fields for `bias`, which both versions' classes take for true where it is left out."""
-    bias = values.get("bias")
-    if bias not in (None, False, True):
-        raise UserError(f"{where}: bias must be true or false, not {shown(bias)}")
-    return dict.fromkeys(("qkv_bias", "out_bias"), bias is not False)
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:

@@ -13,15 +13,13 @@ from fm9g.convert.families.family import (
     require_usual_heads,
     written_decoder,
 )
+from fm9g.convert.families.fused import FUSED_GATE, GATED, QKV
 from fm9g.convert.families.llama import LAYOUTS as LLAMA
 from fm9g.convert.families.mistral import written_window
 from fm9g.convert.layouts import Layout
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
-QKV = tuple(f"self_att.self_attention.project_{name}" for name in "qkv")
-GATED = ("ffn.ffn.w_in.w_0", "ffn.ffn.w_in.w_1")
-FUSED_GATE = Layout(("mlp.gate_up_proj",), GATED)
 LAYOUTS = LLAMA._replace(
     block=(
         *(layout for layout in LLAMA.block if layout.ours[0] not in (*QKV, *GATED)),

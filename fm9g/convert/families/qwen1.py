@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
-from fm9g.convert.families.phi3 import QKV
+from fm9g.convert.families.fused import QKV
 from fm9g.convert.hf_rope import SHARE
 from fm9g.convert.layouts import Layout, Layouts, renamed
 from fm9g.errors import UserError, shown

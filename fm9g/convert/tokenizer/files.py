@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from fm9g.convert.tokenizer.sentencepiece_json import tokenizer_json
 from fm9g.data.tokens.special import Vocabulary
 from fm9g.data.tokens.tokenizer import Tokenizer, content_of, load_tokenizer, read_object
+from fm9g.data.tokens.vocabulary_files import is_ranks
 from fm9g.errors import UserError, shown
 from fm9g.files import write_json
 
@@ -35,7 +35,6 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 FAST_CLASS = "PreTrainedTokenizerFast"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token")
-_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\s")  # a line: a token in base64, and its rank
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -97,10 +96,7 @@ def training_reads(tokenizer: Path) -> bool:
 def has_tiktoken(tokenizer: Path) -> bool:
     """Whether all that a folder has is a tokenizer.model of tiktoken (GLM-4's), which its own code alone reads."""
     model = tokenizer / "tokenizer.model"
-    if not model.exists() or (tokenizer / "tokenizer.json").exists():
-        return False
-    with open(model, "rb") as file:
-        return _TIKTOKEN.match(file.readline(1000)) is not None
+    return model.is_file() and not (tokenizer / "tokenizer.json").exists() and is_ranks(model)
 
 
 def complete_tokenizer(folder: Path) -> None:
