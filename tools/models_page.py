@@ -60,7 +60,7 @@ evaluated and generated from by the same code as our own models.
 
 A key under "must be" that says anything else is refused by name; so are an architecture that is not here, with the
 nearest that is, keys and tensors that contradict each other, quantised folders, a head that is said to be tied and is
-not, and RoPE scalings but linear, dynamic, llama3 and yarn. Fields in brackets are what such a model may have.
+not, and RoPE scalings but linear, dynamic, llama3, yarn and longrope. Fields in brackets are what such a model may have.
 
 | architecture | models | beside LLaMA | templates | must be |
 |---|---|---|---|---|
@@ -77,7 +77,7 @@ not, and RoPE scalings but linear, dynamic, llama3 and yarn. Fields in brackets 
 配置往返一致，以及哪些内容会被拒绝。训练、微调、评估与生成所用的代码与我们自己的模型相同。
 
 “必须为”一栏中的键若取其他值，会指名拒绝；不在此列的架构（并提示最接近的）、互相矛盾的键与张量、量化目录、
-声称绑定而实际不同的输出头，以及 linear、dynamic、llama3、yarn 以外的 RoPE 缩放也会被拒绝。
+声称绑定而实际不同的输出头，以及 linear、dynamic、llama3、yarn、longrope 以外的 RoPE 缩放也会被拒绝。
 方括号中是此类模型可以有的内容。
 
 | 架构 | 模型 | 与 LLaMA 的不同 | 模板 | 必须为 |

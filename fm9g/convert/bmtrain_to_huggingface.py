@@ -68,7 +68,7 @@ def with_reference(
     if tokenizer is None:
         check_reference(reference)
     checkpoint = _find(checkpoint, target, max_shard_size, overwrite)
-    _check_sibling(checkpoint, config, config_path)
+    config = _agreed(checkpoint, config, config_path)
     values, config = _with_rows(values, config, family, checkpoint, config_path, tokenizer)
 
     def companions(folder: Path, kind: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def from_scratch(
     """As with_reference, for a model trained from scratch: a model_configs/*.json and a tokenizer instead."""
     config = ModelConfig.from_json(model_config)
     checkpoint = _find(checkpoint, target, max_shard_size, overwrite)
-    _check_sibling(checkpoint, config, model_config)
+    _agreed(checkpoint, config, model_config)
 
     def companions(folder: Path, kind: str) -> dict[str, Any]:
         token_ids = install_tokenizer(tokenizer, folder, config.vocab_size)
@@ -151,14 +151,19 @@ def _find(checkpoint: Path, target: Path, max_shard_size: str, overwrite: bool) 
     return find_weights(checkpoint)
 
 
-def _check_sibling(checkpoint: Path, config: ModelConfig, config_path: Path) -> None:
-    """The config beside weights knows what tensors do not show: RoPE, eps, muP."""
+def _agreed(checkpoint: Path, config: ModelConfig, config_path: Path) -> ModelConfig:
+    """`config`, which the one beside the weights must not contradict: that knows what tensors do not show, RoPE, eps
+    and muP; and for texts of which length longrope was trained, which a config.json does not say."""
     sibling = beside(checkpoint, ".json")
     if not sibling.exists():
-        return
-    differing = differences(ModelConfig.from_json(sibling), config)
+        return config
+    ours = ModelConfig.from_json(sibling)
+    if config.reaches_further:
+        config = dataclasses.replace(config, max_length=ours.max_length)
+    differing = differences(ours, config)
     if differing:
         raise UserError(f"{sibling} and {config_path} describe different models: {'; '.join(differing)}")
+    return config
 
 
 def _write(

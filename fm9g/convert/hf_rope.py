@@ -8,6 +8,10 @@ original_max_position_embeddings says, and raises it with the length of a text b
 model of max_position_embeddings tokens whose base is its rope_theta. Ours, where max_length is beyond
 orig_max_length, has one raised base for every text: written as what it is, a rope_theta of that value.
 
+Of `longrope`, transformers takes one set of factors for texts of up to original_max_position_embeddings tokens and
+another for batches with a longer one. So where the sets differ, a config.json is read as a model of that many tokens.
+Ours of more has the long set for every text, and is written with it in both places.
+
 Of `yarn`, transformers before 5 took other lengths and factors than those that rope_scaling names, differently from
 version to version; it is read as 5 does, by what is named.
 """
@@ -18,8 +22,7 @@ import math
 from typing import Any
 
 from fm9g.errors import UserError, shown
-from fm9g.model.config import ModelConfig
-from fm9g.model.rope_scaling import magnitude
+from fm9g.model.config import ModelConfig, yarn_magnitude
 
 DEFAULT_THETA = 10000.0
 FIRST_LENGTH = "original_max_position_embeddings"
@@ -41,8 +44,18 @@ FIELDS: dict[str, dict[str, str]] = {
         "rope_scaling_beta_slow": "beta_slow",
         "rope_scaling_truncate": "truncate",
     },
+    "longrope": {
+        "rope_scaling_factor": "factor",
+        "orig_max_length": FIRST_LENGTH,
+        "rope_scaling_attention_factor": "attention_factor",
+        "rope_scaling_short_factors": "short_factor",
+        "rope_scaling_long_factors": "long_factor",
+    },
 }
-REQUIRED = {"llama3": ("factor", "low_freq_factor", "high_freq_factor")}  # of others, the factor
+REQUIRED = {  # of others, the factor
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
 SPELLING = {
     "base": "rope_theta",
     "rope_scaling_type": "rope_type",
@@ -76,6 +89,8 @@ def read_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
     if kind == "default":
         return {"base": rope["rope_theta"]}
     fields = {ours: rope[theirs] for ours, theirs in FIELDS[kind].items() if theirs in rope}
+    if kind == "longrope" and rope["short_factor"] != rope["long_factor"]:
+        fields["max_length"] = rope[FIRST_LENGTH]
     return {"base": rope["rope_theta"], "rope_scaling_type": kind, **fields}
 
 
@@ -117,7 +132,17 @@ def _spelling(values: dict[str, Any], key: str, where: str) -> dict[str, Any]:
             raise UserError(f"{where}: {FIRST_LENGTH} is {shown(outside)}, but another in {key}")
         if spelling.get(FIRST_LENGTH) == 0:  # which is our way to say that none is given
             raise UserError(f"{where}: {FIRST_LENGTH} must be positive, not 0")
-    return _with_attention_factor(spelling, f"{where}: {key}") if kind == "yarn" else spelling
+    if kind == "longrope" and "factor" not in spelling:
+        spelling["factor"] = _stretch(values.get("max_position_embeddings"), spelling.get(FIRST_LENGTH), where)
+    return _with_attention_factor(spelling, f"{where}: {key}") if kind in ("yarn", "longrope") else spelling
+
+
+def _stretch(length: Any, first: Any, where: str) -> float:
+    """longrope's factor where it is not given: by how much the model reaches further than at first."""
+    for key, value in (("max_position_embeddings", length), (FIRST_LENGTH, first)):
+        if type(value) is not int or value < 1:
+            raise UserError(f"{where}: {key} must be a positive whole number, not {shown(value)}")
+    return float(length / first)
 
 
 def _check_keys(spelling: dict[str, Any], kind: str, where: str) -> None:
@@ -136,7 +161,7 @@ def _check_keys(spelling: dict[str, Any], kind: str, where: str) -> None:
 
 
 def _with_attention_factor(spelling: dict[str, Any], where: str) -> dict[str, Any]:
-    """YaRN's fields with attention_factor for a pair of mscales, which it goes before."""
+    """The fields with attention_factor for a pair of YaRN's mscales, which it goes before."""
     rest = {name: value for name, value in spelling.items() if name not in MSCALES}
     if rest.get("attention_factor", 1.0) == 0:  # which is our way to say that none is given
         raise UserError(f"{where}: attention_factor must be above 0, not {shown(rest['attention_factor'])}")
@@ -147,7 +172,7 @@ def _with_attention_factor(spelling: dict[str, Any], where: str) -> dict[str, An
     if not all(isinstance(number, int | float) and number > 0 for number in numbers):
         raise UserError(f"{where}: factor, {' and '.join(MSCALES)} must be positive numbers, not {shown(numbers)}")
     factor, *weights = numbers
-    above, below = (magnitude(factor, weight) for weight in weights)
+    above, below = (yarn_magnitude(factor, weight) for weight in weights)
     return {**rest, "attention_factor": above / below}
 
 
@@ -166,13 +191,15 @@ def written_rope(config: ModelConfig, in_part: bool) -> dict[str, Any]:
     `in_part`: whether the family may rotate a share of each head, and so must say which, be it all.
     """
     kind, raised = config.rope_scaling_type, config.rotary_base != config.base
+    if kind == "longrope":
+        return _written_longrope(config, in_part)
     scaling = {theirs: getattr(config, ours) for ours, theirs in FIELDS[kind].items()} if kind and not raised else {}
     rope_type = kind if scaling else "default"
     # Up to this length `dynamic` is computed without scaling, here and there.
     length = {"max_position_embeddings": config.orig_max_length} if rope_type == "dynamic" else {}
     if not scaling.get("attention_factor", 1.0):
         del scaling["attention_factor"]  # 0 for us is null for them
-    share = {SHARE: _share(config.rotated, config.dim_head)} if in_part else {}
+    share = _written_share(config, in_part)
     return {
         **length,
         **share,
@@ -183,9 +210,36 @@ def written_rope(config: ModelConfig, in_part: bool) -> dict[str, Any]:
     }
 
 
-def _share(rotated: int, of: int) -> float:
+def _written_longrope(config: ModelConfig, in_part: bool) -> dict[str, Any]:
+    """Where no attention factor has to be named, rope_scaling has the three keys that old code of Phi-3 insists on,
+    and the lengths say the factor."""
+    first, used = config.orig_max_length, list(config.rope_factors)
+    long = used if config.max_length > first else list(config.rope_scaling_long_factors)
+    length = max(round(first * config.rope_scaling_factor), config.max_length)
+    factors: dict[str, Any] = {"short_factor": used, "long_factor": long}
+    named: dict[str, Any] = {"factor": config.rope_scaling_factor}
+    if config.rope_scaling_attention_factor or length / first != config.rope_scaling_factor:
+        named["attention_factor"] = config.attention_factor
+        factors |= named
+    share = _written_share(config, in_part)
+    return {
+        **share,
+        FIRST_LENGTH: first,
+        "max_position_embeddings": length,
+        "rope_parameters": {
+            **{"rope_theta": config.base, "rope_type": "longrope", FIRST_LENGTH: first},
+            **{**named, **factors, **share},
+        },
+        "rope_scaling": {"type": "longrope", **factors},
+        "rope_theta": config.base,
+    }
+
+
+def _written_share(config: ModelConfig, in_part: bool) -> dict[str, float]:
     """The least share at which transformers, which rounds down, rotates so many dimensions."""
-    share = rotated / of
-    while int(of * share) < rotated:
+    if not in_part:
+        return {}
+    share = config.rotated / config.dim_head
+    while int(config.dim_head * share) < config.rotated:
         share = math.nextafter(share, 1.0)
-    return share
+    return {SHARE: share}

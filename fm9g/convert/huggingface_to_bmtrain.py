@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from fm9g.convert.hf_config import described
@@ -41,7 +42,13 @@ def huggingface_to_bmtrain(
     config_path = output.with_suffix(".json")
     for path in (output, config_path, note_path(output)):
         check_output_file(path, overwrite)
-    *_, family, config = described(huggingface_dir)
+    path, _, family, config = described(huggingface_dir)
+    if config.reaches_further:
+        print(
+            f"note: {path}: read as a model of {config.max_length:,} tokens, for which longrope has factors of their "
+            f"own; with a larger max_length in {config_path} all texts get those of longer ones",
+            file=sys.stderr,
+        )
     checkpoint = read_huggingface_folder(huggingface_dir)
     groups, found_tensors = match(config, family.layouts, checkpoint, "huggingface", str(huggingface_dir))
     sources = {name: as_dtype(name, tensor, dtype) for name, tensor in found_tensors.items()}

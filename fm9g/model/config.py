@@ -11,6 +11,7 @@ from typing import Any
 
 from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json, write_json
+from fm9g.model.json_values import in_json, typed
 
 DTYPES = ("bf16", "fp16", "float32")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
@@ -28,6 +29,10 @@ ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
     "yarn": (
         *("rope_scaling_factor", "orig_max_length", "rope_scaling_attention_factor"),
         *("rope_scaling_beta_fast", "rope_scaling_beta_slow", "rope_scaling_truncate"),
+    ),
+    "longrope": (
+        *("rope_scaling_factor", "orig_max_length", "rope_scaling_attention_factor"),
+        *("rope_scaling_short_factors", "rope_scaling_long_factors"),
     ),
 }
 MAX_LAYERS = 10_000
@@ -124,7 +129,9 @@ class ModelConfig:
     rope_scaling_beta_fast: float = 32.0  # yarn: the turns in orig_max_length from which on nothing is stretched
     rope_scaling_beta_slow: float = 1.0  # yarn: those up to which all is
     rope_scaling_truncate: bool = True  # yarn: whether the bounds between are whole dimensions
-    rope_scaling_attention_factor: float = 0.0  # yarn: of cos and sin; 0: 0.1 ln(rope_scaling_factor) + 1
+    rope_scaling_attention_factor: float = 0.0  # yarn, longrope: of cos and sin; 0: as their papers have it
+    rope_scaling_short_factors: tuple[float, ...] = ()  # longrope: what each frequency is divided by up to a max_length
+    rope_scaling_long_factors: tuple[float, ...] = ()  # of orig_max_length, and beyond; rotated / 2 of either
     orig_max_length: int = 0  # 0: max_length
     pose_prob: float = 0.0
     pose_scaling_factor: float = 1.0
@@ -234,6 +241,8 @@ class ModelConfig:
                 raise UserError(f"{key[more]} must be above {key[less]} ({getattr(self, less):g})")
         if kind == "yarn" and self.base <= 1:
             raise UserError(f"{key['base']} must be above 1 for {key['rope_scaling_type']} 'yarn', not {self.base:g}")
+        if kind == "longrope":
+            self._check_longrope(key)
 
     def _check_dynamic(self, key: dict[str, str]) -> None:
         if self.rotated == 2:
@@ -248,6 +257,19 @@ class ModelConfig:
                 f"{key['rope_scaling_factor']} {self.rope_scaling_factor:g} raises {key['base']} {self.base:g} beyond "
                 "what a float32 can hold"
             )
+
+    def _check_longrope(self, key: dict[str, str]) -> None:
+        if self.orig_max_length < 2:
+            raise UserError(f"{key['orig_max_length']} must be above 1 for {key['rope_scaling_type']} 'longrope'")
+        for name in ("rope_scaling_short_factors", "rope_scaling_long_factors"):
+            factors = getattr(self, name)
+            if len(factors) != self.rotated // 2:
+                raise UserError(
+                    f"{key[name]} must be {self.rotated // 2} numbers, one for each pair of a head's rotated "
+                    f"dimensions, not {len(factors)}"
+                )
+            if not all(0 < factor < math.inf for factor in factors):
+                raise UserError(f"{key[name]} must be positive numbers, not {shown(list(factors))}")
 
     @property
     def rotated(self) -> int:
@@ -271,13 +293,36 @@ class ModelConfig:
         return self.base * stretch ** (self.rotated / (self.rotated - 2))
 
     @property
+    def rope_factors(self) -> tuple[float, ...]:
+        """What `longrope` divides each frequency by, [rotated / 2]: one set for every text, chosen by max_length."""
+        long = self.max_length > self.orig_max_length
+        return self.rope_scaling_long_factors if long else self.rope_scaling_short_factors
+
+    @property
+    def reaches_further(self) -> bool:
+        """Whether a larger max_length would change what `longrope` computes of every text."""
+        return self.rope_factors != self.rope_scaling_long_factors
+
+    @property
     def position_scale(self) -> float:
         """What positions are divided by: the factor of `linear` RoPE scaling."""
         return self.rope_scaling_factor if self.rope_scaling_type == "linear" else 1.0
 
     @property
+    def attention_factor(self) -> float:
+        """What cos and sin of rotary angles are multiplied by, and so attention scores by its square."""
+        if self.rope_scaling_type == "yarn":
+            return self.rope_scaling_attention_factor or yarn_magnitude(self.rope_scaling_factor)
+        if self.rope_scaling_type == "longrope":
+            usual = math.sqrt(1 + math.log(self.rope_scaling_factor) / math.log(self.orig_max_length))
+            return self.rope_scaling_attention_factor or usual
+        return 1.0
+
+    @property
     def frequency_scaling(self) -> str:
-        """In words, how `llama3` or `yarn` changes frequencies."""
+        """In words, how `llama3`, `yarn` or `longrope` changes frequencies."""
+        if self.rope_scaling_type == "longrope":
+            return f"longrope (attention factor {self.attention_factor}, factors {list(self.rope_factors)})"
         if self.rope_scaling_type not in ("llama3", "yarn"):
             return "none"
         said = (f"{name} {getattr(self, name)}" for name in ROPE_SCALINGS[self.rope_scaling_type])
@@ -313,7 +358,7 @@ class ModelConfig:
             if name not in fields:
                 raise UserError(f"{where}: unknown key {name!r}{closest(name, fields)}")
             key = (spelling or {}).get(name, name)
-            values = {**values, name: _typed(where, key, value, str(fields[name].type))}
+            values = {**values, name: typed(where, key, value, str(fields[name].type))}
         required = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
         missing = [name for name in required if name not in values]
         if missing:
@@ -330,35 +375,21 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, in JSON's types."""
-        return {name: _in_json(value) for name, value in dataclasses.asdict(self).items()}
+        return {name: in_json(value) for name, value in dataclasses.asdict(self).items()}
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write every field, so that a later change of a default does not change this model."""
         write_json(path, self.to_dict())
 
 
-def _in_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
+    """YaRN's attention factor for positions that are stretched by `factor` (section 3.4)."""
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 # Of the fields that have any, in JSON's types; 0 may stand for a value that others give
 DEFAULTS = {
-    field.name: _in_json(field.default)
+    field.name: in_json(field.default)
     for field in dataclasses.fields(ModelConfig)
     if field.default is not dataclasses.MISSING
 }
-
-
-def _typed(where: str, key: str, value: Any, kind: str) -> Any:
-    if kind == "tuple[int, ...]":
-        if not isinstance(value, list | tuple) or not all(type(number) is int for number in value):
-            raise UserError(f"{where}: {key} must be a list of whole numbers, not {shown(value)}")
-        return tuple(sorted(set(value)))
-    if kind == "float" and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise UserError(f"{where}: {key} must be a number that a float can hold, not {shown(value)}") from None
-    if type(value).__name__ != kind:
-        raise UserError(f"{where}: {key} must be {kind}, not {shown(value)}")
-    return value

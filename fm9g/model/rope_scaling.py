@@ -2,7 +2,8 @@
 
 `linear` divides positions (Chen et al., https://arxiv.org/abs/2306.15595), `dynamic` raises the base (ModelConfig.
 rotary_base), `llama3` stretches frequencies that turn seldom within the first length (https://arxiv.org/abs/2407.21783,
-with the interpolation of Meta's code), and `yarn` does so by dimension (Peng et al., https://arxiv.org/abs/2309.00071).
+with the interpolation of Meta's code), `yarn` does so by dimension (Peng et al., https://arxiv.org/abs/2309.00071), and
+`longrope` by factors that were searched for (Ding et al., https://arxiv.org/abs/2402.13753).
 """
 
 from __future__ import annotations
@@ -21,18 +22,6 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
     exponents = torch.arange(0, config.rotated, 2, dtype=torch.int64).float() / config.rotated
     plain = 1.0 / (config.rotary_base**exponents)
     return _SCALED[config.rope_scaling_type](plain, config)
-
-
-def attention_factor(config: ModelConfig) -> float:
-    """What cos and sin are multiplied by, and so attention scores by its square."""
-    if config.rope_scaling_type != "yarn":
-        return 1.0
-    return config.rope_scaling_attention_factor or magnitude(config.rope_scaling_factor)
-
-
-def magnitude(factor: float, weight: float = 1.0) -> float:
-    """YaRN's attention factor for positions that are stretched by `factor` (section 3.4)."""
-    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _as_it_is(plain: Tensor, config: ModelConfig) -> Tensor:
@@ -65,10 +54,15 @@ def _yarn(plain: Tensor, config: ModelConfig) -> Tensor:
     return plain * (1 - stretched + stretched / config.rope_scaling_factor)
 
 
+def _longrope(plain: Tensor, config: ModelConfig) -> Tensor:
+    return plain / torch.tensor(config.rope_factors)
+
+
 _SCALED: dict[str, Callable[[Tensor, ModelConfig], Tensor]] = {
     "": _as_it_is,
     "linear": _linear,
     "dynamic": _as_it_is,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
 }

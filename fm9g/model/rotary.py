@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fm9g.model.config import ModelConfig
-from fm9g.model.rope_scaling import attention_factor, inverse_frequencies
+from fm9g.model.rope_scaling import inverse_frequencies
 
 
 class RotaryTable:
@@ -24,7 +24,7 @@ class RotaryTable:
         if key not in self._tables or len(self._tables[key][0]) < count:
             positions = torch.arange(1 << (count - 1).bit_length())  # so that it is seldom made again
             angles = torch.outer(positions.float(), inverse_frequencies(self._config))
-            tables = (attention_factor(self._config) * table for table in (angles.cos(), angles.sin()))
+            tables = (self._config.attention_factor * table for table in (angles.cos(), angles.sin()))
             cos, sin = (table.to(dtype).to(position_ids.device).unsqueeze(1) for table in tables)
             self._tables[key] = cos, sin
         cos, sin = self._tables[key]

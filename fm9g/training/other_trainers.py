@@ -171,8 +171,8 @@ ELSEWHERE = {
     "tool_format": Flag(MEDICAL, "nothing: the template says how tools are written", "没有：工具的写法由模板决定"),
     "rope_scaling": Flag(
         MEDICAL,
-        "rope_scaling_type in the model config: linear, dynamic, llama3, yarn",
-        "模型配置里的 rope_scaling_type：linear、dynamic、llama3、yarn",
+        "rope_scaling_type in the model config: linear, dynamic, llama3, yarn, longrope, longrope",
+        "模型配置里的 rope_scaling_type：linear、dynamic、llama3、yarn、longrope、longrope",
     ),
     "torch_dtype": _MODEL_DTYPE,
     "bf16": _MODEL_DTYPE,

@@ -27,7 +27,11 @@ GROUPED = {"multi_query_attention": True}
         ("LlamaForCausalLM", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
         ("Phi3ForCausalLM", {"resid_pdrop": 0.1}, "resid_pdrop=0.1 is not supported"),
         ("Phi3ForCausalLM", {"partial_rotary_factor": 2}, "partial_rotary_factor must be a share above 0 and up to 1"),
-        ("Phi3ForCausalLM", {"rope_scaling": {"type": "longrope", "factor": 1.0}}, "RoPE scaling 'longrope' is not"),
+        (
+            "Phi3ForCausalLM",
+            {"rope_scaling": {"type": "su", "factor": 1.0}},
+            "scaling 'longrope' has no short_f",
+        ),
         ("GlmForCausalLM", {"attention_bias": 1.5}, "attention_bias must be true or false, not 1.5"),
         ("GemmaForCausalLM", {"hidden_activation": "silu"}, "hidden_activation 'silu' is not Gemma's"),
         ("GemmaForCausalLM", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True is not"),

@@ -101,8 +101,27 @@ def test_rope_is_read_in_both_spellings_and_written_in_both(
     ("changes", "words"),
     [
         (
-            {"rope_scaling": {"rope_type": "longrope", "factor": 8.0}},
-            "rope_scaling: RoPE scaling 'longrope' is not supported (only linear, dynamic, llama3, yarn are)",
+            {"rope_scaling": {"rope_type": "ntk", "factor": 8.0}},
+            "rope_scaling: RoPE scaling 'ntk' is not supported (only linear, dynamic, llama3, yarn, longrope are)",
+        ),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}}, "RoPE scaling 'longrope' has no long_fac"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
+            "original_max_position_embeddings must be a positive whole number, not None",
+        ),
+        (
+            {
+                "rope_scaling": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]},
+                "original_max_position_embeddings": 64,
+            },
+            "short_factor must be 8 numbers, one for each pair of a head's rotated dimensions, not 1",
+        ),
+        (
+            {
+                "rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": ["2"] * 8},
+                "original_max_position_embeddings": 64,
+            },
+            "long_factor must be a list of numbers, not ['2', '2'",
         ),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "RoPE scaling 'llama3' has no low_freq_factor"),
         (

@@ -85,12 +85,26 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
         ({"activate_fn": "relu"}, "activate_fn must be one of 'silu', 'gelu', 'gelu_tanh', not 'relu'"),
         (
             {"rope_scaling_type": "ntk"},
-            "rope_scaling_type must be one of '', 'linear', 'dynamic', 'llama3', 'yarn', not 'ntk'",
+            "rope_scaling_type must be one of '', 'linear', 'dynamic', 'llama3', 'yarn', 'longrope', not 'ntk'",
         ),
         (
             {"rope_scaling_type": "llama3", "rope_scaling_beta_fast": 16},
             "rope_scaling_beta_fast means nothing to rope_scaling_type 'llama3'",
         ),
+        (
+            {"rope_scaling_type": "longrope", "rope_scaling_short_factors": [1.0]},
+            "rope_scaling_short_factors must be 2 numbers, one for each pair of a head's rotated dimensions, not 1",
+        ),
+        (
+            {"rope_scaling_type": "longrope", "rope_scaling_short_factors": [0, 1]},
+            r"rope_scaling_short_factors must be positive numbers, not \[0\.0, 1\.0\]",
+        ),
+        (
+            {"rope_scaling_type": "longrope", "max_length": 1},
+            "orig_max_length must be above 1 for rope_scaling_type 'longrope'",
+        ),
+        ({"rope_scaling_long_factors": [1.0]}, "rope_scaling_long_factors means nothing to rope_scaling_type ''"),
+        ({"rope_scaling_long_factors": 1.0}, "rope_scaling_long_factors must be a list of numbers, not 1.0"),
         ({"rope_scaling_type": "yarn", "base": 1.0}, "base must be above 1 for rope_scaling_type 'yarn', not 1"),
         ({"rope_scaling_type": "yarn", "rope_scaling_attention_factor": -1}, "a number from 0 on, not -1.0"),
         ({"norm": "batch"}, "norm must be one of 'rms', 'rms_1p', 'layer', not 'batch'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -139,6 +140,10 @@ def read_decoder(
         "tie_lm_head": values["tie_word_embeddings"],
     }
     rope = hf_rope.read_rope(values, where) | _partial(values, share, settings["dim_head"], where)
+    if own.get("sliding_window", 0) >= rope.get("max_length", math.inf):
+        raise UserError(
+            f"{where}: a sliding_window of {hf_rope.FIRST_LENGTH} tokens or more is not supported with longrope"
+        )
     spelling = {ours: names.get(theirs, theirs) for ours, theirs in SPELLING.items()}
     return ModelConfig.from_dict(settings | rope | _mup(values, where) | own, where, spelling)
 

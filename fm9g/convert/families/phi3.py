@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fm9g.convert import hf_rope
 from fm9g.convert.families.family import (
     NEUTRAL,
     Family,
@@ -36,15 +37,24 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
     length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
     windows = read_windows(values, lambda layer: True, length, where, by_layer=False)
-    # said of all lengths, it is read where RoPE is scaled, and means nothing where it is not
-    ignored = {"original_max_position_embeddings": None} if not values.get("rope_scaling") else {}
-    return read_decoder({**values, **ignored}, where, ASSUMED, REFUSED, share=1.0, **windows)
+    return read_decoder(_with_rope(values), where, ASSUMED, REFUSED, share=1.0, **windows)
+
+
+def _with_rope(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what its class makes of RoPE scaling: a first length for all, and one type of several names."""
+    found: dict[str, Any] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        spelling = values.get(key)
+        if isinstance(spelling, dict) and any(spelling.get(name) in ("su", "yarn") for name in ("type", "rope_type")):
+            renamed = {name: "longrope" for name in ("type", "rope_type") if spelling.get(name) is not None}
+            found[key] = {**spelling, **renamed}
+    return {hf_rope.FIRST_LENGTH: ASSUMED["max_position_embeddings"], **values, **found}
 
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     require_usual_heads(config, "Phi-3", where)
-    if config.rope_scaling_type:
-        raise UserError(f"{where}: rope_scaling_type must be '' for a Phi-3, whose code knows longrope alone")
+    if config.rope_scaling_type not in ("", "longrope"):
+        raise UserError(f"{where}: rope_scaling_type must be '' or 'longrope' for a Phi-3, whose code knows no other")
     values = {"model_type": "phi3", **written_decoder(config), "original_max_position_embeddings": config.max_length}
     return {**values, **written_window(config, "Phi-3", where)}
 
@@ -53,7 +63,7 @@ FAMILY = Family(
     *("Phi3ForCausalLM", "phi3", frozenset({"rotary_dim"}), _read, _write, LAYOUTS),
     also=frozenset({"sliding_window"}),
     in_part=True,
-    models="Phi-3 (4k), Phi-4",
+    models="Phi-3, Phi-4, Phi-4-mini",
     templates=("phi3",),
     refused=REFUSED,
 )
