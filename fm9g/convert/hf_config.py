@@ -17,11 +17,13 @@ from fm9g.convert.families import FAMILIES
 from fm9g.convert.families.family import MUP_KEYS, Family
 from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json
-from fm9g.model.config import ROPE_SCALINGS, ModelConfig
+from fm9g.model.config import ModelConfig
+from fm9g.model.rope_kinds import ROPE_SCALINGS
 from fm9g.tensors.lazy import DTYPES
 
 # What several fields make of a model is compared as it comes out, and told in words.
 WORDS = {
+    "windows": "sliding windows by layer",
     "rotary_base": "RoPE base",
     "position_scale": "RoPE scaling factor",
     "frequency_scaling": "RoPE scaling",
@@ -31,6 +33,7 @@ WORDS = {
 }
 _ROPE = {name for names in ROPE_SCALINGS.values() for name in names} | {"base", "rope_scaling_type", "max_length"}
 _MUP = {"scale", "scale_emb", "scale_depth", "dim_model_base"}
+_WINDOWS = {"sliding_window", "sliding_layers"}
 _SHAPES = {"vocab_size", "dim_model", "dim_ff", "num_layers"}  # which the tensors tell
 _HEADS = {"num_heads", "num_kv_heads", "dim_head"}
 _EXPERTS = {"experts_per_token", "dim_expert", "norm_expert_weights"}  # of any family of experts
@@ -69,6 +72,7 @@ def family_of(values: Any, where: str) -> Family:
     """The family that config.json's `architectures` names; any other is a UserError that lists those there are."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(values).__name__}")
+    _check_numbers(values, where)
     architectures = values.get("architectures") or []
     for family in FAMILIES:
         if architectures == [family.architecture]:
@@ -80,6 +84,15 @@ def family_of(values: Any, where: str) -> Family:
         f"{where}: architectures is {shown(architectures)}; this tool converts one of {', '.join(known)}"
         + (closest(only, known) if isinstance(only, str) else "")
     )
+
+
+def _check_numbers(values: Mapping[str, Any], where: str) -> None:
+    """Refuse whole numbers that no arithmetic of a model can take; JSON has any."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _check_numbers(value, f"{where}: {key}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise UserError(f"{where}: {key} must be below 2^63, not {shown(value)}")
 
 
 def _check_model_type(values: Mapping[str, Any], family: Family, where: str) -> None:
@@ -97,6 +110,7 @@ def features(config: ModelConfig) -> frozenset[str]:
     """The fields of ours that make a model something else than a LLaMA."""
     own = [field for field in dataclasses.fields(config) if field.name not in _OF_ANY_FAMILY | _MUP]
     found = {field.name for field in own if getattr(config, field.name) != field.default}
+    found -= set() if any(config.windows) else _WINDOWS  # that no text reaches
     return frozenset(found | {"scale"} if config.scale or config.scale_depth > 0 else found)
 
 
@@ -162,7 +176,8 @@ def with_checkpoint_facts(values: dict[str, Any], config: ModelConfig, dtype: st
 
 def differences(first: ModelConfig, second: ModelConfig) -> list[str]:
     """In words, what differs between two configs and changes what the same weights compute."""
-    told = [field.name for field in dataclasses.fields(first) if field.name not in _ROPE | _MUP | _SHAPES | _TRAINING]
+    in_words = _ROPE | _MUP | _WINDOWS
+    told = [field.name for field in dataclasses.fields(first) if field.name not in in_words | _SHAPES | _TRAINING]
     names = [*told, *WORDS]
     return [
         f"{WORDS.get(name, name)} {getattr(first, name)} and {getattr(second, name)}"

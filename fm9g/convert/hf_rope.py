@@ -22,7 +22,8 @@ import math
 from typing import Any
 
 from fm9g.errors import UserError, shown
-from fm9g.model.config import ModelConfig, yarn_magnitude
+from fm9g.model.config import ModelConfig
+from fm9g.model.rope_kinds import yarn_magnitude
 
 DEFAULT_THETA = 10000.0
 FIRST_LENGTH = "original_max_position_embeddings"

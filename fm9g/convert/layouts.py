@@ -52,6 +52,11 @@ class Layouts(NamedTuple):
     block: tuple[Layout, ...]
     prefix: str = ""
 
+    def replacing(self, *layouts: Layout) -> Layouts:
+        """With these of a block in the place of those that have any of the same tensors of ours."""
+        taken = {name for layout in layouts for name in layout.ours}
+        return self._replace(block=(*(one for one in self.block if not taken & set(one.ours)), *layouts))
+
 
 def renamed(names: Mapping[str, str]) -> tuple[Layout, ...]:
     """Layouts of tensors that differ in nothing but their names: theirs by ours."""

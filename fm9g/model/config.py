@@ -12,33 +12,15 @@ from typing import Any
 from fm9g.errors import UserError, closest, shown
 from fm9g.files import read_json, write_json
 from fm9g.model.json_values import in_json, typed
+from fm9g.model.rope_kinds import FREQUENCY_BOUNDS, ROPE_SCALINGS, longrope_magnitude, yarn_magnitude
 
 DTYPES = ("bf16", "fp16", "float32")
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh")
 NORMS = ("rms", "rms_1p", "layer")
 POSITIONS = ("rotary", "alibi")
-# The fields that a kind of RoPE scaling reads, beside `base`.
-ROPE_SCALINGS: dict[str, tuple[str, ...]] = {
-    "": (),
-    "linear": ("rope_scaling_factor",),
-    "dynamic": ("rope_scaling_factor", "orig_max_length"),
-    "llama3": (
-        *("rope_scaling_factor", "orig_max_length"),
-        *("rope_scaling_low_freq_factor", "rope_scaling_high_freq_factor"),
-    ),
-    "yarn": (
-        *("rope_scaling_factor", "orig_max_length", "rope_scaling_attention_factor"),
-        *("rope_scaling_beta_fast", "rope_scaling_beta_slow", "rope_scaling_truncate"),
-    ),
-    "longrope": (
-        *("rope_scaling_factor", "orig_max_length", "rope_scaling_attention_factor"),
-        *("rope_scaling_short_factors", "rope_scaling_long_factors"),
-    ),
-}
 MAX_LAYERS = 10_000
 LARGEST_BASE = 2.0**127
 ALIBI_LENGTH = 2**16  # the places that two digits of eight bits can tell apart
-FREQUENCY_BOUNDS = ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow")
 SIZES = (
     *("vocab_size", "dim_model", "num_heads", "num_kv_heads", "dim_head", "dim_ff", "num_layers"),
     *("max_length", "orig_max_length", "dim_model_base"),
@@ -108,7 +90,7 @@ class ModelConfig:
     qkv_bias: bool = False
     out_bias: bool = False  # of attention_out
     ffn_bias: bool = False
-    qk_norm: bool = False  # RMS norms of the queries' and the keys' heads, before they are rotated
+    qk_norm: bool = False  # norms of the queries' and the keys' heads, before they are rotated
     attention_scale: float = 0.0  # of queries times keys; 0: 1 / sqrt(dim_head)
     attention_softcap: float = 0.0  # scores become softcap * tanh(score / softcap); 0: they stay
     sliding_window: int = 0  # the last tokens that a token attends to, itself among them; 0: all
@@ -152,15 +134,15 @@ class ModelConfig:
         self._check({name: (spelling or {}).get(name, name) for name in vars(self)})
 
     def _usual(self) -> dict[str, Any]:
-        """The fields that say what is usual in other words, as the words that are usual."""
+        """Where equal models could be spelt in several ways, the one spelling that they get."""
         found: dict[str, Any] = {}
         if self.rotary_dim == self.dim_head:
             found["rotary_dim"] = 0
-        if self.dim_head > 0 and math.isclose(self.attention_scale, 1 / math.sqrt(self.dim_head), rel_tol=1e-12):
+        if 0 < self.dim_head < 2**31 and math.isclose(
+            self.attention_scale, 1 / math.sqrt(self.dim_head), rel_tol=1e-12
+        ):
             found["attention_scale"] = 0.0
-        if 0 < self.max_length <= self.sliding_window:  # no text is longer
-            found |= {"sliding_window": 0, "sliding_layers": ()}
-        elif len(self.sliding_layers) == self.num_layers:
+        if len(self.sliding_layers) == self.num_layers:
             found["sliding_layers"] = ()
         return found
 
@@ -195,6 +177,8 @@ class ModelConfig:
             for name in ("rotary_dim", "rope_scaling_type", "base"):
                 if getattr(self, name) != DEFAULTS[name]:
                     raise UserError(f"{key[name]} means nothing to {key['position']} 'alibi', which rotates nothing")
+            if self.attention_softcap:  # scores are raised by the same for all keys, which a cap does not leave so
+                raise UserError(f"{key['attention_softcap']} is not supported with {key['position']} 'alibi'")
             if self.max_length > ALIBI_LENGTH:
                 raise UserError(f"{key['max_length']} must be at most {ALIBI_LENGTH} with {key['position']} 'alibi'")
         elif self.rotated % 2:
@@ -276,9 +260,14 @@ class ModelConfig:
         """The dimensions of each head that are rotated: the first ones."""
         return self.rotary_dim or self.dim_head
 
-    def window(self, layer: int) -> int:
-        """How many of the last tokens, itself among them, a token attends to in this layer; 0: all of its document."""
-        return self.sliding_window if not self.sliding_layers or layer in self.sliding_layers else 0
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """By layer, how many of the last tokens, itself among them, a token attends to; 0: all of its document, as
+        where max_length is no more than the window."""
+        window = self.sliding_window if self.sliding_window < self.max_length else 0
+        return tuple(
+            window if not self.sliding_layers or layer in self.sliding_layers else 0 for layer in range(self.num_layers)
+        )
 
     @property
     def rotary_base(self) -> float:
@@ -314,7 +303,7 @@ class ModelConfig:
         if self.rope_scaling_type == "yarn":
             return self.rope_scaling_attention_factor or yarn_magnitude(self.rope_scaling_factor)
         if self.rope_scaling_type == "longrope":
-            usual = math.sqrt(1 + math.log(self.rope_scaling_factor) / math.log(self.orig_max_length))
+            usual = longrope_magnitude(self.rope_scaling_factor, self.orig_max_length)
             return self.rope_scaling_attention_factor or usual
         return 1.0
 
@@ -380,11 +369,6 @@ class ModelConfig:
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write every field, so that a later change of a default does not change this model."""
         write_json(path, self.to_dict())
-
-
-def yarn_magnitude(factor: float, weight: float = 1.0) -> float:
-    """YaRN's attention factor for positions that are stretched by `factor` (section 3.4)."""
-    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 # Of the fields that have any, in JSON's types; 0 may stand for a value that others give

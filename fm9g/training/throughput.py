@@ -63,7 +63,7 @@ def attention_squares(config: ModelConfig, lengths: Sequence[int], group: int = 
     if group:
         halves = (cut(lengths, group, shift) for shift in (0, group // 2))
         return sum(attention_squares(config, parts) for parts in halves) / 2
-    windows = Counter(config.window(layer) for layer in range(config.num_layers))
+    windows = Counter(config.windows)
     pairs = sum(
         layers * length * length if not 0 < window < length else layers * window * (2 * length - window)
         for window, layers in windows.items()

@@ -21,6 +21,16 @@ GROUPED = {"multi_query_attention": True}
         ("Qwen2ForCausalLM", {"layer_types": "all"}, "layer_types must be a list of 2 kinds, one a layer, not 'all'"),
         ("Qwen3ForCausalLM", {"layer_types": ["full_attention"]}, "layer_types must be a list of 2 kinds"),
         ("Qwen3ForCausalLM", {"layer_types": ["full_attention", "chunked_attention"]}, "layer_types has 'chunked_att"),
+        *(
+            (name, {"layer_types": ["full_attention", "sliding_attention"]}, "but use_sliding_window is not true")
+            for name in ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "Qwen2MoeForCausalLM")
+        ),
+        *(
+            (name, {"is_causal": value}, "is_causal=.* is not supported")
+            for name in ("LlamaForCausalLM", "BloomForCausalLM", "GlmForCausalLM")
+            for value in (False, None)
+        ),
+        ("MistralForCausalLM", {"per_layer_config": {"0": {}}}, "per_layer_config=.* is not supported"),
         ("Qwen3ForCausalLM", {"attention_bias": True}, "attention_bias=True is not supported"),
         ("MistralForCausalLM", {"sliding_window": -1}, "sliding_window must be a positive whole number or null"),
         ("LlamaForCausalLM", {"attention_bias": "all"}, "attention_bias must be true or false, not 'all'"),
@@ -32,10 +42,33 @@ GROUPED = {"multi_query_attention": True}
             {"rope_scaling": {"type": "su", "factor": 1.0}},
             "scaling 'longrope' has no short_f",
         ),
+        ("Phi3ForCausalLM", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear' is unknown to Phi3ForC"),
+        (
+            "InternLM2ForCausalLM",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+            r"'yarn' is unknown to InternLM2ForCausalLM's code \(only linear, dynamic\)",
+        ),
+        ("GlmForCausalLM", {"partial_rotary_factor": None}, "partial_rotary_factor must be a share .* not null"),
+        (
+            "Glm4ForCausalLM",
+            {"rope_parameters": {"partial_rotary_factor": None}},
+            "partial_rotary_factor must be a share .* not null",
+        ),
         ("GlmForCausalLM", {"attention_bias": 1.5}, "attention_bias must be true or false, not 1.5"),
         ("GemmaForCausalLM", {"hidden_activation": "silu"}, "hidden_activation 'silu' is not Gemma's"),
         ("GemmaForCausalLM", {"use_bidirectional_attention": True}, "use_bidirectional_attention=True is not"),
+        ("GemmaForCausalLM", {"hidden_size": 10**400}, "hidden_size must be below 2.63, not 1000"),
+        ("GemmaForCausalLM", {"hidden_size": 2**40, "dtype": "float16"}, "hidden_size must be below 2.31"),
+        ("Gemma2ForCausalLM", {"hidden_activation": "gelu"}, "hidden_activation 'gelu' is not Gemma's"),
+        ("Gemma2ForCausalLM", {"sliding_window": None}, "sliding_window must be a positive whole number for a Gemma 2"),
+        (
+            "Gemma2ForCausalLM",
+            {"final_logit_softcapping": 0.0},
+            "final_logit_softcapping must be a positive number, or",
+        ),
+        ("Gemma2ForCausalLM", {"query_pre_attn_scalar": True}, "query_pre_attn_scalar must be a positive number"),
         ("Gemma2ForCausalLM", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar must be a positive number"),
+        ("BloomForCausalLM", {"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact with pretraining_tp 2 is"),
         ("BloomForCausalLM", {"n_layer": 3}, "n_layer is 3, but num_hidden_layers 2"),
         (
             "BloomForCausalLM",
@@ -168,3 +201,15 @@ def test_of_glm_4_rope_ratio_is_the_bases_whatever_its_folder_is_called() -> Non
     values = {**SHAPE, **GROUPED, "architectures": ["ChatGLMModel"], "rope_ratio": 500, "padded_vocab_size": 151552}
     config = model_config_from_huggingface(values, "config.json")
     assert (config.base, config.rope_scaling_type, config.rotated) == (5e6, "", 64)
+
+
+@pytest.mark.parametrize("slow", [{"slow_but_exact": True}, {"pretraining_tp": 4}], ids=["slow", "tp"])
+def test_what_alone_changes_nothing_in_a_bloom_is_read(slow: dict[str, Any]) -> None:
+    values = {**SHAPE, "architectures": ["BloomForCausalLM"]}
+    assert model_config_from_huggingface({**values, **slow}, "x") == model_config_from_huggingface(values, "x")
+
+
+def test_a_usual_key_that_the_familys_code_does_not_read_says_nothing() -> None:
+    values = {**SHAPE, "architectures": ["BloomForCausalLM"]}
+    config = model_config_from_huggingface({**values, "rms_norm_eps": 0.3, "max_position_embeddings": 9}, "x")
+    assert config == model_config_from_huggingface(values, "x")

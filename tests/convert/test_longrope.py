@@ -14,7 +14,6 @@ import transformers
 from fm9g.convert.bmtrain_to_huggingface import with_reference
 from fm9g.convert.hf_config import differences, huggingface_config, model_config_from_huggingface
 from fm9g.convert.huggingface_to_bmtrain import huggingface_to_bmtrain
-from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 from tests.convert.helpers import VOCAB_SIZE
 from tests.convert.test_rope_parity import error, our_logits, tokens
@@ -30,15 +29,14 @@ SCALING = {"type": "longrope", "short_factor": SHORT, "long_factor": LONG}
 def phi3(folder: Path, share: float = 1.0, **changes: Any) -> Path:
     """A random one, saved by transformers; `changes` to its config.json."""
     torch.manual_seed(0)
-    config = transformers.Phi3Config(
+    settings: dict[str, Any] = {
         **{"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2},
         **{"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3, "pad_token_id": 0},
-        **{"bos_token_id": 1, "eos_token_id": 2},
+        **{"bos_token_id": 1, "eos_token_id": 2, "partial_rotary_factor": share},
         **{"max_position_embeddings": LENGTH, "original_max_position_embeddings": FIRST},
-        rope_scaling={name: value[: int(8 * share)] if name != "type" else value for name, value in SCALING.items()},
-        partial_rotary_factor=share,
-    )
-    transformers.Phi3ForCausalLM(config).eval().save_pretrained(folder)
+        "rope_scaling": {**SCALING, "short_factor": SHORT[: int(8 * share)], "long_factor": LONG[: int(8 * share)]},
+    }
+    transformers.Phi3ForCausalLM(transformers.Phi3Config(**settings)).eval().save_pretrained(folder)
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | changes))
     return folder
@@ -128,7 +126,8 @@ def test_phi3s_older_names_of_it_are_read(tmp_path: Path, name: str) -> None:
     assert expected.rope_scaling_factor == LENGTH / FIRST
 
 
-def test_a_window_that_would_be_lost_is_refused(tmp_path: Path) -> None:
+def test_a_window_that_short_texts_do_not_reach_is_there_for_long_ones(tmp_path: Path) -> None:
     values = json.loads((phi3(tmp_path / "source", sliding_window=FIRST + 8) / "config.json").read_text())
-    with pytest.raises(UserError, match="a sliding_window of original_max_position_embeddings tokens or more is not"):
-        model_config_from_huggingface(values, "config.json")
+    config = model_config_from_huggingface(values, "config.json")
+    assert config.windows == (0, 0)
+    assert dataclasses.replace(config, max_length=LENGTH).windows == (FIRST + 8, FIRST + 8)

@@ -109,6 +109,8 @@ def test_what_is_left_out_follows_from_the_rest() -> None:
         ({"rope_scaling_type": "yarn", "rope_scaling_attention_factor": -1}, "a number from 0 on, not -1.0"),
         ({"norm": "batch"}, "norm must be one of 'rms', 'rms_1p', 'layer', not 'batch'"),
         ({"position": "learned"}, "position must be one of 'rotary', 'alibi', not 'learned'"),
+        ({"position": "alibi", "attention_softcap": 5.0}, "attention_softcap is not supported with position 'alibi'"),
+        ({"dim_head": 10**400}, r"dim_head must be below 2\^31, not 1000"),
         ({"position": "alibi", "rotary_dim": 2}, "rotary_dim means nothing to position 'alibi'"),
         ({"position": "alibi", "max_length": 2**17}, "max_length must be at most 65536 with position 'alibi'"),
         ({"position": "alibi", "base": 5000.0}, "base means nothing to position 'alibi', which rotates nothing"),
@@ -166,6 +168,12 @@ def test_mup_scales() -> None:
 
 def test_what_is_usual_is_one_config_however_it_is_said() -> None:
     plain = read(max_length=64, num_layers=2, dim_head=16)
-    usual = {"attention_scale": 0.25, "rotary_dim": 16, "sliding_window": 64, "sliding_layers": [1]}
+    usual = {"attention_scale": 0.25, "rotary_dim": 16}
     assert read(max_length=64, num_layers=2, dim_head=16, **usual) == plain
     assert read(num_layers=2, sliding_window=8, sliding_layers=[0, 1]) == read(num_layers=2, sliding_window=8)
+
+
+def test_a_window_that_no_text_reaches_is_none_until_texts_are_longer() -> None:
+    config = read(max_length=64, num_layers=2, sliding_window=64, sliding_layers=[1])
+    assert config.windows == (0, 0)
+    assert dataclasses.replace(config, max_length=65).windows == (0, 64)

@@ -6,22 +6,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, vocabulary_rows
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, read_flag, refuse_mup, vocabulary_rows
 from fm9g.convert.families.fused import QKV
 from fm9g.convert.families.llama import LAYOUTS as LLAMA
 from fm9g.convert.layouts import Layout
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
-LAYOUTS = LLAMA._replace(
-    block=(
-        *(layout for layout in LLAMA.block if layout.ours[0] not in QKV),
-        Layout(("self_attn.W_pack",), QKV),
-    )
-)
+LAYOUTS = LLAMA.replacing(Layout(("self_attn.W_pack",), QKV))
 ASSUMED = {"max_position_embeddings": 4096}
 REFUSED: dict[str, Any] = {**NEUTRAL, "rope_theta": 10000.0, "rope_scaling": None, "rope_parameters": None}
-UNREAD = dict.fromkeys(("head_dim", "num_key_value_heads"))  # usual keys that its code does not read
+UNREAD = ("head_dim", "num_key_value_heads")  # usual keys that its code does not read
 FIRST, SECOND = 64000, 125696  # rows of the embedding, for either version's tokenizer
 NAMES = {"baichuan2": True, "baichuan-13b": False}
 ROTATED = {4096: True, 5120: False}  # by the width of the 7B and the 13B models
@@ -46,7 +41,7 @@ def _decoder(
     values: dict[str, Any], family: Family, where: str, names: dict[str, str] | None = None, **own: Any
 ) -> ModelConfig:
     refuse_mup(values, family.architecture, where)
-    return read_decoder({**values, **UNREAD}, where, ASSUMED, REFUSED, names, **own)
+    return read_decoder(values, where, ASSUMED, REFUSED, names, unread=UNREAD, **own)
 
 
 def _rotates(values: dict[str, Any], where: str) -> bool:
@@ -64,11 +59,9 @@ def _rotates(values: dict[str, Any], where: str) -> bool:
 def _has_norm_head(values: dict[str, Any], where: str) -> bool:
     """Whether it is a Baichuan 2: by the rows of its tokenizer, the weight of the z-loss, which only that has, and the
     name of the model, or of the folder whose code runs it."""
-    said, rows = values.get(NORM_HEAD), values.get("vocab_size")
-    if said not in (None, False, True):
-        raise UserError(f"{where}: {NORM_HEAD} must be true or false, not {shown(said)}")
-    if said is not None:
-        return bool(said)
+    if values.get(NORM_HEAD) is not None:
+        return read_flag(values, NORM_HEAD, False, where)
+    rows = values.get("vocab_size")
     names = f"{values.get('_name_or_path')} {values.get('auto_map')}".lower()
     told = {rows == SECOND} if rows in (FIRST, SECOND) else set()
     told |= {True} if values.get("z_loss_weight") is not None else set()
@@ -87,14 +80,24 @@ def _rows(config: ModelConfig) -> dict[str, Any]:
 
 
 FIRST_7B = Family(
-    *("BaiChuanForCausalLM", None, frozenset(), _read_first_7b, None, LAYOUTS),
+    architecture="BaiChuanForCausalLM",
+    model_type=None,
+    features=frozenset(),
+    read_config=_read_first_7b,
+    write_config=None,
+    layouts=LAYOUTS,
     names_rope=False,
     models="Baichuan 7B",
     templates=("baichuan",),
     refused=REFUSED,
 )
 FAMILY = Family(
-    *("BaichuanForCausalLM", None, frozenset(), _read, None, LAYOUTS),
+    architecture="BaichuanForCausalLM",
+    model_type=None,
+    features=frozenset(),
+    read_config=_read,
+    write_config=None,
+    layouts=LAYOUTS,
     also=frozenset({"position", "head_norm"}),
     names_rope=False,
     rows=_rows,

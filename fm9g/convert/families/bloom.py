@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fm9g.convert.families.family import Family, read_decoder, refuse_mup
+from fm9g.convert.families.fused import QKV
 from fm9g.convert.layouts import Layout, Layouts, renamed
 from fm9g.convert.orders import head_by_head
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
 LAYOUTS = Layouts(
@@ -30,11 +31,7 @@ LAYOUTS = Layouts(
                 "ffn.ffn.w_out": "mlp.dense_4h_to_h",
             }
         ),
-        Layout(
-            ("self_attention.query_key_value",),
-            tuple(f"self_att.self_attention.project_{name}" for name in "qkv"),
-            head_by_head,
-        ),
+        Layout(("self_attention.query_key_value",), QKV, head_by_head),
     ),
     prefix="transformer.",  # which bigscience's own files leave out
 )
@@ -42,7 +39,8 @@ LAYOUTS = Layouts(
 SPELLINGS = {"hidden_size": "n_embed", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
 NAMES = {"rms_norm_eps": "layer_norm_epsilon", "max_position_embeddings": "seq_length"}
 ASSUMED = {"rms_norm_eps": 1e-5, "tie_word_embeddings": True}
-NEUTRAL = {"apply_residual_connection_post_layernorm": False, "quantization_config": None}
+UNREAD = ("num_key_value_heads", "head_dim")  # usual keys that its code does not read
+NEUTRAL = {"apply_residual_connection_post_layernorm": False, "is_causal": True, "quantization_config": None}
 OWN: dict[str, Any] = {
     **{"norm": "layer", "embedding_norm": True, "position": "alibi", "ffn_gated": False},
     **{"qkv_bias": True, "out_bias": True, "ffn_bias": True},
@@ -56,8 +54,12 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
             raise UserError(f"{where}: {short} is {values[short]!r}, but {usual} {values[usual]!r}")
     width = values.get("hidden_size")
     fixed = {"intermediate_size": 4 * width if isinstance(width, int) else width, "hidden_act": "gelu_pytorch_tanh"}
-    fixed |= dict.fromkeys(("num_key_value_heads", "head_dim"))  # of which it knows nothing
-    return read_decoder({**values, **fixed}, where, ASSUMED, NEUTRAL, NAMES, **OWN)
+    if values.get("slow_but_exact") and values.get("pretraining_tp", 1) not in (None, 1):
+        raise UserError(
+            f"{where}: slow_but_exact with pretraining_tp {shown(values['pretraining_tp'])} is not supported: "
+            "transformers leaves out biases then"
+        )
+    return read_decoder({**values, **fixed}, where, ASSUMED, NEUTRAL, NAMES, unread=UNREAD, **OWN)
 
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
@@ -83,7 +85,12 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    *("BloomForCausalLM", "bloom", frozenset(OWN), _read, _write, LAYOUTS),
+    architecture="BloomForCausalLM",
+    model_type="bloom",
+    features=frozenset(OWN),
+    read_config=_read,
+    write_config=_write,
+    layouts=LAYOUTS,
     names_rope=False,
     models="Bloom, BloomZ, BELLE-7B",
     templates=("belle",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fm9g.convert.families.family import Family, read_decoder, refuse_mup
+from fm9g.convert.families.family import Family, read_decoder, read_flag, refuse_mup
 from fm9g.convert.families.fused import GATED, QKV
 from fm9g.convert.hf_rope import DEFAULT_THETA, SHARE
 from fm9g.convert.layouts import Layout, Layouts, renamed
@@ -71,18 +71,16 @@ def _decoder(values: dict[str, Any], architecture: str, where: str) -> ModelConf
                 f"{where}: {key} is of the first ChatGLM-6B, a model with positions of two dimensions, which is not "
                 "supported; ChatGLM2-6B and later ones are"
             )
-    flags = {key: usual if values.get(key) is None else values[key] for key, usual in FLAGS.items()}
-    for key, value in flags.items():
-        if value not in (False, True):
-            raise UserError(f"{where}: {key} must be true or false, not {shown(value)}")
+    flags = {key: read_flag(values, key, usual, where) for key, usual in FLAGS.items()}
     if values.get("multi_query_attention") is not True:
         raise UserError(
             f"{where}: multi_query_attention must be true, not {shown(values.get('multi_query_attention'))}: without "
             "it, queries, keys and values lie head by head, which no published model has"
         )
     fixed = {"hidden_act": "silu", SHARE: 0.5, "rope_parameters": None, **_rope(values, where)}
-    all_biases = bool(flags["add_bias_linear"])
-    own = {"qkv_bias": all_biases or bool(flags["add_qkv_bias"]), "out_bias": all_biases, "ffn_bias": all_biases}
+    all_biases = flags["add_bias_linear"]
+    own: dict[str, Any] = {"out_bias": all_biases, "ffn_bias": all_biases}
+    own["qkv_bias"] = all_biases or flags["add_qkv_bias"]
     own_norm = "rms" if flags["rmsnorm"] else "layer"
     return read_decoder({**values, **fixed}, where, ASSUMED, NEUTRAL, NAMES, share=0.5, norm=own_norm, **own)
 
@@ -119,7 +117,12 @@ def _rows(config: ModelConfig) -> dict[str, Any]:
 
 FAMILY, CONDITIONAL = (
     Family(
-        *(architecture, None, frozenset({"rotary_dim"}), _reads(architecture), None, LAYOUTS),
+        architecture=architecture,
+        model_type=None,
+        features=frozenset({"rotary_dim"}),
+        read_config=_reads(architecture),
+        write_config=None,
+        layouts=LAYOUTS,
         also=frozenset({"qkv_bias", "out_bias", "ffn_bias", "norm"}),
         names_rope=False,
         rows=_rows,

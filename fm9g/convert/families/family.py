@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fm9g.convert import hf_rope
 from fm9g.convert.layouts import Layouts
 from fm9g.errors import UserError, shown
-from fm9g.model.config import MAX_LAYERS, ModelConfig
+from fm9g.model.config import ModelConfig
 
 REQUIRED = {
     "vocab_size": "vocab_size",
@@ -44,7 +43,6 @@ DEFAULTS = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
 }
-FULL, SLIDING = "full_attention", "sliding_attention"
 MUP_KEYS = ("scale_emb", "scale_depth", "dim_model_base")
 # Theirs by ours; of several the first is written.
 ACTIVATIONS = {
@@ -60,6 +58,7 @@ NEUTRAL: dict[str, Any] = {
     "attention_bias": False,
     "is_causal": True,
     "mlp_bias": False,
+    "per_layer_config": None,
     "pruned_heads": {},
     "quantization_config": None,
     "sliding_window": None,
@@ -106,6 +105,7 @@ def read_decoder(
     neutral: Mapping[str, Any] = NEUTRAL,
     names: Mapping[str, str] | None = None,
     share: float | None = None,
+    unread: Sequence[str] = (),
     **own: Any,
 ) -> ModelConfig:
     """The ModelConfig of a LLaMA-like config.json.
@@ -113,12 +113,15 @@ def read_decoder(
     `assumed` is what the family's configuration class has for keys that are left out or null, `neutral` what it must
     not say, and `own` are fields of ours beside those that every family has. Only a null num_key_value_heads is not
     as if left out: with every such class in transformers it is num_attention_heads. `names`: the family's own, by the
-    usual ones. `share`: of each head's dimensions, how many are rotated where partial_rotary_factor does not say it;
-    None for a family that knows no such key.
+    usual ones, and `unread` usual ones that its code reads under no name: what they say is of no such model.
+    `share`: of each head's dimensions, how many are rotated where partial_rotary_factor does not say it; None for a
+    family that knows no such key.
     """
     refuse(values, neutral, where)
     names = names or {}
-    values = {**values, **{usual: values[own_name] for usual, own_name in names.items() if own_name in values}}
+    own_names = {usual: values[own_name] for usual, own_name in names.items() if own_name in values}
+    unread = (*unread, *(usual for usual in names if usual not in REQUIRED))  # sizes are held against the tensors
+    values = {**without(values, *unread), **own_names}
     missing = [names.get(key, key) for key in REQUIRED if values.get(key) is None]
     if missing:
         raise UserError(f"{where}: missing key(s) {', '.join(missing)}")
@@ -140,10 +143,6 @@ def read_decoder(
         "tie_lm_head": values["tie_word_embeddings"],
     }
     rope = hf_rope.read_rope(values, where) | _partial(values, share, settings["dim_head"], where)
-    if own.get("sliding_window", 0) >= rope.get("max_length", math.inf):
-        raise UserError(
-            f"{where}: a sliding_window of {hf_rope.FIRST_LENGTH} tokens or more is not supported with longrope"
-        )
     spelling = {ours: names.get(theirs, theirs) for ours, theirs in SPELLING.items()}
     return ModelConfig.from_dict(settings | rope | _mup(values, where) | own, where, spelling)
 
@@ -158,6 +157,29 @@ def _partial(values: dict[str, Any], assumed: float | None, dim_head: Any, where
     return {"rotary_dim": int(dim_head * share)} if share != 1 and isinstance(dim_head, int) else {}
 
 
+def without(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """All but these keys."""
+    return {key: value for key, value in values.items() if key not in keys}
+
+
+def read_flag(values: Mapping[str, Any], key: str, usual: bool, where: str) -> bool:
+    """True or false; `usual` where it is left out or null."""
+    value = usual if values.get(key) is None else values[key]
+    if value is not True and value is not False:
+        raise UserError(f"{where}: {key} must be true or false, not {shown(value)}")
+    return value
+
+
+def require_rope(config: ModelConfig, kinds: Sequence[str], family: Family, where: str) -> None:
+    """A UserError for RoPE scaling of a kind that a family's code does not know."""
+    if config.rope_scaling_type not in kinds:
+        known = ", ".join(kind for kind in kinds if kind)
+        raise UserError(
+            f"{where}: RoPE scaling {config.rope_scaling_type!r} is unknown to {family.architecture}'s code (only "
+            f"{known})"
+        )
+
+
 def refuse_mup(values: dict[str, Any], architecture: str, where: str) -> None:
     """A UserError for muP's keys in the config.json of a family whose code does not know them."""
     for key in MUP_KEYS:
@@ -168,43 +190,9 @@ def refuse_mup(values: dict[str, Any], architecture: str, where: str) -> None:
 def refuse(values: dict[str, Any], neutral: Mapping[str, Any], where: str) -> None:
     """A UserError that names the first of the fields that says anything else than its neutral value."""
     for key, value in neutral.items():
-        if values.get(key) not in (value, None):
+        given = values.get(key, value)
+        if given != value and (given is not None or key == "is_causal"):  # whose null transformers takes for false
             raise UserError(f"{where}: {key}={shown(values[key])} is not supported: our model has no such thing")
-
-
-def read_windows(
-    values: dict[str, Any], slides: Callable[[int], bool], length: Any, where: str, by_layer: bool = True
-) -> dict[str, Any]:
-    """Our fields for sliding_window in the layers whose kind, by layer_types, is sliding_attention; or where there is
-    no such list, for whose number `slides` says so.
-
-    A window that holds `length` tokens, which no text is longer than, is none. `by_layer`: whether transformers' code
-    of the family reads layer_types at all.
-    """
-    layers = values.get("num_hidden_layers")
-    if not isinstance(layers, int):
-        return {}  # refused by read_decoder, in its words
-    kinds: Sequence[Any] = [SLIDING if slides(layer) else FULL for layer in range(min(layers, MAX_LAYERS))]
-    said = values.get("layer_types")
-    if said is not None and (not isinstance(said, list) or len(said) != len(kinds)):
-        raise UserError(f"{where}: layer_types must be a list of {len(kinds)} kinds, one a layer, not {shown(said)}")
-    if said is not None and not by_layer and list(said) != list(kinds) and values.get("sliding_window") is not None:
-        raise UserError(f"{where}: layer_types says otherwise, but in transformers all layers have the sliding_window")
-    kinds = kinds if said is None else said
-    other = next((kind for kind in kinds if kind not in (FULL, SLIDING)), None)
-    if other is not None:
-        raise UserError(f"{where}: layer_types has {shown(other)}; our model's layers have {FULL} or {SLIDING}")
-    sliding, window = [layer for layer, kind in enumerate(kinds) if kind == SLIDING], values.get("sliding_window")
-    if window is not None and (type(window) is not int or window < 1):
-        raise UserError(f"{where}: sliding_window must be a positive whole number or null, not {shown(window)}")
-    if not sliding or window is None or (isinstance(length, int) and window >= length):
-        return {}
-    return {"sliding_window": window, "sliding_layers": sliding if len(sliding) < len(kinds) else []}
-
-
-def layer_types(config: ModelConfig) -> list[str]:
-    """transformers' names of the kinds of attention, by layer."""
-    return [SLIDING if config.window(layer) else FULL for layer in range(config.num_layers)]
 
 
 def _mup(values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from typing import Any
 from fm9g.convert.families.family import (
     NEUTRAL,
     Family,
-    layer_types,
     read_decoder,
-    read_windows,
     refuse_mup,
+    without,
     written_decoder,
 )
 from fm9g.convert.families.llama import LAYOUTS
+from fm9g.convert.families.windows import SLIDING, layer_types, read_windows
 from fm9g.convert.layouts import renamed
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
@@ -26,16 +26,14 @@ NORMS = {
     "ffn.layernorm_before_ffn": "pre_feedforward_layernorm",
     "ffn.layernorm_after_ffn": "post_feedforward_layernorm",
 }
-LAYOUTS_2 = LAYOUTS._replace(
-    block=(*(layout for layout in LAYOUTS.block if layout.ours[0] not in NORMS), *renamed(NORMS))
-)
+LAYOUTS_2 = LAYOUTS.replacing(*renamed(NORMS))
 ASSUMED = {
     **{"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True},
     **{"num_key_value_heads": 16, "max_position_embeddings": 8192},
 }
 ASSUMED_2 = {**ASSUMED, "num_key_value_heads": 4}
 REFUSED: dict[str, Any] = {**NEUTRAL, "use_bidirectional_attention": False}
-REFUSED_2 = {key: value for key, value in REFUSED.items() if key != "sliding_window"}
+REFUSED_2 = without(REFUSED, "sliding_window")
 # Theirs, ours, and the value where it is left out; null is none
 CAPS = (("attn_logit_softcapping", "attention_softcap", 50.0), ("final_logit_softcapping", "logit_softcap", 30.0))
 WINDOW, WIDTH = 4096, 256  # sliding_window and query_pre_attn_scalar that are left out
@@ -46,14 +44,21 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
 
 
 def _read_2(values: dict[str, Any], where: str) -> ModelConfig:
-    own: dict[str, Any] = {ours: values.get(theirs, usual) or 0.0 for theirs, ours, usual in CAPS}
+    own: dict[str, Any] = {}
+    for theirs, ours, usual in CAPS:
+        cap = values.get(theirs, usual)
+        if cap == 0:
+            raise UserError(f"{where}: {theirs} must be a positive number, or null for none, not {shown(cap)}")
+        own[ours] = 0.0 if cap is None else cap
     width = values.get("query_pre_attn_scalar") or WIDTH
-    if not isinstance(width, int | float) or width <= 0:
+    if type(width) not in (int, float) or width <= 0:
         raise UserError(f"{where}: query_pre_attn_scalar must be a positive number, not {shown(width)}")
     if width != (values.get("head_dim") or ASSUMED["head_dim"]):
         own["attention_scale"] = width**-0.5
-    length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
-    own |= read_windows({"sliding_window": WINDOW, **values}, lambda layer: layer % 2 == 0, length, where)
+    said = {"sliding_window": WINDOW, **values}
+    if said["sliding_window"] is None and SLIDING in (values.get("layer_types") or [SLIDING]):
+        raise UserError(f"{where}: sliding_window must be a positive whole number for a Gemma 2, not None")
+    own |= read_windows(said, lambda layer: layer % 2 == 0, where)
     return _decoder(values, GEMMA2, where, ASSUMED_2, REFUSED_2, branch_norm=True, **own)
 
 
@@ -62,11 +67,12 @@ def _decoder(
 ) -> ModelConfig:
     refuse_mup(values, family.architecture, where)
     activation = values.get("hidden_activation") or values.get("hidden_act") or ASSUMED["hidden_act"]
-    if activation not in ("gelu", ASSUMED["hidden_act"]):  # "gelu" was always the other one
+    # to the first one "gelu" was always the other one
+    if activation != ASSUMED["hidden_act"] and (activation != "gelu" or family is not FAMILY):
         raise UserError(f"{where}: hidden_activation {shown(activation)} is not Gemma's gelu_pytorch_tanh")
     values = {**values, "hidden_act": ASSUMED["hidden_act"]}
     width = values.get("hidden_size")
-    scale = embedding_scale(width, values) if isinstance(width, int) and width > 0 else 1.0
+    scale = embedding_scale(width, values) if type(width) is int and 0 < width < 2**31 else 1.0
     return read_decoder(values, where, assumed, refused, norm="rms_1p", scale=True, scale_emb=scale, **own)
 
 
@@ -105,18 +111,28 @@ def _write_2(config: ModelConfig, where: str) -> dict[str, Any]:
         "layer_types": layer_types(config),
         "query_pre_attn_scalar": round(width),
         # versions that know no layer_types have it in every other layer: there it must hold every text
-        "sliding_window": config.sliding_window or max(WINDOW, config.max_length),
+        "sliding_window": max(config.windows) or max(WINDOW, config.max_length),
     }
 
 
 FAMILY = Family(
-    *("GemmaForCausalLM", "gemma", frozenset({"norm", "scale"}), _read, _write, LAYOUTS),
+    architecture="GemmaForCausalLM",
+    model_type="gemma",
+    features=frozenset({"norm", "scale"}),
+    read_config=_read,
+    write_config=_write,
+    layouts=LAYOUTS,
     models="Gemma, CodeGemma",
     templates=("gemma",),
     refused=REFUSED,
 )
 GEMMA2 = Family(
-    *("Gemma2ForCausalLM", "gemma2", frozenset({"norm", "scale", "branch_norm"}), _read_2, _write_2, LAYOUTS_2),
+    architecture="Gemma2ForCausalLM",
+    model_type="gemma2",
+    features=frozenset({"norm", "scale", "branch_norm"}),
+    read_config=_read_2,
+    write_config=_write_2,
+    layouts=LAYOUTS_2,
     also=frozenset({"attention_scale", "attention_softcap", "logit_softcap", "sliding_window", "sliding_layers"}),
     models="Gemma 2",
     templates=("gemma",),

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, written_decoder
-from fm9g.convert.families.fused import FUSED_GATE, GATED, QKV
+from fm9g.convert import hf_rope
+from fm9g.convert.families.family import (
+    NEUTRAL,
+    Family,
+    read_decoder,
+    read_flag,
+    refuse_mup,
+    without,
+    written_decoder,
+)
+from fm9g.convert.families.fused import FUSED_GATE, QKV
 from fm9g.convert.families.llama import LAYOUTS as LLAMA
 from fm9g.convert.layouts import Layout, renamed
 from fm9g.convert.orders import interleaved_keys, interleaved_queries
-from fm9g.errors import UserError, shown
+from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
-LAYOUTS = LLAMA._replace(
-    block=(
-        *(layout for layout in LLAMA.block if layout.ours[0] not in (*QKV[:2], *GATED)),
-        Layout(("self_attn.q_proj",), QKV[:1], interleaved_queries),
-        Layout(("self_attn.k_proj",), QKV[1:2], interleaved_keys),
-        FUSED_GATE,
-    )
+LAYOUTS = LLAMA.replacing(
+    Layout(("self_attn.q_proj",), QKV[:1], interleaved_queries),
+    Layout(("self_attn.k_proj",), QKV[1:2], interleaved_keys),
+    FUSED_GATE,
 )
 AFTER = renamed(
     {
@@ -33,7 +39,7 @@ ASSUMED = {
     **{"num_key_value_heads": 2, "head_dim": 128, "rms_norm_eps": 1.5625e-07},
     **{"max_position_embeddings": 131072, "attention_bias": True},
 }
-REFUSED = {key: value for key, value in NEUTRAL.items() if key != "attention_bias"}
+REFUSED = without(NEUTRAL, "attention_bias")
 SHARE = 0.5  # of a config.json that says nothing of partial_rotary_factor
 
 
@@ -47,10 +53,11 @@ def _read_0414(values: dict[str, Any], where: str) -> ModelConfig:
 
 def _decoder(values: dict[str, Any], family: Family, where: str, **own: Any) -> ModelConfig:
     refuse_mup(values, family.architecture, where)
-    bias = values.get("attention_bias", True)
-    if bias not in (None, False, True):
-        raise UserError(f"{where}: attention_bias must be true or false, not {shown(bias)}")
-    return read_decoder(values, where, ASSUMED, REFUSED, share=SHARE, qkv_bias=bias is not False, **own)
+    for spelling in (values, values.get("rope_parameters"), values.get("rope_scaling")):
+        if isinstance(spelling, dict) and spelling.get(hf_rope.SHARE, SHARE) is None:  # which rotates whole heads there
+            raise UserError(f"{where}: {hf_rope.SHARE} must be a share above 0 and up to 1, or left out, not null")
+    bias = read_flag(values, "attention_bias", True, where)
+    return read_decoder(values, where, ASSUMED, REFUSED, share=SHARE, qkv_bias=bias, **own)
 
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
@@ -63,14 +70,23 @@ def _write_0414(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    *("GlmForCausalLM", "glm", frozenset({"rotary_dim", "qkv_bias"}), _read, _write, LAYOUTS),
+    architecture="GlmForCausalLM",
+    model_type="glm",
+    features=frozenset({"rotary_dim", "qkv_bias"}),
+    read_config=_read,
+    write_config=_write,
+    layouts=LAYOUTS,
     in_part=True,
     models="GLM-4-9B (-hf), GLM-Edge",
     refused=REFUSED,
 )
 GLM4 = Family(
-    *("Glm4ForCausalLM", "glm4", frozenset({"rotary_dim", "branch_norm"}), _read_0414, _write_0414),
-    LAYOUTS._replace(block=(*LAYOUTS.block, *AFTER)),
+    architecture="Glm4ForCausalLM",
+    model_type="glm4",
+    features=frozenset({"rotary_dim", "branch_norm"}),
+    read_config=_read_0414,
+    write_config=_write_0414,
+    layouts=LAYOUTS.replacing(*AFTER),
     also=frozenset({"qkv_bias"}),
     in_part=True,
     models="GLM-4-0414, GLM-Z1",

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, read_flag, refuse_mup
 from fm9g.convert.families.llama import LAYOUTS
 from fm9g.convert.hf_rope import DEFAULT_THETA
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
 USUAL = {"base": DEFAULT_THETA, "type": "dynamic"}  # `rotary` of a config.json that leaves it out
-UNREAD = dict.fromkeys(("head_dim", "num_key_value_heads", "rope_parameters"))  # usual keys that its code does not read
+UNREAD = ("head_dim", "num_key_value_heads", "rope_parameters")  # usual keys that its code does not read
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
-    fixed = {**UNREAD, **_rope(values, where)}
-    return read_decoder({**values, **fixed}, where, None, NEUTRAL, **attention_biases(values, where))
+    own = attention_biases(values, where)
+    return read_decoder({**values, **_rope(values, where)}, where, None, NEUTRAL, unread=UNREAD, **own)
 
 
 def attention_biases(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Our fields for `bias`, which both versions' classes take for true where it is left out."""
-    bias = values.get("bias")
-    if bias not in (None, False, True):
-        raise UserError(f"{where}: bias must be true or false, not {shown(bias)}")
-    return dict.fromkeys(("qkv_bias", "out_bias"), bias is not False)
+    return dict.fromkeys(("qkv_bias", "out_bias"), read_flag(values, "bias", True, where))
 
 
 def _rope(values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -38,7 +35,12 @@ def _rope(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    *("InternLMForCausalLM", None, frozenset(), _read, None, LAYOUTS),
+    architecture="InternLMForCausalLM",
+    model_type=None,
+    features=frozenset(),
+    read_config=_read,
+    write_config=None,
+    layouts=LAYOUTS,
     also=frozenset({"qkv_bias", "out_bias"}),
     names_rope=False,
     models="InternLM (first version)",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, require_rope
 from fm9g.convert.families.fused import QKV
 from fm9g.convert.families.internlm import attention_biases
 from fm9g.convert.layouts import Layout, Layouts, renamed
@@ -34,17 +34,24 @@ LAYOUTS = Layouts(
         Layout(("attention.wqkv",), QKV, head_by_head),
     ),
 )
+UNREAD = ("head_dim", "rope_parameters")  # usual keys that its code does not read
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
-    # of head_dim and rope_parameters its code knows nothing
-    unread = {"head_dim": None, "rope_parameters": None}
-    return read_decoder({**values, **unread}, where, None, NEUTRAL, **attention_biases(values, where))
+    own = attention_biases(values, where)
+    config = read_decoder(values, where, None, NEUTRAL, unread=UNREAD, **own)
+    require_rope(config, ("", "linear", "dynamic"), FAMILY, where)
+    return config
 
 
 FAMILY = Family(
-    *("InternLM2ForCausalLM", None, frozenset(), _read, None, LAYOUTS),
+    architecture="InternLM2ForCausalLM",
+    model_type=None,
+    features=frozenset(),
+    read_config=_read,
+    write_config=None,
+    layouts=LAYOUTS,
     also=frozenset({"qkv_bias", "out_bias"}),
     names_rope=False,
     models="InternLM2, InternLM2.5",

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, written_decoder
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, read_flag, without, written_decoder
 from fm9g.convert.layouts import Layouts, renamed
-from fm9g.errors import UserError, shown
+from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
 LAYOUTS = Layouts(
@@ -36,14 +36,11 @@ LAYOUTS = Layouts(
     ),
 )
 BIASES = ("attention_bias", "mlp_bias")
-REFUSED = {key: value for key, value in NEUTRAL.items() if key not in BIASES}
+REFUSED = without(NEUTRAL, *BIASES)
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
-    for key in BIASES:
-        if values.get(key) not in (None, False, True):
-            raise UserError(f"{where}: {key} must be true or false, not {shown(values[key])}")
-    attention, ffn = (bool(values.get(key)) for key in BIASES)
+    attention, ffn = (read_flag(values, key, False, where) for key in BIASES)
     return read_decoder(values, where, None, REFUSED, qkv_bias=attention, out_bias=attention, ffn_bias=ffn)
 
 
@@ -60,7 +57,12 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    *("LlamaForCausalLM", "llama", frozenset(), _read, _write, LAYOUTS),
+    architecture="LlamaForCausalLM",
+    model_type="llama",
+    features=frozenset(),
+    read_config=_read,
+    write_config=_write,
+    layouts=LAYOUTS,
     also=frozenset({"qkv_bias", "out_bias", "ffn_bias"}),
     models="Llama 1, 2, 3 to 3.3, Yi, DeepSeek LLM, BELLE-LLaMA, Vicuna, Ziya",
     templates=("llama2", "llama2-zh", "llama3", "yi", "deepseek", "belle", "vicuna", "ziya"),

@@ -41,12 +41,22 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    *("MiniCPMForCausalLM", None, frozenset({"scale"}), _read_minicpm, _write, LAYOUTS),
+    architecture="MiniCPMForCausalLM",
+    model_type=None,
+    features=frozenset({"scale"}),
+    read_config=_read_minicpm,
+    write_config=_write,
+    layouts=LAYOUTS,
     models="MiniCPM 1 and 2",
     templates=("minicpm",),
 )
 FM9G = Family(
-    *("FM9GForCausalLM", None, frozenset({"scale"}), _read_fm9g, None, LAYOUTS),
+    architecture="FM9GForCausalLM",
+    model_type=None,
+    features=frozenset({"scale"}),
+    read_config=_read_fm9g,
+    write_config=None,
+    layouts=LAYOUTS,
     models="九格 (FM9G) 4B, 7B, 70B",
     templates=("fm9g",),
 )

@@ -6,9 +6,10 @@ from typing import Any
 
 from fm9g.convert.families.experts import NEUTRAL as WITHOUT
 from fm9g.convert.families.experts import expert_layouts, shared_settings, whole_number, written_experts
-from fm9g.convert.families.family import Family, read_decoder, read_windows, refuse_mup, written_decoder
+from fm9g.convert.families.family import Family, read_decoder, refuse_mup, written_decoder
 from fm9g.convert.families.llama import LAYOUTS
-from fm9g.convert.families.mistral import REFUSED, written_window
+from fm9g.convert.families.mistral import REFUSED
+from fm9g.convert.families.windows import read_windows, written_window
 from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
@@ -25,7 +26,6 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
     spellings = [values, *(values.get(key) for key in ("rope_scaling", "rope_parameters"))]
     if not any(isinstance(spelling, dict) and spelling.get("rope_theta") for spelling in spellings):
         values = {**values, "rope_theta": THETA}
-    length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
     return read_decoder(
         values,
         where,
@@ -34,7 +34,7 @@ def _read(values: dict[str, Any], where: str) -> ModelConfig:
         num_experts=whole_number(values, "num_local_experts", 8, where),
         norm_expert_weights=True,
         **shared_settings(values, 2, where),
-        **read_windows(values, lambda layer: True, length, where, by_layer=False),
+        **read_windows(values, lambda layer: True, where, by_layer=False),
     )
 
 
@@ -54,8 +54,12 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    *("MixtralForCausalLM", "mixtral", frozenset({"num_experts"}), _read, _write),
-    expert_layouts(LAYOUTS, "block_sparse_moe", ("w1", "w3", "w2")),
+    architecture="MixtralForCausalLM",
+    model_type="mixtral",
+    features=frozenset({"num_experts"}),
+    read_config=_read,
+    write_config=_write,
+    layouts=expert_layouts(LAYOUTS, "block_sparse_moe", ("w1", "w3", "w2")),
     also=frozenset({"sliding_window"}),
     models="Mixtral 8x7B, 8x22B",
     templates=("mistral",),

@@ -9,35 +9,30 @@ from fm9g.convert.families.family import (
     NEUTRAL,
     Family,
     read_decoder,
-    read_windows,
     refuse_mup,
+    require_rope,
     require_usual_heads,
+    without,
     written_decoder,
 )
-from fm9g.convert.families.fused import FUSED_GATE, GATED, QKV
+from fm9g.convert.families.fused import FUSED_GATE, QKV
 from fm9g.convert.families.llama import LAYOUTS as LLAMA
-from fm9g.convert.families.mistral import written_window
+from fm9g.convert.families.windows import read_windows, written_window
 from fm9g.convert.layouts import Layout
-from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
-LAYOUTS = LLAMA._replace(
-    block=(
-        *(layout for layout in LLAMA.block if layout.ours[0] not in (*QKV, *GATED)),
-        Layout(("self_attn.qkv_proj",), QKV),
-        FUSED_GATE,
-    )
-)
+LAYOUTS = LLAMA.replacing(Layout(("self_attn.qkv_proj",), QKV), FUSED_GATE)
 ASSUMED = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
-REFUSED: dict[str, Any] = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
-REFUSED |= {"embd_pdrop": 0.0, "resid_pdrop": 0.0}
+REFUSED = without(NEUTRAL, "sliding_window") | {"embd_pdrop": 0.0, "resid_pdrop": 0.0}
+ROPES = ("", "longrope")  # which its class allows
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
-    length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
-    windows = read_windows(values, lambda layer: True, length, where, by_layer=False)
-    return read_decoder(_with_rope(values), where, ASSUMED, REFUSED, share=1.0, **windows)
+    windows = read_windows(values, lambda layer: True, where, by_layer=False)
+    config = read_decoder(_with_rope(values), where, ASSUMED, REFUSED, share=1.0, **windows)
+    require_rope(config, ROPES, FAMILY, where)
+    return config
 
 
 def _with_rope(values: dict[str, Any]) -> dict[str, Any]:
@@ -53,14 +48,18 @@ def _with_rope(values: dict[str, Any]) -> dict[str, Any]:
 
 def _write(config: ModelConfig, where: str) -> dict[str, Any]:
     require_usual_heads(config, "Phi-3", where)
-    if config.rope_scaling_type not in ("", "longrope"):
-        raise UserError(f"{where}: rope_scaling_type must be '' or 'longrope' for a Phi-3, whose code knows no other")
+    require_rope(config, ROPES, FAMILY, where)
     values = {"model_type": "phi3", **written_decoder(config), "original_max_position_embeddings": config.max_length}
     return {**values, **written_window(config, "Phi-3", where)}
 
 
 FAMILY = Family(
-    *("Phi3ForCausalLM", "phi3", frozenset({"rotary_dim"}), _read, _write, LAYOUTS),
+    architecture="Phi3ForCausalLM",
+    model_type="phi3",
+    features=frozenset({"rotary_dim"}),
+    read_config=_read,
+    write_config=_write,
+    layouts=LAYOUTS,
     also=frozenset({"sliding_window"}),
     in_part=True,
     models="Phi-3, Phi-4, Phi-4-mini",

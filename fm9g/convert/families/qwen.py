@@ -8,21 +8,22 @@ from typing import Any
 from fm9g.convert.families.family import (
     NEUTRAL,
     Family,
-    layer_types,
     read_decoder,
-    read_windows,
+    read_flag,
     refuse_mup,
     require_usual_heads,
+    without,
     written_decoder,
 )
 from fm9g.convert.families.llama import LAYOUTS
+from fm9g.convert.families.windows import SLIDING, layer_types, read_windows
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 32768, "num_key_value_heads": 32}
 FIRST = 28  # max_window_layers of a config.json that leaves it out
 WINDOWS = frozenset({"sliding_window", "sliding_layers"})
-REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
+REFUSED = without(NEUTRAL, "sliding_window")
 
 
 def from_first(layer: int, first: int) -> bool:
@@ -37,24 +38,23 @@ def read_qwen_windows(
     by_layer: bool = True,
 ) -> dict[str, Any]:
     """Our fields for use_sliding_window; `slides`: whether a layer has a window, by max_window_layers."""
-    used, first = values.get("use_sliding_window", False), values.get("max_window_layers", FIRST)
-    if used not in (None, False, True):
-        raise UserError(f"{where}: use_sliding_window must be true or false, not {shown(used)}")
+    used, first = read_flag(values, "use_sliding_window", False, where), values.get("max_window_layers", FIRST)
     if type(first) is not int:
         raise UserError(f"{where}: max_window_layers must be a whole number, not {shown(first)}")
+    kinds = values.get("layer_types")
+    if by_layer and not used and isinstance(kinds, list) and SLIDING in kinds:
+        raise UserError(f"{where}: layer_types has {SLIDING}, but use_sliding_window is not true: one of them is wrong")
     said = {"sliding_window": 4096, **values} if used else {**values, "sliding_window": None}
-    length = values.get("max_position_embeddings") or ASSUMED["max_position_embeddings"]
-    return read_windows(said, lambda layer: bool(used) and slides(layer, first), length, where, by_layer)
+    return read_windows(said, lambda layer: used and slides(layer, first), where, by_layer)
 
 
 def written_windows(config: ModelConfig) -> dict[str, Any]:
     """The keys of sliding windows, in the spelling before layer_types, and in that one."""
-    if not config.sliding_window:
+    if not any(config.windows):
         return {"use_sliding_window": False}
-    kinds = layer_types(config)
-    first = next(layer for layer in range(len(kinds)) if config.window(layer))
+    first = next(layer for layer, window in enumerate(config.windows) if window)
     window = {"use_sliding_window": True, "sliding_window": config.sliding_window}
-    return {**window, "max_window_layers": first, "layer_types": kinds}
+    return {**window, "max_window_layers": first, "layer_types": layer_types(config)}
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
@@ -68,7 +68,12 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    *("Qwen2ForCausalLM", "qwen2", frozenset({"qkv_bias"}), _read, _write, LAYOUTS),
+    architecture="Qwen2ForCausalLM",
+    model_type="qwen2",
+    features=frozenset({"qkv_bias"}),
+    read_config=_read,
+    write_config=_write,
+    layouts=LAYOUTS,
     also=WINDOWS,
     models="Qwen 1.5, 2, 2.5, QwQ",
     templates=("qwen", "chatml"),

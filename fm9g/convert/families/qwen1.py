@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, read_flag, refuse_mup
 from fm9g.convert.families.fused import QKV
 from fm9g.convert.hf_rope import SHARE
 from fm9g.convert.layouts import Layout, Layouts, renamed
-from fm9g.errors import UserError, shown
+from fm9g.errors import UserError
 from fm9g.model.config import ModelConfig
 
 LAYOUTS = Layouts(
@@ -45,22 +45,21 @@ NAMES = {
     "rope_theta": "rotary_emb_base",
 }
 # The usual keys that its code does not read: what they say is of no other model.
-UNREAD = dict.fromkeys(("head_dim", "hidden_act", "num_key_value_heads", "rope_theta"))
+UNREAD = ("hidden_act", "num_key_value_heads")
 REFUSED: dict[str, Any] = {**NEUTRAL, "rope_scaling": None, "rope_parameters": None}
 
 
 def _read(values: dict[str, Any], where: str) -> ModelConfig:
     refuse_mup(values, FAMILY.architecture, where)
-    bare, both = values.get("no_bias"), values.get("intermediate_size")
-    if bare not in (None, False, True):
-        raise UserError(f"{where}: no_bias must be true or false, not {shown(bare)}")
+    both = values.get("intermediate_size")
     _check_heads(values, where)
-    fixed = {**UNREAD, SHARE: values.get("rotary_pct")}
+    fixed = {SHARE: values.get("rotary_pct")}
     if type(both) is int:  # of the gate and of what it gates
         fixed["intermediate_size"] = both // 2
-    others = bare is False  # biases of all but queries, keys and values, which always have them
+    # those of queries, keys and values are always there
+    others = not read_flag(values, "no_bias", True, where)
     own = {"qkv_bias": True, "out_bias": others, "ffn_bias": others}
-    return read_decoder({**values, **fixed}, where, None, REFUSED, NAMES, share=1.0, **own)
+    return read_decoder({**values, **fixed}, where, None, REFUSED, NAMES, share=1.0, unread=UNREAD, **own)
 
 
 def _check_heads(values: dict[str, Any], where: str) -> None:
@@ -73,7 +72,12 @@ def _check_heads(values: dict[str, Any], where: str) -> None:
 
 
 FAMILY = Family(
-    *("QWenLMHeadModel", None, frozenset({"qkv_bias"}), _read, None, LAYOUTS),
+    architecture="QWenLMHeadModel",
+    model_type=None,
+    features=frozenset({"qkv_bias"}),
+    read_config=_read,
+    write_config=None,
+    layouts=LAYOUTS,
     also=frozenset({"rotary_dim", "out_bias", "ffn_bias"}),
     names_rope=False,
     models="Qwen (first version): 1.8B, 7B, 14B, 72B",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, written_decoder
+from fm9g.convert.families.family import NEUTRAL, Family, read_decoder, refuse_mup, without, written_decoder
 from fm9g.convert.families.llama import LAYOUTS
 from fm9g.convert.families.qwen import WINDOWS, read_qwen_windows, written_windows
 from fm9g.convert.layouts import renamed
 from fm9g.model.config import ModelConfig
 
 ASSUMED = {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128}
-REFUSED = {key: value for key, value in NEUTRAL.items() if key != "sliding_window"}
+REFUSED = without(NEUTRAL, "sliding_window")
 NORMS = renamed({f"self_att.self_attention.{name}": f"self_attn.{name}" for name in ("q_norm", "k_norm")})
 
 
@@ -26,8 +26,12 @@ def _write(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 FAMILY = Family(
-    *("Qwen3ForCausalLM", "qwen3", frozenset({"qk_norm"}), _read, _write),
-    LAYOUTS._replace(block=(*LAYOUTS.block, *NORMS)),
+    architecture="Qwen3ForCausalLM",
+    model_type="qwen3",
+    features=frozenset({"qk_norm"}),
+    read_config=_read,
+    write_config=_write,
+    layouts=LAYOUTS.replacing(*NORMS),
     also=WINDOWS,
     models="Qwen3",
     templates=("qwen3",),

@@ -15,7 +15,7 @@ from fm9g.convert.families.family import (
     require_usual_heads,
     written_decoder,
 )
-from fm9g.convert.families.mistral import written_window
+from fm9g.convert.families.windows import written_window
 from fm9g.errors import UserError, shown
 from fm9g.model.config import ModelConfig
 
@@ -80,7 +80,7 @@ def _write2(config: ModelConfig, where: str) -> dict[str, Any]:
 
 
 def _write3(config: ModelConfig, where: str) -> dict[str, Any]:
-    window = written_window(config, "Qwen3-MoE", where) | {"use_sliding_window": config.sliding_window > 0}
+    window = written_window(config, "Qwen3-MoE", where) | {"use_sliding_window": any(config.windows)}
     return _written(config, "qwen3_moe") | {"attention_bias": False, "head_dim": config.dim_head, **window}
 
 
@@ -98,16 +98,24 @@ def _written(config: ModelConfig, model_type: str) -> dict[str, Any]:
 
 
 QWEN2 = Family(
-    *("Qwen2MoeForCausalLM", "qwen2_moe", frozenset({"num_experts", "dim_shared_expert", "qkv_bias"}), _read2, _write2),
-    expert_layouts(qwen.FAMILY.layouts, "mlp", PROJECTIONS, SHARED),
+    architecture="Qwen2MoeForCausalLM",
+    model_type="qwen2_moe",
+    features=frozenset({"num_experts", "dim_shared_expert", "qkv_bias"}),
+    read_config=_read2,
+    write_config=_write2,
+    layouts=expert_layouts(qwen.FAMILY.layouts, "mlp", PROJECTIONS, SHARED),
     also=qwen.WINDOWS,
     models="Qwen1.5-MoE, Qwen2-57B-A14B",
     templates=("qwen", "chatml"),
     refused=REFUSED_2,
 )
 QWEN3 = Family(
-    *("Qwen3MoeForCausalLM", "qwen3_moe", frozenset({"num_experts", "qk_norm"}), _read3, _write3),
-    expert_layouts(qwen3.FAMILY.layouts, "mlp", PROJECTIONS),
+    architecture="Qwen3MoeForCausalLM",
+    model_type="qwen3_moe",
+    features=frozenset({"num_experts", "qk_norm"}),
+    read_config=_read3,
+    write_config=_write3,
+    layouts=expert_layouts(qwen3.FAMILY.layouts, "mlp", PROJECTIONS),
     also=frozenset({"sliding_window"}),
     models="Qwen3-30B-A3B, Qwen3-235B-A22B",
     templates=("qwen3",),

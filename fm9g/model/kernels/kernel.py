@@ -26,7 +26,7 @@ class Scores(NamedTuple):
     def of(cls, config: ModelConfig, layer: int) -> Scores:
         """Those of a layer."""
         return cls(
-            config.attention_scale or 1 / math.sqrt(config.dim_head), config.window(layer), config.attention_softcap
+            config.attention_scale or 1 / math.sqrt(config.dim_head), config.windows[layer], config.attention_softcap
         )
 
 
