@@ -30,8 +30,13 @@ def say(message: str) -> None:
 
 def closest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name closest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.54)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+    name = nearest(name, known)
+    return f" (did you mean {name!r}?)" if name else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known name closest to `name`, or an empty string where none is close."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.54)), "")
 
 
 def shown(value: object, width: int = 80) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from fm9g.convert import hf_rope
 from fm9g.convert.families import FAMILIES
 from fm9g.convert.families.family import MUP_KEYS, Family
-from fm9g.errors import UserError, closest, shown
+from fm9g.errors import UserError, nearest, shown
 from fm9g.files import read_json
 from fm9g.model.config import ModelConfig
 from fm9g.model.rope_kinds import ROPE_SCALINGS
@@ -80,9 +80,10 @@ def family_of(values: Any, where: str) -> Family:
             return family
     known = sorted(family.architecture for family in FAMILIES)
     only = architectures[0] if isinstance(architectures, list) and len(architectures) == 1 else None
+    near = nearest(only, known) if isinstance(only, str) else ""
     raise UserError(
         f"{where}: architectures is {shown(architectures)}; this tool converts one of {', '.join(known)}"
-        + (closest(only, known) if isinstance(only, str) else "")
+        + (f"; the nearest in name is {near}, which is another model unless this is a slip" if near else "")
     )
 
 
@@ -131,7 +132,7 @@ def family_with(config: ModelConfig, where: str) -> Family:
     for family in FAMILIES:
         if _has_features(family, config):
             return family
-    raise UserError(f"{where}: no architecture of Hugging Face has {_told(config)} together")
+    raise UserError(f"{where}: no architecture of Hugging Face is a LLaMA with {_told(config)}, and nothing else")
 
 
 def _has_features(family: Family, config: ModelConfig) -> bool:

@@ -10,7 +10,7 @@ from fm9g.data.record_kinds import unread_texts
 from fm9g.data.stream.corpus import Corpus
 from fm9g.data.stream.forecast import CorpusSample, sample_corpus
 from fm9g.data.stream.record_formats import TEXT
-from fm9g.errors import about
+from fm9g.errors import UserError, about
 from fm9g.model.config import ModelConfig
 from fm9g.settings import fields
 from fm9g.training.inputs import Inputs
@@ -78,7 +78,7 @@ def cautions(inputs: Inputs, start: Start, tokens_per_step: float, samples: Samp
 
 def _about_scaling(config: ModelConfig) -> list[str]:
     kind, factor = config.rope_scaling_type, config.rope_scaling_factor
-    if bool(kind) == (factor != 1):
+    if bool(kind) == (factor != 1) or kind == "longrope":  # whose frequencies have factors of their own
         return []
     said = f"rope_scaling_type {kind!r} with rope_scaling_factor 1" if kind else f"rope_scaling_factor {factor:g} alone"
     return [f"{said} scales nothing: RoPE scaling needs a type and a factor above 1"]
@@ -118,6 +118,20 @@ def _about_held_out(inputs: Inputs, samples: Mapping[str, CorpusSample]) -> list
         if found := samples.get(corpus.entry.task_name):
             said += [f"{name}: {warning}" for warning in found.warnings(inputs.tokenizer, inputs.settings.max_length)]
     return said
+
+
+def about_export(inputs: Inputs, start: Start) -> list[str]:
+    """Whether a model from scratch has a shape that Hugging Face has no architecture for; its tokenizer is tried in a
+    dry run alone, which takes seconds."""
+    from fm9g.convert.hf_config import huggingface_config
+
+    if start.weights is not None:
+        return []  # these came from somewhere, which may be the reference
+    try:
+        huggingface_config(inputs.model_config, "BF16", {}, f"config {inputs.settings.config!r}")
+    except UserError as error:
+        return [f"the trained model could not be converted to Hugging Face: {error}"]
+    return []
 
 
 def _about_tokenizer(inputs: Inputs, start: Start) -> list[str]:

@@ -26,7 +26,7 @@ from fm9g.runtime.process import lost_worker
 from fm9g.runtime.shards import whole_shapes
 from fm9g.settings import told_lines
 from fm9g.training.best import Best
-from fm9g.training.cautions import cautions, sample
+from fm9g.training.cautions import about_export, cautions, sample
 from fm9g.training.cluster_check import check_cluster
 from fm9g.training.data_run import DataRun
 from fm9g.training.evaluation import Evaluation
@@ -184,7 +184,7 @@ def _announce(stream: RunStream, start: Start) -> None:
     with generators_kept():  # from which transforms may draw
         samples = sample(inputs, _SAMPLED_AT_START)
         tokens = places * fill(corpora, stream.plan)
-    for said in overlaps + cautions(inputs, start, tokens, samples):
+    for said in overlaps + cautions(inputs, start, tokens, samples) + about_export(inputs, start):
         log(f"warning: {said}")
     found = endings(corpora, tokens, stream.records_done(), stream.progress.step, samples.trained)
     for said in describe(found, settings.train_iters, never_ends(corpora), settings.stop_when_end):
