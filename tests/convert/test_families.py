@@ -199,6 +199,6 @@ def test_a_field_that_no_reader_gives_back_is_named(monkeypatch: pytest.MonkeyPa
 def test_what_no_family_has_together_is_named() -> None:
     shape: dict[str, Any] = {"vocab_size": 8, "dim_model": 8, "num_heads": 2, "num_layers": 1, "dim_ff": 8}
     with pytest.raises(
-        UserError, match=r"7b\.json: no architecture of Hugging Face is a LLaMA with qkv_bias and scale, and"
+        UserError, match=r"7b\.json: no architecture of Hugging Face is a LLaMA with qkv_bias and scale"
     ):
         huggingface_config(ModelConfig(**shape, qkv_bias=True, scale=True), "F32", {}, "7b.json")

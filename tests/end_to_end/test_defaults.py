@@ -168,6 +168,14 @@ def test_a_real_start_tells_it_too(own, weights, tmp_path):
     assert "warning: save_iters 9 is beyond train_iters 2" in run.log
 
 
+@pytest.mark.usefixtures("single_rank")
+def test_a_shape_that_no_architecture_has_is_told_before_it_is_trained(own, tmp_path):
+    config = own.write_model("ungated", ffn_gated=False)
+    run = train_here(own, tmp_path, config=config, train_iters=2, save_iters=9)
+    assert "warning: the trained model could not be converted to Hugging Face: config " in run.log
+    assert "no architecture of Hugging Face is a LLaMA with ffn_gated, and nothing else" in run.log
+
+
 def test_one_command_begins_from_pretrained_weights_and_restarts(own, weights, tmp_path):
     options = {
         "pretrained_model": weights,
