@@ -214,7 +214,8 @@ def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base
     """Write adapters of ours into a folder; `base`: what base_model_name_or_path is to be."""
     found = groups(config, layouts)
     theirs = {ours: name for name, ours in our_names(found).items()}
-    tensors, kinds = _theirs(saved, found, theirs)
+    tensors, of_layers = _theirs(saved, found, theirs)
+    kinds = _named(of_layers, found)
     tensors |= {f"{_PREFIX}{theirs[name]}": tensor for name, tensor in saved.whole.items()}
     kind = next(iter(kinds.values())) if len(set(kinds.values())) == 1 else saved.kind
     others = {module: other for module, other in kinds.items() if other != kind}
@@ -247,7 +248,7 @@ def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base
 def _theirs(
     saved: SavedAdapters, found: Sequence[Group], theirs: Mapping[str, str]
 ) -> tuple[dict[str, LazyTensor], dict[str, Kind]]:
-    """The tensors of adapters by PEFT's names, and of each module, by the end of its name, what its adapters are."""
+    """The tensors of adapters by PEFT's names, and of each layer, by its name there, what its adapter is."""
     ours = {f"{layer}.weight": adapter for layer, adapter in saved.adapters.items()}
     made = {theirs[name]: (1, adapter) for name, adapter in ours.items() if name in theirs}
     covered = set(theirs)
@@ -260,14 +261,26 @@ def _theirs(
             raise UserError(f"{saved.path}: {name.removesuffix('.weight')} is no layer of this model in its own names")
     tensors, kinds = dict[str, LazyTensor](), dict[str, Kind]()
     for name, (count, adapter) in made.items():
-        layer, kind = name.removesuffix(".weight"), scaled(saved.kind, count)
-        module = layer.rpartition(".")[2]
-        if kinds.setdefault(module, kind) != kind:
-            raise UserError(
-                f"{saved.path}: {module} has adapters of more parts in some blocks than in others, which PEFT's folder "
-                "cannot say: merge the adapters instead (without --adapter-only)"
-            )
+        layer = name.removesuffix(".weight")
+        kinds[layer] = scaled(saved.kind, count)
         for part, tensor in zip(_PARTS.values(), adapter, strict=True):
             if tensor is not None:
                 tensors[f"{_PREFIX}{layer}.{part}"] = tensor
     return tensors, kinds
+
+
+def _named(kinds: Mapping[str, Kind], found: Sequence[Group]) -> dict[str, Kind]:
+    """{end of names: kind} for target_modules and the patterns: of each layer with an adapter the shortest end that
+    only layers with adapters of its kind have, since PEFT takes a name for all whose names end with it."""
+    modules = {one.name.rpartition(".")[0] for group in found for one in group.theirs}
+    meant = dict[str, set[Kind | None]]()
+    for module in modules:
+        for end in _ends(module):
+            meant.setdefault(end, set()).add(kinds.get(module))
+    return {next((end for end in _ends(layer) if meant[end] == {kind}), layer): kind for layer, kind in kinds.items()}
+
+
+def _ends(name: str) -> list[str]:
+    """a.b.c -> c, b.c, a.b.c"""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in reversed(range(len(parts)))]
