@@ -104,7 +104,7 @@ def _of_layer(config: Mapping[str, Any], layer: str, kind: Kind, where: Path) ->
 def _of_one_rank(
     kinds: Mapping[str, Kind], adapters: Mapping[str, Adapter], where: Path
 ) -> tuple[Kind, dict[str, Adapter]]:
-    """Adapters of the largest rank that there is, the others filled up with zeros; a UserError for other scales."""
+    """Adapters of the largest rank that there is, the others filled up (`padded`); a UserError for other scales."""
     largest = max(kinds.values(), key=lambda kind: kind.r)
     for layer, kind in kinds.items():
         if not math.isclose(kind.scale, largest.scale):
@@ -112,7 +112,7 @@ def _of_one_rank(
                 f"{where}: {layer} is scaled by {kind.scale:g}, others by {largest.scale:g} (rank_pattern, "
                 "alpha_pattern), which is not supported"
             )
-    return largest, {layer: padded(adapter, largest.r) for layer, adapter in adapters.items()}
+    return largest, {layer: padded(adapter, largest.r, layer) for layer, adapter in adapters.items()}
 
 
 def _compare(config: Mapping[str, Any], held: list[str], folder: Path) -> None:
