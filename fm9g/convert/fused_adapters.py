@@ -8,6 +8,7 @@ rank; alpha grows with it, so that the scale stays.
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -68,13 +69,17 @@ def joined(group: Group, adapters: Mapping[str, Adapter], where: str) -> tuple[i
     return len(there), Adapter(held(torch.cat(matrices)), _in_their_rows(group, blocks), magnitude)
 
 
-def padded(adapter: Adapter, rank: int) -> Adapter:
-    """The same of a higher rank: what is more of it is zeros."""
+def padded(adapter: Adapter, rank: int, name: str) -> Adapter:
+    """The same of a higher rank: more of B is zeros, of A what a new adapter has, since a rank of zeros in both has no
+    gradient for ever. Drawn by `name`, so that a folder gives the same each time."""
     more = rank - adapter.a.shape[0]
     if not more:
         return adapter
-    a, b = F.pad(_whole(adapter.a), (0, 0, 0, more)), F.pad(_whole(adapter.b), (0, more))
-    return adapter._replace(a=held(a), b=held(b))
+    a, b = _whole(adapter.a), F.pad(_whole(adapter.b), (0, more))
+    bound = a.shape[1] ** -0.5  # as in LowRank
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    drawn = torch.empty(more, a.shape[1]).uniform_(-bound, bound, generator=generator)
+    return adapter._replace(a=held(torch.cat([a, drawn.to(a.dtype)])), b=held(b))
 
 
 def scaled(kind: Kind, count: int) -> Kind:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from fm9g.convert.adapters import SavedAdapters
+from fm9g.convert.hf_config import described
 from fm9g.convert.outputs import check_output_folder, new_folder
 from fm9g.convert.peft import CONFIG, read_peft
 from fm9g.convert.resized_rows import NewRows, new_rows, resized
 from fm9g.convert.tokenizer.files import TOKENIZER_FILES, copy_files, training_reads
 from fm9g.data.tokens.tokenizer import load_tokenizer
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 from fm9g.files import read_json, write_json
 from fm9g.lora.merge import merged
 from fm9g.progress_bar import ProgressBar
@@ -28,6 +31,7 @@ _EMBEDDINGS = (
     *("tok_embeddings.weight", "transformer.output_layer.weight"),  # of InternLM2 and ChatGLM
 )
 _ROWS = ("vocab_size", "padded_vocab_size")  # ChatGLM's code reads the second
+_TIE = "tie_word_embeddings"
 
 
 def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize: bool, overwrite: bool) -> int:
@@ -41,9 +45,8 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
         raise UserError(f"{target}: is a folder to read from; choose another one to save to")
     check_output_folder(target, overwrite)
     peft, weights = read_peft(peft_dir), dict(read_huggingface_folder(base))
-    config = read_json(base / "config.json")
-    if config.get("tie_word_embeddings") and peft.whole:
-        raise UserError(f"{peft_dir}: {next(iter(peft.whole))} was trained untied, but {base} ties embedding and head")
+    config = _config(base)
+    _check_untied(peft, base, config)
     _note_other_base(peft_dir, base)
     tokens = load_tokenizer(tokenizer).vocab_size
     for layer, adapter in peft.adapters.items():
@@ -71,6 +74,41 @@ def merge_peft(base: Path, tokenizer: Path, peft_dir: Path, target: Path, resize
             write_safetensors(folder, noting(weights, found), parse_size(SHARD_SIZE), progress)
     warn_of(found, target)
     return len(peft.adapters)
+
+
+def _config(base: Path) -> dict[str, Any]:
+    path = base / "config.json"
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(config).__name__}")
+    for key in _ROWS:
+        if key in config and (type(config[key]) is not int or config[key] < 1):
+            raise UserError(f"{path}: {key} must be a whole number above 0, not {shown(config[key])}")
+    return config
+
+
+def _check_untied(peft: SavedAdapters, base: Path, config: Mapping[str, Any]) -> None:
+    """Refuse tables that were trained by themselves where the base ties them: one would be lost, or become both."""
+    tables = [name for name in (f"{layer}.weight" for layer in peft.adapters) if _is_table(name)]
+    trained = [*peft.whole, *tables]
+    if trained and _ties(base, config, trained[0]):
+        raise UserError(f"{peft.path}: {trained[0]} was trained untied, but {base} ties embedding and head")
+
+
+def _ties(base: Path, config: Mapping[str, Any], trained: str) -> bool:
+    """Whether embedding and head are one; where config.json does not say it, what the model's class takes for it."""
+    path = base / "config.json"
+    if _TIE in config:
+        if not isinstance(config[_TIE], bool):
+            raise UserError(f"{path}: {_TIE} must be true or false, not {shown(config[_TIE])}")
+        return config[_TIE]
+    try:
+        return described(base).config.tie_lm_head
+    except UserError:  # a model that is not known here
+        raise UserError(
+            f"{path}: {_TIE} is left out, and what this model takes for it is not known here; {trained} was trained by "
+            "itself: write true or false there"
+        ) from None
 
 
 def _is_table(name: str) -> bool:

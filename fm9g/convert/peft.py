@@ -7,10 +7,11 @@ encoder.layers.0.self_att.self_attention.project_q.lora.lora_A
 from __future__ import annotations
 
 import math
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fm9g.convert.adapters import SavedAdapters
 from fm9g.convert.fused_adapters import is_fused, is_renamed, joined, padded, parts, scaled
@@ -29,18 +30,22 @@ from fm9g.tensors.writers import write_safetensors_file
 CONFIG, SAFETENSORS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
 _PARTS = {LORA_A: "lora_A.weight", LORA_B: "lora_B.weight", MAGNITUDE: "lora_magnitude_vector"}
-# keys of adapter_config.json that mean other mathematics, by the values that say that they do not
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "bias": ("none", None),
-    "fan_in_fan_out": (False, None),
-    "layer_replication": (None,),
-    "lora_bias": (False, None),
-    "trainable_token_indices": (None,),
-    "target_parameters": (None, []),
-    "use_qalora": (False, None),
-    "use_bdlora": (False, None),
-    "alora_invocation_tokens": (None,),
-}
+# keys of adapter_config.json that are read here, and those that change nothing of what adapters compute; another one
+# may mean other mathematics, so it must say that it is off
+_READ = frozenset(
+    {
+        *("peft_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "init_lora_weights"),
+        *("rank_pattern", "alpha_pattern", "target_modules", "modules_to_save", "base_model_name_or_path"),
+        *("task_type", "auto_mapping", "peft_version", "revision", "inference_mode"),
+        *("exclude_modules", "layers_to_transform", "layers_pattern"),  # the tensors tell which layers have adapters
+        *("loftq_config", "eva_config", "corda_config", "lora_ga_config"),  # init_lora_weights says whether they count
+        *("megatron_config", "megatron_core", "qalora_group_size", "runtime_config", "ensure_weight_tying"),
+        *("lora_dtype", "lorap_lr_ratio", "lorap_emb_lr"),  # ms-swift's, of training
+    }
+)
+_OFF: dict[str, tuple[Any, ...]] = {"bias": ("none", None), "alora_invocation_tokens": (None,)}
+_USUALLY_OFF: tuple[Any, ...] = (None, False, "", [])  # not {}: of an object PEFT then takes the defaults
+_Number = TypeVar("_Number", int, float)
 _MOST = 1e6  # a rank or an alpha
 _CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # init_lora_weights that take a part of the weights
 
@@ -52,28 +57,27 @@ def read_peft(folder: Path) -> SavedAdapters:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         found = config.get("peft_type") if isinstance(config, dict) else config
         raise UserError(f"{where}: peft_type is {shown(found)}: only LORA is known here")
-    for key, neutral in _NEUTRAL.items():
-        if config.get(key) not in neutral:
-            raise UserError(f"{where}: {key}={shown(config[key])} is not supported")
-    for key, value in config.items():
-        if key.startswith("use_") and value and key not in ("use_rslora", "use_dora"):
-            raise UserError(f"{where}: {key}={shown(value)} is not supported")
+    _check_keys(config, where)
     init = config.get("init_lora_weights")
     if not isinstance(init, bool | str | None):
         raise UserError(f"{where}: init_lora_weights={shown(init)} is not supported")
-    if isinstance(init, str) and init.startswith(_CHANGES_THE_BASE):
+    if isinstance(init, str) and init.lower().startswith(_CHANGES_THE_BASE):
         raise UserError(f"{where}: init_lora_weights={init!r} changed the base, too: save it from PEFT as plain LoRA")
-    rank = _number(config, "r", where)
-    if rank != int(rank):
-        raise UserError(f"{where}: r must be a whole number, not {shown(rank)}")
     rslora, dora = (_flag(config, key, where) for key in ("use_rslora", "use_dora"))
-    kind = Kind(int(rank), _number(config, "lora_alpha", where), rslora, dora)
+    rank, alpha = _rank(config.get("r"), "r", where), _number(config.get("lora_alpha"), "lora_alpha", where)
+    kind = Kind(rank, alpha, rslora, dora)
     tensors = _tensors(folder)
     layers = [name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")]
     if not layers:
         raise UserError(f"{folder}: holds no adapters (no …lora_A.weight)")
-    kinds = {layer: _of_layer(config, layer, kind, where) for layer in layers}
-    adapters = {layer: _adapter(tensors, layer, kinds[layer], folder) for layer in layers}
+    ranks = _by_pattern(config, "rank_pattern", _rank, layers, where)
+    alphas = _by_pattern(config, "alpha_pattern", _number, layers, where)
+    kinds = dict[str, Kind]()
+    adapters = dict[str, Adapter]()
+    for layer in layers:
+        said, rank = ranks.get(layer, ("r", kind.r))
+        kinds[layer] = kind._replace(r=rank, alpha=alphas[layer][1] if layer in alphas else kind.alpha)
+        adapters[layer] = _adapter(tensors, layer, kinds[layer], folder, said)
     kind, adapters = _of_one_rank(kinds, adapters, where)
     parts = [theirs for part, theirs in _PARTS.items() if kind.dora or part != MAGNITUDE]
     held = {f"{layer}.{part}" for layer in layers for part in parts}
@@ -88,23 +92,43 @@ def read_peft(folder: Path) -> SavedAdapters:
     return SavedAdapters(folder, kind, float(dropout), adapters, whole)
 
 
-def _of_layer(config: Mapping[str, Any], layer: str, kind: Kind, where: Path) -> Kind:
-    """What the adapter of a layer is: rank_pattern and alpha_pattern say it of some, by the ends of their names."""
-    found = {"r": float(kind.r), "lora_alpha": kind.alpha}
-    for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
-        named = config.get(pattern) or {}
-        if not isinstance(named, dict):
-            raise UserError(f"{where}: {pattern} must be an object, not {shown(named)}")
-        for name, value in named.items():
-            if f".{layer}".endswith(f".{name}"):
-                found[key] = _number({name: value}, name, where)
-    return kind._replace(r=int(found["r"]), alpha=found["lora_alpha"])
+def _check_keys(config: Mapping[str, Any], where: Path) -> None:
+    """Refuse what may be other mathematics than those known here."""
+    for key, value in config.items():
+        if key not in _READ and value not in _OFF.get(key, _USUALLY_OFF):
+            raise UserError(
+                f"{where}: {key}={shown(value)} is not supported; remove it if it changes nothing that adapters compute"
+            )
+
+
+def _by_pattern(
+    config: Mapping[str, Any], key: str, parse: Callable[[Any, str, Path], _Number], layers: Sequence[str], where: Path
+) -> dict[str, tuple[str, _Number]]:
+    """{layer: (what says it, its number)} by rank_pattern or alpha_pattern, as PEFT has it (get_pattern_key): regular
+    expressions for ends of names, of which the first that matches counts."""
+    named = {} if config.get(key) is None else config[key]
+    if not isinstance(named, dict):
+        raise UserError(f"{where}: {key} must be an object, not {shown(named)}")
+    found = dict[str, tuple[str, _Number]]()
+    for pattern, value in named.items():
+        said = f"{key} {shown(pattern)}"
+        number = parse(value, said, where)
+        try:
+            expression = re.compile(rf"(.*\.)?({pattern})$")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UserError(f"{where}: {said} is no regular expression: {getattr(error, 'msg', error)}") from None
+        matched = [layer for layer in layers if expression.match(layer)]
+        if not matched:
+            raise UserError(f"{where}: {said} matches no layer with an adapter: mend it, or remove it")
+        for layer in matched:
+            found.setdefault(layer, (said, number))
+    return found
 
 
 def _of_one_rank(
     kinds: Mapping[str, Kind], adapters: Mapping[str, Adapter], where: Path
 ) -> tuple[Kind, dict[str, Adapter]]:
-    """Adapters of the largest rank that there is, the others filled up with zeros; a UserError for other scales."""
+    """Adapters of the largest rank that there is, the others filled up (`padded`); a UserError for other scales."""
     largest = max(kinds.values(), key=lambda kind: kind.r)
     for layer, kind in kinds.items():
         if not math.isclose(kind.scale, largest.scale):
@@ -112,7 +136,7 @@ def _of_one_rank(
                 f"{where}: {layer} is scaled by {kind.scale:g}, others by {largest.scale:g} (rank_pattern, "
                 "alpha_pattern), which is not supported"
             )
-    return largest, {layer: padded(adapter, largest.r) for layer, adapter in adapters.items()}
+    return largest, {layer: padded(adapter, largest.r, layer) for layer, adapter in adapters.items()}
 
 
 def _compare(config: Mapping[str, Any], held: list[str], folder: Path) -> None:
@@ -131,11 +155,17 @@ def _compare(config: Mapping[str, Any], held: list[str], folder: Path) -> None:
         print(said, file=sys.stderr)
 
 
-def _number(config: Mapping[str, Any], key: str, where: Path) -> float:
-    value = config.get(key)
+def _number(value: Any, what: str, where: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
-        raise UserError(f"{where}: {key} must be a number above 0, at most {_MOST:,.0f}, not {shown(value)}")
+        raise UserError(f"{where}: {what} must be a number above 0, at most {_MOST:,.0f}, not {shown(value)}")
     return float(value)
+
+
+def _rank(value: Any, what: str, where: Path) -> int:
+    number = _number(value, what, where)
+    if not number.is_integer():
+        raise UserError(f"{where}: {what} must be a whole number, not {shown(value)}")
+    return int(number)
 
 
 def _flag(config: Mapping[str, Any], key: str, where: Path) -> bool:
@@ -159,14 +189,15 @@ def _tensors(folder: Path) -> Checkpoint:
     }
 
 
-def _adapter(tensors: Checkpoint, layer: str, kind: Kind, folder: Path) -> Adapter:
+def _adapter(tensors: Checkpoint, layer: str, kind: Kind, folder: Path, said: str) -> Adapter:
+    """The adapter of a layer, whose rank must be what `said` of the config says."""
     wanted = {part: f"{layer}.{theirs}" for part, theirs in _PARTS.items() if kind.dora or part != MAGNITUDE}
     for name in wanted.values():
         if name not in tensors:
             raise UserError(f"{folder}: {name} is missing")
     made = Adapter(*(tensors[name] for name in wanted.values()))
     if made.a.shape[0] != kind.r:
-        raise UserError(f"{folder}: {layer} has an adapter of rank {made.a.shape[0]}, {CONFIG} says {kind.r}")
+        raise UserError(f"{folder}: {layer} has an adapter of rank {made.a.shape[0]}, {CONFIG} says {kind.r} ({said})")
     return made
 
 
@@ -214,7 +245,8 @@ def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base
     """Write adapters of ours into a folder; `base`: what base_model_name_or_path is to be."""
     found = groups(config, layouts)
     theirs = {ours: name for name, ours in our_names(found).items()}
-    tensors, kinds = _theirs(saved, found, theirs)
+    tensors, of_layers = _theirs(saved, found, theirs)
+    kinds = _named(of_layers, found)
     tensors |= {f"{_PREFIX}{theirs[name]}": tensor for name, tensor in saved.whole.items()}
     kind = next(iter(kinds.values())) if len(set(kinds.values())) == 1 else saved.kind
     others = {module: other for module, other in kinds.items() if other != kind}
@@ -247,7 +279,7 @@ def write_peft(saved: SavedAdapters, config: ModelConfig, layouts: Layouts, base
 def _theirs(
     saved: SavedAdapters, found: Sequence[Group], theirs: Mapping[str, str]
 ) -> tuple[dict[str, LazyTensor], dict[str, Kind]]:
-    """The tensors of adapters by PEFT's names, and of each module, by the end of its name, what its adapters are."""
+    """The tensors of adapters by PEFT's names, and of each layer, by its name there, what its adapter is."""
     ours = {f"{layer}.weight": adapter for layer, adapter in saved.adapters.items()}
     made = {theirs[name]: (1, adapter) for name, adapter in ours.items() if name in theirs}
     covered = set(theirs)
@@ -260,14 +292,26 @@ def _theirs(
             raise UserError(f"{saved.path}: {name.removesuffix('.weight')} is no layer of this model in its own names")
     tensors, kinds = dict[str, LazyTensor](), dict[str, Kind]()
     for name, (count, adapter) in made.items():
-        layer, kind = name.removesuffix(".weight"), scaled(saved.kind, count)
-        module = layer.rpartition(".")[2]
-        if kinds.setdefault(module, kind) != kind:
-            raise UserError(
-                f"{saved.path}: {module} has adapters of more parts in some blocks than in others, which PEFT's folder "
-                "cannot say: merge the adapters instead (without --adapter-only)"
-            )
+        layer = name.removesuffix(".weight")
+        kinds[layer] = scaled(saved.kind, count)
         for part, tensor in zip(_PARTS.values(), adapter, strict=True):
             if tensor is not None:
                 tensors[f"{_PREFIX}{layer}.{part}"] = tensor
     return tensors, kinds
+
+
+def _named(kinds: Mapping[str, Kind], found: Sequence[Group]) -> dict[str, Kind]:
+    """{end of names: kind} for target_modules and the patterns: of each layer with an adapter the shortest end that
+    only layers with adapters of its kind have, since PEFT takes a name for all whose names end with it."""
+    modules = {one.name.rpartition(".")[0] for group in found for one in group.theirs}
+    meant = dict[str, set[Kind | None]]()
+    for module in modules:
+        for end in _ends(module):
+            meant.setdefault(end, set()).add(kinds.get(module))
+    return {next((end for end in _ends(layer) if meant[end] == {kind}), layer): kind for layer, kind in kinds.items()}
+
+
+def _ends(name: str) -> list[str]:
+    """a.b.c -> c, b.c, a.b.c"""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in reversed(range(len(parts)))]

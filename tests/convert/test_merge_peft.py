@@ -125,3 +125,67 @@ def test_another_base_than_the_adapters_is_named(
         edit_json(places["adapter"] / "adapter_config.json", base_model_name_or_path=told)
         merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, True)
         assert (f"were trained on {told}" in capsys.readouterr().err) == said
+
+
+TIED = "was trained untied, but .*base ties embedding and head"
+UNSAID = "tie_word_embeddings is left out, and what this model takes for it is not known here; .*: write true or false"
+
+
+@pytest.mark.parametrize("layer", [{"modules_to_save": ["lm_head"]}, {"target_modules": ["q_proj", "lm_head"]}])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tie_word_embeddings": True}, TIED),
+        ({"architectures": ["FM9GForCausalLM"], "model_type": "fm9g"}, TIED),
+        ({"architectures": ["GemmaForCausalLM"], "model_type": "gemma", "hidden_act": ...}, TIED),
+        ({"architectures": ["OtherForCausalLM"]}, UNSAID),
+        ({"rope_scaling": {"rope_type": "other"}, "rope_parameters": ...}, UNSAID),
+        ({"tie_word_embeddings": None}, "tie_word_embeddings must be true or false, not None"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false, not 'false'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_tables_by_themselves_are_refused_where_they_are_or_may_be_one(
+    places: dict[str, Path], layer: dict[str, Any], changes: dict[str, Any], says: str
+) -> None:
+    """Whether they are one, config.json says, or by default the model's class."""
+    adapted(places["base"], **layer).save_pretrained(places["adapter"], save_embedding_layers=False)
+    edit_json(places["base"] / "config.json", **{"tie_word_embeddings": ..., **changes})
+    words = (places["base"], places["tokenizer"], places["adapter"], places["merged"])
+    with pytest.raises(UserError, match=says):
+        merge_peft(*words, False, False)
+    assert not places["merged"].exists()
+    edit_json(places["base"] / "config.json", tie_word_embeddings=False)
+    merge_peft(*words, False, False)
+
+
+def test_a_llama_whose_config_says_nothing_of_ties_has_none(places: dict[str, Path]) -> None:
+    model = adapted(places["base"], modules_to_save=["lm_head"])
+    model.save_pretrained(places["adapter"])
+    edit_json(places["base"] / "config.json", tie_word_embeddings=...)
+    merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, False)
+    found, expected = logits(loaded(places["merged"])), logits(model.merge_and_unload())
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_adapters_that_leave_tables_alone_need_no_word_of_ties(places: dict[str, Path]) -> None:
+    adapted(places["base"]).save_pretrained(places["adapter"])
+    edit_json(places["base"] / "config.json", tie_word_embeddings=..., architectures=["OtherForCausalLM"])
+    merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[]", "expected a JSON object, found list"),
+        ("5", "expected a JSON object, found int"),
+        ('{"vocab_size": null}', "vocab_size must be a whole number above 0, not None"),
+        ('{"vocab_size": "x"}', "vocab_size must be a whole number above 0, not 'x'"),
+        ('{"padded_vocab_size": true}', "padded_vocab_size must be a whole number above 0, not True"),
+    ],
+)
+def test_a_config_that_is_none_is_refused(places: dict[str, Path], text: str, says: str) -> None:
+    adapted(places["base"]).save_pretrained(places["adapter"])
+    (places["base"] / "config.json").write_text(text)
+    with pytest.raises(UserError, match=f"config.json: {says}"):
+        merge_peft(places["base"], places["tokenizer"], places["adapter"], places["merged"], False, False)
