@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 from fm9g.files import fsync_path, write_json
 from fm9g.progress_bar import ProgressBar
 from fm9g.tensors.forms import INDEX, shard_name
@@ -19,15 +19,16 @@ from fm9g.tensors.layout import Layout, lay_out_pt, lay_out_safetensors
 from fm9g.tensors.lazy import Described, LazyTensor, raw_bytes
 
 SHARD_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_MOST = 1 << 63  # bytes: no file can be larger
 
 
 def parse_size(text: str) -> int:
     """Bytes from "5GB", "500MB", "2GiB" or a plain number."""
     matched = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]I?B)?", text.strip().upper())
-    size = int(float(matched.group(1)) * SHARD_UNITS[matched.group(2) or ""]) if matched else 0
-    if size <= 0:
-        raise UserError(f"a size must be a positive number of bytes, like 5GB, 500MB or 2GiB, not {text!r}")
-    return size
+    size = float(matched.group(1)) * SHARD_UNITS[matched.group(2) or ""] if matched else 0
+    if not 1 <= size < _MOST:
+        raise UserError(f"a size must be a positive number of bytes, like 5GB, 500MB or 2GiB, not {shown(text)}")
+    return int(size)
 
 
 def write_pt(path: Path, tensors: Mapping[str, LazyTensor], progress: ProgressBar) -> None:

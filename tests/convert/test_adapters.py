@@ -199,24 +199,26 @@ def test_what_the_config_names_and_the_folder_lacks_is_said(
     assert "target_modules names W_pack, k_proj, and there is no adapter for any such layer" in capsys.readouterr().err
 
 
-def test_a_kill_never_leaves_weights_with_the_note_of_others(
+def test_what_ends_before_the_weights_are_in_place_leaves_the_old_ones_and_their_note(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs(llama).save_pretrained(tmp_path / "peft")
     peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("a.*")}
     edit_json(tmp_path / "peft/adapter_config.json", lora_alpha=64)
     rename, renamed = os.replace, []
 
-    def killed(source: Any, target: Any) -> None:
+    def interrupted(source: Any, target: Any) -> None:
         renamed.append(Path(target).name)
         if renamed[-1] == "a.pt":
             raise KeyboardInterrupt
         rename(source, target)
 
-    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt", overwrite=True)
-    assert renamed == ["a.lora.json", "a.pt"] and not (tmp_path / "a.pt").exists()
+    assert renamed == ["a.lora.json", "a.pt"]
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*a.*")} == before
     monkeypatch.undo()
     peft_to_bmtrain(tmp_path / "peft", llama, tmp_path / "a.pt", overwrite=True)
     assert read_adapters(tmp_path / "a.pt", None).kind.alpha == 64

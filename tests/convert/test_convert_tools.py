@@ -67,7 +67,7 @@ def test_flags_that_do_not_go_together(monkeypatch: pytest.MonkeyPatch, flags: l
 def test_sizes_and_dtypes_as_users_write_them() -> None:
     assert [parse_size(text) for text in ("5GB", "1.5 mb", "2GiB", "1000")] == [5 * 10**9, 1500000, 2 << 30, 1000]
     assert [parse_dtype(text) for text in DTYPE_ARGUMENTS] == ["BF16", "BF16", "F16", "F16", "F32", "F32"]
-    for text in ("", "0", "-5GB", "five", "5TB"):
+    for text in ("", "0", "0.5", "-5GB", "five", "5TB", "9" * 400 + "GB", "9" * 400, "9" * 305 + "GB"):
         with pytest.raises(UserError, match="5GB"):
             parse_size(text)
     with pytest.raises(UserError, match="bfloat16"):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tokenizers
 
-from fm9g.convert.tokenizer.check import generated_texts
+from fm9g.convert.tokenizer.check import check_same_ids, generated_texts
 from fm9g.convert.tokenizer.from_class import write_tokenizer_json
 from fm9g.convert.tokenizer.ranks import merges_of, read_ranks
 from fm9g.data.tokens.special import Written
@@ -176,6 +176,13 @@ def test_ranks_that_lack_a_byte(tmp_path: Path) -> None:
         ),
         ({"added_tokens_decoder": {"x": {"content": "<x>"}}}, "added_tokens_decoder: 'x' is not the id of a token"),
         ({"added_tokens_decoder": {"708": {}}}, "'708' must have its spelling"),
+        ({"model_max_length": "x"}, "model_max_length is 'x', and must be a number of tokens"),
+        ({"model_max_length": True}, "model_max_length is True"),
+        ({"padding_side": 7}, 'padding_side is 7, and must be "left" or "right"'),
+        ({"truncation_side": "up"}, "truncation_side is 'up', and must be"),
+        ({"chat_template": [1]}, r"chat_template is \[1\], and must be a text"),
+        ({"added_tokens_decoder": {"708": {"content": "\ud800"}}}, r"'\\ud800' has half of a surrogate pair"),
+        ({"model_max_length": 1e30, "padding_side": "left", "chat_template": [{"name": "a", "template": "b"}]}, None),
         ({"added_tokens_decoder": []}, None),
         ({"added_tokens_decoder": [1]}, "must be an object of ids and tokens"),
     ],
@@ -188,6 +195,42 @@ def test_what_cannot_be_written_is_named_by_its_field(tmp_path: Path, config: An
     with pytest.raises(UserError, match=message) as raised:
         write_tokenizer_json(source, tmp_path / "out")
     assert "tokenizer_config.json" in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "added", "message"),
+    [
+        ([*TOKENS, b"<|endoftext|>"], {}, r"'<\|endoftext\|>' of id 501 is spelled as that of id 500, which"),
+        ([*TOKENS, b"qqq"], {"709": {"content": "qqq"}}, "'qqq' of id 709 is spelled as that of id 500, which"),
+        (
+            TOKENS,
+            {"708": {"content": "\u0120"}},
+            f"'\u0120' of id 708 is spelled as that of id {TOKENS.index(b' ')}, which",
+        ),
+    ],
+    ids=["class", "added", "letters"],
+)
+def test_a_token_spelled_as_one_of_the_vocabulary(
+    tmp_path: Path, tokens: list[bytes], added: dict[str, Any], message: str
+) -> None:
+    """The tokenizers library would give it the id of that one, and all after it those one lower."""
+    source = folder_of(tmp_path / "q", "qwen", tokens, {"added_tokens_decoder": added})
+    with pytest.raises(UserError, match=message):
+        write_tokenizer_json(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_that_the_library_reads_otherwise_than_the_file_says(qwen: Made, tmp_path: Path) -> None:
+    shutil.copytree(qwen.folder, tmp_path / "moved")
+    content = json.loads((tmp_path / "moved/tokenizer.json").read_text())
+    content["added_tokens"][0]["content"] = "ab"
+    content["model"]["vocab"].setdefault("ab", len(TOKENS) - 1)
+    (tmp_path / "moved/tokenizer.json").write_text(json.dumps(content))
+    edit_eos = json.loads((tmp_path / "moved/tokenizer_config.json").read_text())
+    edit_eos |= {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    (tmp_path / "moved/tokenizer_config.json").write_text(json.dumps(edit_eos))
+    with pytest.raises(UserError, match=r"token \d+ is .*, but exported .* has the id \d+"):
+        check_same_ids(load_tokenizer(tmp_path / "moved"), tmp_path / "moved")
 
 
 def test_folders_that_are_none(tmp_path: Path, qwen: Made) -> None:

@@ -11,6 +11,7 @@ import sentencepiece
 
 from fm9g.convert.tokenizer.check import generated_texts
 from fm9g.convert.tokenizer.from_class import write_tokenizer_json
+from fm9g.data.tokens.sentencepiece_proto import NORMAL, Piece, with_pieces
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import load_tokenizer
 from fm9g.errors import UserError
@@ -136,3 +137,17 @@ def test_two_tokens_that_are_spelled_alike(tmp_path: Path) -> None:
     source = pieces_folder(tmp_path / "g", options, tokenizer_class="ChatGLMTokenizer")
     with pytest.raises(UserError, match=r"the token 'sop' of id \d+ is spelled as that of id"):
         write_tokenizer_json(source, tmp_path / "out", "chatglm3")
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), float("-inf"), 3e38])
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_scores_that_cannot_be_added_up(tmp_path: Path, model: str, score: float) -> None:
+    source = pieces_folder(tmp_path / "l", {"model_type": model}, tokenizer_class="LlamaTokenizer")
+    path = source / "tokenizer.model"
+    path.write_bytes(with_pieces(path.read_bytes(), [Piece("zq", score, NORMAL)]))
+    if (model, score) == ("bpe", 3e38):  # it is compared alone
+        assert write_tokenizer_json(source, tmp_path / "out").family == "llama"
+        return
+    with pytest.raises(UserError, match=r"tokenizer\.model: .*(the score|score is NaN)") as raised:
+        write_tokenizer_json(source, tmp_path / "out")
+    assert "\n" not in str(raised.value)

@@ -44,6 +44,12 @@ def test_a_tokenizer_that_cannot_be_read_is_said_and_not_noted(
     assert vocabulary_of(tmp_path / "7b.pt") is None and architecture_of(tmp_path / "7b.pt") == "LlamaForCausalLM"
 
 
+def test_where_nothing_is_known_no_note_is_left(tmp_path: Path) -> None:
+    note_origin(tmp_path / "7b.pt", tmp_path, "LlamaForCausalLM")
+    note_origin(tmp_path / "7b.pt", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_tells_the_vocabulary_of_its_weights_and_a_note_comes_first(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(json.dumps({"stream": {"vocabulary": "the run's"}}))
     assert vocabulary_of(tmp_path / "7b.pt") == "the run's"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fm9g.convert.tokenizer.ranks import merges_of, read_ranks
+from fm9g.data.tokens.added import MOST, is_text
 from fm9g.errors import UserError, shown
 from fm9g.files import read_json, read_text
 
@@ -38,8 +39,12 @@ def ranks_json(path: Path, pattern: str, nfc: bool) -> dict[str, Any]:
 def merges_json(folder: Path, pattern: str) -> dict[str, Any]:
     """What tokenizer.json says, but for added tokens, of vocab.json and merges.txt in `folder`."""
     vocab = read_json(folder / "vocab.json")
-    if not isinstance(vocab, dict) or not all(isinstance(id, int) and id >= 0 for id in vocab.values()):
-        raise UserError(f"{folder / 'vocab.json'}: must hold the id of each token, a whole number")
+    ids = vocab.values() if isinstance(vocab, dict) else [None]
+    if not all(isinstance(id, int) and not isinstance(id, bool) and 0 <= id < MOST for id in ids):
+        raise UserError(f"{folder / 'vocab.json'}: must hold the id of each token, a whole number below {MOST:,}")
+    broken = next((text for text in vocab if not is_text(text)), None)
+    if broken is not None:
+        raise UserError(f"{folder / 'vocab.json'}: {shown(broken)} has half of a surrogate pair, which is no text")
     twice = len(vocab) - len(set(vocab.values()))
     if twice:
         raise UserError(f"{folder / 'vocab.json'}: {twice} of its tokens have the id of another one")

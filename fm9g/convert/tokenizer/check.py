@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.errors
+import tokenizers
 import transformers
 
 from fm9g.convert.hf_config import family_for, huggingface_config
@@ -27,7 +28,7 @@ from fm9g.convert.tokenizer.of_weights import vocabulary_of
 from fm9g.data.tokens.sentencepiece_proto import NORMAL, UNIGRAM, SentencePieceModel, read_sentencepiece
 from fm9g.data.tokens.special import Written
 from fm9g.data.tokens.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, read_object
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 from fm9g.files import write_json
 from fm9g.model.config import ModelConfig
 
@@ -202,7 +203,21 @@ def check_same_ids(trained: Tokenizer, folder: Path) -> int:
         found = loaded(batch, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         _compare(trained, batch, expected, again.encode_all(batch), "training on the export")
         ties += _compare(trained, batch, expected, found, _READER, spelled)
+    _check_spellings(trained, folder)  # last: where texts differ, too, they say more
     return ties
+
+
+def _check_spellings(trained: Tokenizer, folder: Path) -> None:
+    """Raise UserError where the tokenizers library gives a token another id than the written file says: an added one
+    that is spelled as a token of the vocabulary has the id of that, and those after it are off by one."""
+    found = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    for id, text in trained.spellings.items():
+        if found.get(text) != id:
+            raise UserError(
+                f"{trained.path}: token {id} is {shown(text)}, but exported {shown(text)} has the id {found.get(text)}"
+            )
+    if extra := sorted(found.keys() - set(trained.spellings.values())):
+        raise UserError(f"{trained.path}: has no {shown(extra[0])}, but exported it has the id {found[extra[0]]}")
 
 
 def _load(trained: Tokenizer, folder: Path) -> Any:
@@ -279,8 +294,8 @@ def _read(path: Path) -> SentencePieceModel:
 
 
 def _from(ids: list[int], first: int) -> str:
-    shown = ids[first : first + _SHOWN]
-    return f"{shown}{' …' if len(ids) > first + _SHOWN else ''} (from token {first})" if first else f"{shown}"
+    some = ids[first : first + _SHOWN]
+    return f"{some}{' …' if len(ids) > first + _SHOWN else ''} (from token {first})" if first else f"{some}"
 
 
 def own_pieces(*tokenizers: Tokenizer) -> Iterator[str]:

@@ -6,7 +6,7 @@ Their code comes with the models and is never run here: these rows say what it d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,31 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _is_length(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _is_side(value: Any) -> bool:
+    return value in ("left", "right")
+
+
+def _is_template(value: Any) -> bool:
+    """Jinja's text, or several under names: as an object, or as transformers writes them."""
+    if isinstance(value, list):
+        named = [one if isinstance(one, dict) else {} for one in value]
+        return all(isinstance(one.get(key), str) for one in named for key in ("name", "template"))
+    return value is None or isinstance(value, str | dict)
+
+
+# what transformers reads of settings that are kept as they are, which it does not check, or not by their names
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model_max_length": (_is_length, "a number of tokens"),
+    "padding_side": (_is_side, '"left" or "right"'),
+    "truncation_side": (_is_side, '"left" or "right"'),
+    "chat_template": (_is_template, 'a text, or a list of objects with "name" and "template"'),
+}
+
+
 def family_of(folder: Path, config: Mapping[str, Any], added: Mapping[int, AddedToken], named: str | None) -> str:
     """The family of the tokenizer in `folder`, as its tokenizer_config.json tells it, or, where that leaves it open,
     as the caller `named` it."""
@@ -153,6 +178,9 @@ def _glm(folder: Path, config: Mapping[str, Any], added: Mapping[int, AddedToken
 
 def check_settings(folder: Path, config: Mapping[str, Any], row: TokenizerClass) -> None:
     """UserError that names a setting of tokenizer_config.json which would have another effect than what is written."""
+    for name, (fits, must) in _KINDS.items():
+        if name in config and not fits(config[name]):
+            raise UserError(f"{folder / CONFIG}: {name} is {shown(config[name])}, and must be {must}")
     for name, fine in {**_ONLY, **row.only}.items():
         if name in config and config[name] not in fine:
             raise UserError(

@@ -94,7 +94,8 @@ def training_reads(tokenizer: Path) -> bool:
 
 
 def has_tiktoken(tokenizer: Path) -> bool:
-    """Whether all that a folder has is a tokenizer.model of tiktoken (GLM-4's), which its own code alone reads."""
+    """Whether all that a folder has is a tokenizer.model of tiktoken (GLM-4's), which training does not read: it
+    needs the tokenizer.json that tools/tokenizer_json.py writes of it."""
     model = tokenizer / "tokenizer.model"
     return model.is_file() and not (tokenizer / "tokenizer.json").exists() and is_ranks(model)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fm9g.convert.outputs import names_output
 from fm9g.convert.tokenizer.around import added_entry, tokens_around
 from fm9g.convert.tokenizer.byte_level import merges_json, ranks_json
 from fm9g.convert.tokenizer.check import generated_texts, make_same
@@ -20,7 +21,7 @@ from fm9g.data.tokens.sentencepiece_proto import CONTROL, UNKNOWN, Piece, Senten
 from fm9g.data.tokens.special import Vocabulary
 from fm9g.data.tokens.tokenizer import SentencePieceTokenizer, content_of, load_tokenizer, read_object
 from fm9g.errors import UserError, shown
-from fm9g.files import require_file, write_json
+from fm9g.files import require_file
 
 _TEMPLATES = ("chat_template*",)
 _WRITTEN = {"tokenizer.json", CONFIG, "special_tokens_map.json", "chat_template.jinja", "chat_template.json"}
@@ -59,12 +60,15 @@ def write_tokenizer_json(source: Path, target: Path, family: str | None = None, 
     name = family_of(source, config, added, family)
     row = FAMILIES[name]
     check_settings(source, config, row)
-    with output_folder(target, overwrite, _WRITTEN) as folder:
+    with names_output(target), output_folder(target, overwrite, _WRITTEN) as folder:
         content, roles = _content(_Source(source, config, row, added))
         copy_files(source, folder, _TEMPLATES)
-        write_json(folder / "tokenizer.json", content)
+        write_settings(folder / "tokenizer.json", content)
         write_settings(folder / CONFIG, _settings(source, config, content, roles))
-        _check(source, row, folder)
+        try:
+            _check(source, row, folder)
+        except UserError as error:  # the folder's name while it is written is a hidden one
+            raise UserError(str(error).replace(str(folder.absolute()), str(target))) from None
         written = load_tokenizer(folder)
         return Report(name, written.vocab_size, len(written.special))
 
@@ -96,6 +100,7 @@ def _content(source: _Source) -> tuple[dict[str, Any], dict[str, str | None]]:
         raise UserError(
             f"{source.folder / CONFIG}: {shown(added[id].text)} has id {id}, which is {shown(spellings[id])}"
         )
+    _check_apart(source, spellings, added)
     roles = _roles(source, {}, {*spellings.values(), *(token.text for token in added.values())})
     content["added_tokens"] = _entries(added, spellings, roles, row.nfc)
     ids = {text: id for id, text in Vocabulary.of(content).spellings.items()}
@@ -153,15 +158,21 @@ def _with_slots(source: _Source, model: SentencePieceModel, added: Mapping[int, 
     for id, token in added.items():
         if id < len(pieces) and pieces[id].text != token.text:
             pieces[id] = Piece(token.text, pieces[id].score, CONTROL)
+    _check_apart(source, {id: piece.text for id, piece in enumerate(pieces)}, added)
+    return replace(model, pieces=pieces)
+
+
+def _check_apart(source: _Source, spellings: Mapping[int, str], added: Mapping[int, AddedToken]) -> None:
+    """Refuse two tokens that are spelled alike: the tokenizers library would give both the id of one, and move those
+    after it."""
     places: dict[str, int] = {}
-    beyond = [(id, token.text) for id, token in added.items() if id >= len(pieces)]
-    for id, text in [*((id, piece.text) for id, piece in enumerate(pieces)), *beyond]:
+    beyond = [(id, token.text) for id, token in added.items() if id not in spellings]
+    for id, text in [*spellings.items(), *beyond]:
         if places.setdefault(text, id) != id:
             raise UserError(
                 f"{source.folder}: the token {shown(text)} of id {id} is spelled as that of id {places[text]}, which "
                 "tokenizer.json cannot have"
             )
-    return replace(model, pieces=pieces)
 
 
 def _roles(source: _Source, defaults: Mapping[str, str | None], texts: set[str]) -> dict[str, str | None]:

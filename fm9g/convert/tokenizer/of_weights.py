@@ -20,7 +20,7 @@ def note_path(weights: Path) -> Path:
 
 def note_origin(weights: Path, huggingface_dir: Path, architecture: str | None = None) -> None:
     """Write beside `weights` which architecture they were converted from, and the `Tokenizer.vocabulary` of a model
-    folder, where training can read one."""
+    folder, where training can read one. Where nothing is known there is no note."""
     told = {"architecture": architecture} if architecture else {}
     try:
         tokenizer = load_tokenizer(huggingface_dir)
@@ -28,7 +28,10 @@ def note_origin(weights: Path, huggingface_dir: Path, architecture: str | None =
     except UserError as error:  # weights are converted without a tokenizer, too
         if training_reads(huggingface_dir):
             print(f"note: {weights}: which tokenizer it came with is not noted: {error}", file=sys.stderr)
-    write_json(note_path(weights), told)
+    if told:
+        write_json(note_path(weights), told)
+    else:
+        note_path(weights).unlink(missing_ok=True)  # it is of the weights that were there before
 
 
 def architecture_of(weights: Path) -> str | None:

@@ -40,7 +40,7 @@ from fm9g.data.tokens.sentencepiece_proto import (
     SentencePieceModel,
     read_sentencepiece,
 )
-from fm9g.errors import UserError
+from fm9g.errors import UserError, shown
 
 SPACE = "▁"
 _UNKNOWN_PENALTY = 10.0  # of sentencepiece and of the tokenizers library
@@ -74,6 +74,9 @@ def _tokenizer_json(model: SentencePieceModel, special: Sequence[int], bos: int 
     texts = [piece.text for piece in model.pieces]
     if len(set(texts)) != len(texts):
         raise UserError("two entries are spelled alike")
+    odd = next((piece for piece in model.pieces if not math.isfinite(piece.score)), None)
+    if odd is not None:
+        raise UserError(f"the score of {shown(odd.text)} is {odd.score}, which is no number")
     if model.whitespace_as_suffix:
         raise UserError("it puts the space after a word (treat_whitespace_as_suffix)")
     if model.algorithm == UNIGRAM:
@@ -151,7 +154,10 @@ def _unigram(model: SentencePieceModel) -> dict[str, Any]:
     worst, best = min(normal), max(2.0**-126, *normal)
     scores: list[float | None] = []
     for piece in model.pieces:
-        user_defined = _float32(len(piece.text.encode()) * best - 0.1)
+        try:
+            user_defined = _float32(len(piece.text.encode()) * best - 0.1)
+        except OverflowError:
+            raise UserError(f"the score {best:g} is too large to add up for {shown(piece.text)}") from None
         found = {NORMAL: piece.score, USER_DEFINED: user_defined}
         scores.append(found.get(piece.kind))
     lengths = [len(piece.text) for piece in model.pieces]

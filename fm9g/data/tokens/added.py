@@ -10,7 +10,7 @@ from fm9g.errors import UserError, shown
 from fm9g.files import read_json
 
 CONFIG = "tokenizer_config.json"
-_MOST = 1 << 31  # of ids
+MOST = 1 << 31  # of ids
 
 
 class AddedToken(NamedTuple):
@@ -48,7 +48,7 @@ def _all(folder: Path) -> Iterator[tuple[str, AddedToken]]:
     """The tokens, and the field that each is of."""
     where = f"{folder / 'added_tokens.json'}"
     for text, id in _object(folder / "added_tokens.json").items():
-        yield where, AddedToken(_id(where, id), text, special=False)
+        yield where, AddedToken(_id(where, id), _text(where, text), special=False)
     where = f"{folder / CONFIG}: added_tokens_decoder"
     decoder = _object(folder / CONFIG).get("added_tokens_decoder") or {}
     if not isinstance(decoder, dict):
@@ -59,11 +59,27 @@ def _all(folder: Path) -> Iterator[tuple[str, AddedToken]]:
             raise UserError(f'{where}: {shown(number)} must have its spelling as "content"')
         strips = (token.get("lstrip") is True, token.get("rstrip") is True)
         id = _id(where, int(number) if number.isascii() and number.isdecimal() and len(number) < 11 else number)
-        yield where, AddedToken(id, content, token.get("special") is True, strips, token.get("single_word") is True)
+        text = _text(where, content)
+        yield where, AddedToken(id, text, token.get("special") is True, strips, token.get("single_word") is True)
+
+
+def is_text(text: str) -> bool:
+    """Whether a string of JSON is text: it may hold half of a surrogate pair, which no file of UTF-8 can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text(where: str, text: str) -> str:
+    if not is_text(text):
+        raise UserError(f"{where}: {shown(text)} has half of a surrogate pair, which is no text")
+    return text
 
 
 def _id(where: str, id: Any) -> int:
-    if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < _MOST:
+    if not isinstance(id, int) or isinstance(id, bool) or not 0 <= id < MOST:
         raise UserError(f"{where}: {shown(id)} is not the id of a token")
     return id
 
