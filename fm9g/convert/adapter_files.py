@@ -70,7 +70,7 @@ def peft_to_bmtrain(peft_dir: Path, huggingface_dir: Path, output: Path, overwri
     found = dict[str, str]()
     with (
         ProgressBar(str(output), sum(tensor.nbytes for tensor in tensors.values())) as progress,
-        new_file(output, lambda: write_json(note_path(output), note)) as temporary,
+        new_file(output, overwrite, lambda: write_json(note_path(output), note)) as temporary,
     ):
         write_pt(temporary, noting(tensors, found), progress)
     warn_of(found, output)

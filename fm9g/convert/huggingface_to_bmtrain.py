@@ -66,7 +66,7 @@ def huggingface_to_bmtrain(
         config.to_json(config_path)
         note_origin(output, tokenizers[1] if tokenizers else huggingface_dir, family.architecture)
 
-    with ProgressBar(str(output), total) as progress, new_file(output, describe) as temporary:
+    with ProgressBar(str(output), total) as progress, new_file(output, overwrite, describe) as temporary:
         write_pt(temporary, noting(tensors, found), progress)
     warn_of(found, output)
     return config

@@ -21,8 +21,6 @@ from fm9g.tensors.forms import beside
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)  # system calls that write say these, and not of which file
 _LOCK_WAIT = 0.1  # seconds
 _TELLING = (".json", ".tokenizer.json", ".lora.json")  # how files end that say what weights beside them are
-# What check_output_file was told may be replaced; new_file asks again when the file is done, hours later.
-_replaceable: set[Path] = set()
 
 
 def _note_unfinished(path: Path) -> None:
@@ -35,7 +33,6 @@ def _note_unfinished(path: Path) -> None:
 def check_output_file(path: Path, overwrite: bool) -> None:
     """Refuse an output that is there already, before hours of work rather than after."""
     _note_unfinished(path)
-    (_replaceable.add if overwrite else _replaceable.discard)(path.resolve())
     if path.is_dir():
         raise UserError(f"{path}: is a folder")
     if path.exists() and not overwrite:
@@ -71,7 +68,7 @@ def names_output(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def new_file(path: Path, describe: Callable[[], None]) -> Iterator[Path]:
+def new_file(path: Path, overwrite: bool, describe: Callable[[], None]) -> Iterator[Path]:
     """Yield a temporary path that becomes `path` once `describe` has written what lies beside it. An old file goes
     before, so that a kill leaves none beside the description of another one; where anything else fails, the old file
     and what lay beside it are there again."""
@@ -81,7 +78,7 @@ def new_file(path: Path, describe: Callable[[], None]) -> Iterator[Path]:
     with names_output(shown), contextlib.ExitStack() as place, atomic_file(path) as temporary:
         yield temporary
         fsync_path(temporary)
-        place.enter_context(_place(path, path in _replaceable, dict.fromkeys(telling)))
+        place.enter_context(_place(path, overwrite, dict.fromkeys(telling)))
         describe()
         _take_name(temporary, path)
 

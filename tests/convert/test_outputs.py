@@ -33,7 +33,7 @@ def convert(path: Path, text: str, overwrite: bool = False, fails: Callable[[], 
             (path.parent / name).write_text(text)
             fails()
 
-    with new_file(path, describe) as temporary:
+    with new_file(path, overwrite, describe) as temporary:
         temporary.write_text(text)
 
 
@@ -102,7 +102,7 @@ check_output_file(path, True)
 def describe():
     pathlib.Path("a.json").write_text("new")
     os.kill(os.getpid(), signal.SIGKILL)
-with new_file(path, describe) as temporary:
+with new_file(path, True, describe) as temporary:
     temporary.write_text("new")
 """
 
@@ -136,7 +136,7 @@ def test_of_two_at_once_the_later_is_refused(tmp_path: Path, monkeypatch: pytest
     check_output_file(path, False)
 
     def later() -> None:
-        with new_file(path, broken) as temporary:
+        with new_file(path, False, broken) as temporary:
             temporary.write_text("later")
             convert(path, "quicker")
 
@@ -152,7 +152,10 @@ def test_a_file_that_comes_while_it_is_described_is_not_replaced(tmp_path: Path)
     def comes() -> None:
         path.write_text("a copy of someone's")
 
-    with pytest.raises(UserError, match="another process has written it meanwhile"), new_file(path, comes) as temporary:
+    with (
+        pytest.raises(UserError, match="another process has written it meanwhile"),
+        new_file(path, False, comes) as temporary,
+    ):
         temporary.write_text("later")
     assert contents(tmp_path) == {"a.pt": "a copy of someone's"}
 
