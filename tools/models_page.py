@@ -45,6 +45,13 @@ WORDS = {
     "sliding_layers": ("windows in some layers alone", "仅部分层有窗口"),
     "sliding_window": ("sliding windows", "滑动窗口"),
 }
+CHINESE = {  # of what is said of models
+    " with its own code": "（自带代码）",
+    " (first version)": "（第一版）",
+    ", as it was first published": "（最初发布的版本）",
+    " and ": "、",
+    " to ": " 至 ",
+}
 TEXT = {
     "en": """# Models
 
@@ -61,7 +68,8 @@ evaluated and generated from by the same code as our own models.
 A key under "must be" that says anything else is refused by name; so are an architecture that is not here, with the
 nearest that is, keys and tensors that contradict each other, quantised folders, a head that is said to be tied and is
 not, and RoPE scalings but linear, dynamic, llama3, yarn and longrope. Fields in brackets are what such a model may
-have.
+have. Of Mistral's templates `mistral` is for tokenizers in which `[INST]` is a token (from v0.3 on), `llama2` for those
+in which it is text.
 
 | architecture | models | beside LLaMA | templates | must be |
 |---|---|---|---|---|
@@ -79,7 +87,8 @@ have.
 
 “必须为”一栏中的键若取其他值，会指名拒绝；不在此列的架构（并提示最接近的）、互相矛盾的键与张量、量化目录、
 声称绑定而实际不同的输出头，以及 linear、dynamic、llama3、yarn、longrope 以外的 RoPE 缩放也会被拒绝。
-方括号中是此类模型可以有的内容。
+方括号中是此类模型可以有的内容。Mistral 的模板中，`mistral` 用于 `[INST]` 是单个 token 的分词器（v0.3 起），
+`llama2` 用于它只是文本的分词器。
 
 | 架构 | 模型 | 与 LLaMA 的不同 | 模板 | 必须为 |
 |---|---|---|---|---|
@@ -100,7 +109,10 @@ def _row(family: Family, language: str) -> str:
     beside = "; ".join(has + ([f"[{'; '.join(may)}]"] if may else []))
     templates = " ".join(f"[{name}](templates{'' if place == 0 else '.zh'}.md#{name})" for name in family.templates)
     keys = " ".join(f"`{key}={json.dumps(value)}`" for key, value in sorted(family.refused.items()))
-    return f"| {family.architecture} | {family.models} | {beside} | {templates} | {keys} |\n"
+    models = family.models
+    for english, chinese in CHINESE.items() if place else ():
+        models = models.replace(english, chinese)
+    return f"| {family.architecture} | {models} | {beside} | {templates} | {keys} |\n"
 
 
 if __name__ == "__main__":

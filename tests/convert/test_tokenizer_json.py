@@ -324,11 +324,10 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path) -> None:
     """Each as it is written there, with a tiny tokenizer where the model would be."""
     page = (ROOT / "docs/data.md").read_text("utf-8")
     commands = re.findall(r"^    python tools/tokenizer_json\.py (.*)$", page, re.MULTILINE)
-    assert len(commands) == 7
+    assert len(commands) == 6
     llama, models = KINDS["llama"], tmp_path / "models"
     folder_of(models / "Qwen-7B", "qwen", TOKENS)
     folder_of(models / "glm-4-9b", "glm4", TOKENS)
-    bloom_folder(models / "bloom")
     for name, found in {
         "chatglm2-6b": "ChatGLMTokenizer",
         "chatglm3-6b": "ChatGLMTokenizer",

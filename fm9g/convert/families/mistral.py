@@ -33,6 +33,6 @@ FAMILY = Family(
     write_config=_write,
     layouts=LAYOUTS,
     models="Mistral 7B, Zephyr",
-    templates=("mistral", "zephyr"),
+    templates=("mistral", "llama2", "zephyr"),
     refused=REFUSED,
 )

@@ -62,6 +62,6 @@ FAMILY = Family(
     layouts=expert_layouts(LAYOUTS, "block_sparse_moe", ("w1", "w3", "w2")),
     also=frozenset({"sliding_window"}),
     models="Mixtral 8x7B, 8x22B",
-    templates=("mistral",),
+    templates=("mistral", "llama2"),
     refused=REFUSED | WITHOUT,
 )

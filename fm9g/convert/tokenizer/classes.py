@@ -133,6 +133,12 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def _by_itself(folder: Path) -> str:
+    """What to do where the class may be a LLaMA's in all but its name, as those of InternLM and Yi are."""
+    model = folder / "tokenizer.model"
+    return f"; if {model} holds all of its tokens, training reads that file as it is" if model.is_file() else ""
+
+
 def family_of(folder: Path, config: Mapping[str, Any], added: Mapping[int, AddedToken], named: str | None) -> str:
     """The family of the tokenizer in `folder`, as its tokenizer_config.json tells it, or, where that leaves it open,
     as the caller `named` it."""
@@ -142,7 +148,7 @@ def family_of(folder: Path, config: Mapping[str, Any], added: Mapping[int, Added
         known = [name for row in FAMILIES.values() for name in row.classes]
         raise UserError(
             f"{folder / CONFIG}: tokenizer_class {shown(found)}{closest(found, known)} is none that is known here: "
-            f"{', '.join(dict.fromkeys(known))}"
+            f"{', '.join(dict.fromkeys(known))}{_by_itself(folder)}"
         )
     if named in fitting:
         return named
