@@ -60,7 +60,8 @@ evaluated and generated from by the same code as our own models.
 
 A key under "must be" that says anything else is refused by name; so are an architecture that is not here, with the
 nearest that is, keys and tensors that contradict each other, quantised folders, a head that is said to be tied and is
-not, and RoPE scalings but linear, dynamic, llama3, yarn and longrope. Fields in brackets are what such a model may have.
+not, and RoPE scalings but linear, dynamic, llama3, yarn and longrope. Fields in brackets are what such a model may
+have.
 
 | architecture | models | beside LLaMA | templates | must be |
 |---|---|---|---|---|
