@@ -4,6 +4,9 @@ A score is lowered by the head's slope times how far back the key is. For the so
 between keys count, so that its score of key j may as well be raised by slope * j: one more product of a query's slope
 and a key's place, written in dimensions that are appended to both. Half-precision numbers hold neither exactly, so
 each is written as a sum of numbers that they hold: two digits of a place, and a slope and what rounding it leaves.
+
+Nothing that is not linear, as a soft cap is, may come between such scores and the softmax: they are not those of the
+paper, and only differences between a query's keys are.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ class PlaceTable:
 
     def __call__(self, position_ids: Tensor, count: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """[T] positions below `count` -> [T, 1, DIMENSIONS] in `dtype`."""
+        assert count <= _BASE**2, "a third digit, which half-precision numbers do not hold (config.ALIBI_LENGTH)"
         low = position_ids % _BASE
         digits = torch.stack([position_ids - low, position_ids - low, low, low], -1)
         return (F.pad(digits, (0, DIMENSIONS - 4)).unsqueeze(1).to(dtype),)
@@ -45,10 +49,13 @@ class Appended(NamedTuple):
     value: Tensor
 
 
-def appended(query_THd: Tensor, key_TGd: Tensor, value_TGd: Tensor, slopes_H: Tensor, places_T1p: Tensor) -> Appended:
-    """`slopes_H`: of these heads, each divided by what products of queries and keys are multiplied by."""
-    rounded = slopes_H.to(query_THd.dtype)
-    rest = (slopes_H - rounded.float()).to(query_THd.dtype)
+def appended(
+    query_THd: Tensor, key_TGd: Tensor, value_TGd: Tensor, scaled_slopes_H: Tensor, places_T1p: Tensor
+) -> Appended:
+    """[T, heads, dim_head] -> [T, heads, dim_head + DIMENSIONS], each. `scaled_slopes_H`: these heads' slopes, divided
+    by what products of queries and keys are multiplied by."""
+    rounded = scaled_slopes_H.to(query_THd.dtype)
+    rest = (scaled_slopes_H - rounded.float()).to(query_THd.dtype)
     parts_Hp = F.pad(torch.stack([rounded, rest, rounded, rest], -1), (0, DIMENSIONS - 4))
     return Appended(
         torch.cat([query_THd, parts_Hp.expand(query_THd.shape[0], -1, -1)], -1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fm9g import runtime
 from fm9g.model import alibi
 from fm9g.model.config import ModelConfig
 from fm9g.model.context import Context
@@ -40,7 +41,7 @@ class Attention(bmt.DistributedModule):
         self.attention_out = Linear(heads, config.dim_model, config.init_std, dtype, config.out_bias, cut=1)
         own = part(config.num_heads, tensor_parallel.size())
         self._unshifted = min(max(config.num_heads // 2 - tensor_parallel.rank() * own, 0), own)
-        self._slopes = _own_slopes(config, scores) if config.position == "alibi" else None
+        self._scaled_slopes = _own_scaled_slopes(config, scores) if config.position == "alibi" else None
 
     def forward(self, x_TD: Tensor, context: Context) -> Tensor:
         x_TD = context.split.all_for_parts(x_TD)
@@ -57,8 +58,8 @@ class Attention(bmt.DistributedModule):
 
     def _placed(self, query: Tensor, key: Tensor, value: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """With what tells the kernel where each token stands."""
-        if self._slopes is not None:
-            return alibi.appended(query, key, value, self._slopes.to(query.device), *context.places)
+        if self._scaled_slopes is not None:
+            return alibi.appended(query, key, value, self._scaled_slopes, *context.places)
         cos, sin = context.places
         return rotate(query, cos, sin), rotate(key, cos, sin), value
 
@@ -74,7 +75,8 @@ class Attention(bmt.DistributedModule):
         return cached_attention(query, *held, context.cache.visible(self._scores.window), self._scores)
 
 
-def _own_slopes(config: ModelConfig, scores: Scores) -> Tensor:
-    """[heads] of this rank, divided by what its products are multiplied by."""
+def _own_scaled_slopes(config: ModelConfig, scores: Scores) -> Tensor:
+    """[heads] of this rank, divided by what its products are multiplied by; on the device, as every layer asks."""
     own = part(config.num_heads, tensor_parallel.size())
-    return alibi.slopes(config.num_heads).narrow(0, tensor_parallel.rank() * own, own) / scores.scale
+    slopes_H = alibi.slopes(config.num_heads).narrow(0, tensor_parallel.rank() * own, own)
+    return (slopes_H / scores.scale).to(runtime.device())

@@ -40,14 +40,14 @@ def grouped_kernel_takes(x: Tensor, weight: Tensor, groups: int) -> bool:
     aligned = x.shape[1] % _ALIGNED == 0 and weight.shape[0] // groups % _ALIGNED == 0
     if not (aligned and x.is_cuda and x.dtype == torch.bfloat16 and hasattr(torch, "_grouped_mm")):
         return False
-    return torch.cuda.get_device_capability(x.device) >= _least_capability()
+    return kernel_is_for(torch.__version__, torch.cuda.get_device_capability(x.device))
 
 
 @functools.cache
-def _least_capability() -> tuple[int, int]:
-    """Of the devices that torch's kernel is for: before 2.9 Hopper's alone."""
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    return (8, 0) if (major, minor) >= (2, 9) else (9, 0)
+def kernel_is_for(torch_version: str, capability: tuple[int, int]) -> bool:
+    """Whether that torch's kernel runs on a device of this capability: before 2.9 on Hopper's alone, and no later."""
+    major, minor = (int(part) for part in torch_version.split(".")[:2])
+    return capability >= (8, 0) if (major, minor) >= (2, 9) else capability == (9, 0)
 
 
 def products(x_NI: Tensor, matrices_GIO: Tensor, groups: Groups, one_kernel: bool) -> Tensor:

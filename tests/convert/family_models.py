@@ -11,7 +11,16 @@ import transformers
 from tests.convert.helpers import save
 from tests.convert.references.chatglm import ChatGLM
 from tests.convert.references.internlm2 import InternLM2
-from tests.convert.references.llama_like import Baichuan, Baichuan2Of7B, Baichuan2Of13B, Baichuan13B, InternLM, Yi
+from tests.convert.references.llama_like import (
+    FM9G,
+    Baichuan,
+    Baichuan2Of7B,
+    Baichuan2Of13B,
+    Baichuan13B,
+    InternLM,
+    MiniCPM,
+    Yi,
+)
 from tests.convert.references.parts import Reference
 from tests.convert.references.qwen import Qwen
 
@@ -51,7 +60,13 @@ ROWS: dict[str, tuple[str | type[Reference], dict[str, Any]]] = {
             **{"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
         },
     ),
-    "gemma2, no caps": ("Gemma2", {"head_dim": 16, "query_pre_attn_scalar": 16, "final_logit_softcapping": None}),
+    "gemma2, no caps": (
+        "Gemma2",
+        {
+            **{"head_dim": 16, "query_pre_attn_scalar": 16},
+            **{"attn_logit_softcapping": None, "final_logit_softcapping": None},
+        },
+    ),
     "bloom": ("Bloom", BLOOM),
     "bloom, heads that are no power of two": ("Bloom", {**BLOOM, "hidden_size": 60, "n_head": 6}),
     "mistral, a window as long as any text": ("Mistral", {"sliding_window": 128}),
@@ -117,6 +132,10 @@ ROWS: dict[str, tuple[str | type[Reference], dict[str, Any]]] = {
     "internlm2": (InternLM2, {}),
     "internlm2, biases": (InternLM2, {"bias": True, "num_key_value_heads": 4, "rope_scaling": None}),
     "yi": (Yi, {}),
+    "minicpm": (MiniCPM, {}),
+    "minicpm, a head of its own, key heads": (MiniCPM, {"tie_word_embeddings": False, "num_key_value_heads": 2}),
+    "fm9g": (FM9G, {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16, "tie_word_embeddings": False}),
+    "fm9g, no muP": (FM9G, {}),
 }
 if hasattr(transformers, "Qwen3Config"):  # from 4.51 on
     ROWS["qwen3"] = ("Qwen3", {"head_dim": 24})

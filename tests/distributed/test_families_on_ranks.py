@@ -36,6 +36,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
 def test_two_ranks_finetune_as_one_does(trained: dict[int, Any], architecture: str) -> None:
     alone, two = (trained[ranks][architecture] for ranks in (1, 2))
     assert two["losses"] == pytest.approx(alone["losses"], rel=1e-5)
+    assert [x is None for x in alone["routers"]] == [not families.config_of(architecture).num_experts] * STEPS
+    for (mine, count), theirs in zip(filter(None, two["routers"]), filter(None, alone["routers"]), strict=True):
+        assert (mine, count) == pytest.approx(theirs, rel=1e-5)
     assert alone["losses"][-1] < alone["losses"][0]
     assert two["norms"] == pytest.approx(alone["norms"], rel=1e-4)
     assert any(".lora." in name for name in alone["final"])

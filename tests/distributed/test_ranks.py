@@ -1,4 +1,5 @@
-"""How many ranks share a batch does not show in what is learnt from it."""
+"""How many ranks share a batch does not show in what is learnt from it: one that accumulates the gradients of its four
+rows, or a rank for each; the rows have unequal numbers of targets, and one is padding alone."""
 
 from __future__ import annotations
 
@@ -54,6 +55,15 @@ def test_the_same_gradients(runs: dict[int, Any], ranks: int, dtype: str) -> Non
 @each_dtype
 def test_the_same_losses(runs: dict[int, Any], ranks: int, dtype: str) -> None:
     assert runs[ranks][dtype]["losses"] == pytest.approx(runs[1][dtype]["losses"], rel=TOLERANCE[dtype])
+
+
+@several
+def test_the_same_losses_of_routers(runs: dict[int, Any], ranks: int) -> None:
+    """And as many units of them as there are targets: 16, 13 and 2."""
+    alone = runs[1]["experts"]["routers"]
+    assert runs[ranks]["experts"]["routers"] == pytest.approx(alone, rel=1e-5)
+    assert alone[1::2] == [16 + 13 + 2] * STEPS
+    assert min(alone[::2]) > 31  # near the 2 experts that a token has
 
 
 @each_dtype

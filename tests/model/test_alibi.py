@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
 from fm9g.model.alibi import PlaceTable, appended, slopes
+from fm9g.model.config import ALIBI_LENGTH
 from fm9g.model.kernels.plain import plain_attention
 from fm9g.model.kernels.sdpa import sdpa_attention
 from tests.model.dense import context_of, usual
@@ -48,6 +49,8 @@ def test_far_and_near_keys_count_as_they_should(attend: object, dtype: torch.dty
 
 
 def test_places_restart_with_each_document_and_are_exact() -> None:
-    (places,) = PlaceTable()(torch.tensor([0, 255, 256, 65535]), 65536, torch.float16)
+    (places,) = PlaceTable()(torch.tensor([0, 255, 256, 65535]), ALIBI_LENGTH, torch.float16)
     assert places[:, 0, 0].add(places[:, 0, 2].float()).tolist() == [0, 255, 256, 65535]
     assert places.shape == (4, 1, 8)
+    with pytest.raises(AssertionError, match="a third digit"):
+        PlaceTable()(torch.tensor([0]), ALIBI_LENGTH + 1, torch.float16)

@@ -16,7 +16,7 @@ from fm9g.model.balance import Balance
 from fm9g.model.cache import Cache
 from fm9g.model.cut import check_cut
 from fm9g.model.experts import Experts
-from fm9g.model.grouped import GroupedLinear, Groups, products, sums_of_products
+from fm9g.model.grouped import GroupedLinear, Groups, kernel_is_for, products, sums_of_products
 from fm9g.runtime import bmt
 from tests.model.pairs import LENGTHS, config, decoder, gradients, tokens_and_targets
 
@@ -134,7 +134,6 @@ def test_tokens_after_a_cache_are_those_of_the_whole_text() -> None:
         whole = model(tokens, model.context([12]))
         cache = Cache(1)
         steps = [model(tokens[:9], model.context([9], cache))]
-        cache.begins = False
         steps += [model(tokens[i : i + 1], model.context([1], cache)) for i in range(9, 12)]
     assert_close(torch.cat(steps), whole.double().cpu())
 
@@ -170,6 +169,18 @@ def test_one_kernel_for_all_groups_is_the_loop_over_them() -> None:
         one, loop = (kernel(*arguments, groups, one_kernel) for one_kernel in (True, False))  # type: ignore[operator]
         torch.testing.assert_close(one, loop, rtol=2**-7, atol=2**-5)
     assert not sums_of_products(y, x, groups, True)[1].any()
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "runs"),
+    [
+        *(("2.8.0+cu128", capability, capability == (9, 0)) for capability in ((8, 0), (8, 9), (9, 0), (10, 0))),
+        *(("2.9.0", capability, capability != (7, 5)) for capability in ((7, 5), (8, 0), (9, 0), (12, 0))),
+        ("2.13.0a0+git1234567", (8, 6), True),
+    ],
+)
+def test_old_torchs_grouped_kernel_is_hoppers_alone(version: str, capability: tuple[int, int], runs: bool) -> None:
+    assert kernel_is_for(version, capability) == runs
 
 
 def test_a_grouped_layers_gradients_are_numerical_ones() -> None:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fm9g.model.context import Documents
+from fm9g.model.alibi import PlaceTable, appended, slopes
+from fm9g.model.context import Context, Documents
 from fm9g.model.decoder import Decoder
 from fm9g.model.kernels.chunked import chunked_attention
 from fm9g.model.kernels.kernel import Attend
@@ -27,8 +28,9 @@ def test_documents_longer_than_a_group_are_cut_and_others_stay() -> None:
     assert cut([16], 8, 4) == [4, 8, 4]
 
 
-def within_groups(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention with a dense mask for each head: in the same document, not ahead, and in the same group."""
+def within_groups(query: Tensor, key: Tensor, value: Tensor, window: int = 0, slopes_H: Tensor | None = None) -> Tensor:
+    """Attention with a dense mask for each head: in the same document, not ahead, in the same group, and one of the
+    last `window`; each score lowered by slope times distance."""
     total, heads = query.shape[:2]
     key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
     document = torch.repeat_interleave(torch.arange(len(LENGTHS)), torch.tensor(LENGTHS))
@@ -39,7 +41,11 @@ def within_groups(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         shift = 0 if head < heads // 2 else GROUP // 2
         group = torch.where(long, (place + shift) // GROUP, 0)
         seen = (document[:, None] == document) & (place[:, None] >= place) & (group[:, None] == group)
+        if window:
+            seen &= place[:, None] - place < window
         scores = query[:, head] @ key[:, head].T / query.shape[2] ** 0.5
+        if slopes_H is not None:
+            scores = scores - slopes_H[head] * (place[:, None] - place)
         outputs.append(scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value[:, head])
     assert total == len(document)
     return torch.stack(outputs, 1)
@@ -50,15 +56,42 @@ def within_groups(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def test_it_is_attention_with_the_mask_written_out(attend: Attend, heads: int, kv_heads: int) -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(sum(LENGTHS), count, 8, requires_grad=True) for count in (heads, kv_heads, kv_heads)]
-    first, second = (Documents.of(cut(LENGTHS, GROUP, shift), torch.device("cpu")) for shift in (0, GROUP // 2))
-    context = dataclasses.replace(context_of(LENGTHS), groups=(first, second))
+    context = groups_of_context()
     factor = torch.randn(sum(LENGTHS), heads, 8)
     found = shifted_attention(attend, *inputs, context, usual(8), heads // 2)  # type: ignore[arg-type, call-arg]
     of_found = torch.autograd.grad((found * factor).sum(), inputs)
-    expected = within_groups(*inputs)
+    query, key, value = inputs
+    expected = within_groups(query, key, value)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for mine, theirs in zip(of_found, torch.autograd.grad((expected * factor).sum(), inputs), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def groups_of_context() -> Context:
+    plain, shifted = (Documents.of(cut(LENGTHS, GROUP, shift), torch.device("cpu")) for shift in (0, GROUP // 2))
+    return dataclasses.replace(context_of(LENGTHS), groups=(plain, shifted))
+
+
+@pytest.mark.parametrize("attend", [sdpa_attention, chunked_attention])
+def test_a_window_is_within_groups(attend: Attend) -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(sum(LENGTHS), heads, 8) for heads in (4, 2, 2))
+    found = shifted_attention(attend, query, key, value, groups_of_context(), usual(8)._replace(window=3), 2)
+    expected = within_groups(query, key, value, window=3)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(expected, within_groups(query, key, value), atol=1e-2)
+
+
+@pytest.mark.parametrize("attend", [sdpa_attention, chunked_attention])
+def test_alibi_counts_distances_within_groups(attend: Attend) -> None:
+    """Though places are a document's: a group's first token has none before it, however far in it stands."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(sum(LENGTHS), heads, 8) for heads in (4, 2, 2))
+    context, scores, slopes_H = groups_of_context(), usual(8), slopes(4)
+    places = PlaceTable()(context.position_ids, max(LENGTHS), torch.float32)
+    inputs = appended(query, key, value, slopes_H / scores.scale, *places)
+    found = shifted_attention(attend, *inputs, context, scores, 2)[..., :8]
+    torch.testing.assert_close(found, within_groups(query, key, value, slopes_H=slopes_H), rtol=1e-5, atol=1e-5)
 
 
 def made(group: int, use_checkpoint: bool = False) -> Decoder:

@@ -1,8 +1,10 @@
 """Models that are LLaMAs (https://arxiv.org/abs/2302.13971) under names of their own, some with another detail each:
-Baichuan, Baichuan 2 (https://arxiv.org/abs/2309.10305, section 2), InternLM and the first Yi."""
+Baichuan, Baichuan 2 (https://arxiv.org/abs/2309.10305, section 2), InternLM, the first Yi, MiniCPM
+(https://arxiv.org/abs/2404.06395, section 3) and FM9G."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from tests.convert.references.parts import (
 
 COMMON: dict[str, Any] = {
     **{"vocab_size": 96, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+    **{"num_attention_heads": 4, "hidden_act": "silu", "rms_norm_eps": 1e-6},
 }
 
 
@@ -32,11 +34,14 @@ class LlamaLike(Reference):
     norms = ("input_layernorm", "post_attention_layernorm")
     base = 10000.0
     alibi = norm_head = False
+    tied = False  # unless the config says otherwise; where it is, nothing is said
 
     def __init__(self, **changes: Any) -> None:
-        settings = {**COMMON, **self.defaults, **changes}
+        untied: dict[str, Any] = {} if self.tied else {"tie_word_embeddings": False}
+        settings = {**COMMON, **untied, **self.defaults, **changes}
         super().__init__(settings)
         width, inner, rows = (settings[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
+        self.of_embeddings, self.of_branches, self.of_head = self.factors()
         self.heads = settings["num_attention_heads"]
         self.groups, self.dim = settings.get("num_key_value_heads", self.heads), width // self.heads
 
@@ -50,8 +55,13 @@ class LlamaLike(Reference):
 
         blocks = nn.ModuleList(block() for _ in range(settings["num_hidden_layers"]))
         self.model = holding(embed_tokens=nn.Embedding(rows, width), layers=blocks, norm=norm())
-        self.lm_head = bare(width, rows)
+        if not settings.get("tie_word_embeddings", self.tied):
+            self.lm_head = bare(width, rows)
         self.shuffle()
+
+    def factors(self) -> tuple[float, float, float]:
+        """Of embeddings and of residual branches, and what hidden states are divided by before the head."""
+        return 1.0, 1.0, 1.0
 
     def attention(self, width: int) -> Any:
         bias, keys = self.settings.get("bias", False), self.groups * self.dim
@@ -62,7 +72,7 @@ class LlamaLike(Reference):
         return tuple(attention[f"{name}_proj"](x) for name in "qkv")
 
     def logits(self, tokens: Tensor) -> Tensor:
-        by, x = turns(len(tokens), self.dim, self.base), self.model["embed_tokens"](tokens)
+        by, x = turns(len(tokens), self.dim, self.base), self.of_embeddings * self.model["embed_tokens"](tokens)
         for block in self.model["layers"]:
             attention, mlp, (first, second) = block["self_attn"], block["mlp"], self.norms
             q, k, v = (y.unflatten(-1, (-1, self.dim)) for y in self.projected(attention, block[first](x)))
@@ -70,13 +80,13 @@ class LlamaLike(Reference):
                 seen = attended(q, k, v, slopes(self.heads))
             else:
                 seen = attended(turn_halves(q, by), turn_halves(k, by), v)
-            x = x + attention["o_proj"](seen)
+            x = x + self.of_branches * attention["o_proj"](seen)
             y = block[second](x)
-            x = x + mlp["down_proj"](F.silu(mlp["gate_proj"](y)) * mlp["up_proj"](y))
-        head = self.lm_head.weight
+            x = x + self.of_branches * mlp["down_proj"](F.silu(mlp["gate_proj"](y)) * mlp["up_proj"](y))
+        head = self.lm_head.weight if hasattr(self, "lm_head") else self.model["embed_tokens"].weight
         if self.norm_head:
             head = head / head.square().sum(1, keepdim=True).sqrt()
-        return self.model["norm"](x) @ head.T
+        return self.model["norm"](x) / self.of_head @ head.T
 
 
 class Baichuan(LlamaLike):
@@ -129,4 +139,28 @@ class Yi(LlamaLike):
     defaults: ClassVar[dict[str, Any]] = {
         **{"architectures": ["YiForCausalLM"], "model_type": "Yi", "max_position_embeddings": 64},
         **{"num_key_value_heads": 2, "rope_theta": 5e6},
+    }
+
+
+class FM9G(LlamaLike):
+    """Any of whose configs may have muP's keys: all three of them, or none."""
+
+    tied = True
+    defaults: ClassVar[dict[str, Any]] = {
+        **{"architectures": ["FM9GForCausalLM"], "model_type": "fm9g", "max_position_embeddings": 64},
+        "num_key_value_heads": 2,
+    }
+
+    def factors(self) -> tuple[float, float, float]:
+        said = self.settings
+        if "scale_emb" not in said:
+            return super().factors()
+        branches = said["scale_depth"] / math.sqrt(said["num_hidden_layers"])
+        return said["scale_emb"], branches, said["hidden_size"] / said["dim_model_base"]
+
+
+class MiniCPM(FM9G):
+    defaults: ClassVar[dict[str, Any]] = {
+        **{"architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm", "max_position_embeddings": 64},
+        **{"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16},
     }

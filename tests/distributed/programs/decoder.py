@@ -5,7 +5,6 @@ arguments: the file to write, and the number of steps
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import sys
 from typing import Any
@@ -14,19 +13,24 @@ import torch
 from torch import Tensor
 
 from fm9g import runtime
-from fm9g.model.balance import Balance
+from fm9g.data.stream.strip import PADDING_TASK, Strip
 from fm9g.model.config import ModelConfig
 from fm9g.model.decoder import Decoder
+from fm9g.objectives.router import ROUTER_LOSS
 from fm9g.runtime import bmt
+from tests.support.small_training import learn
 
-ROWS = [[9, 3, 4], [16], [1, 7, 8], [5, 11]]  # lengths of the documents in each row of a global batch
+# Documents and padding in each row of a global batch: (lengths, of how many tokens the last of them is padding)
+ROWS = [([9, 3, 4], 0), ([16], 0), ([1, 7, 8], 8), ([16], 16)]
 
 
-def read(row: int) -> tuple[Tensor, Tensor, list[int]]:
+def read(row: int) -> Strip:
     generator = torch.Generator().manual_seed(row)
-    tokens, targets = torch.randint(0, 61, (2, 16), generator=generator).to(runtime.device())
-    targets[: 3 * row] = -100  # ranks differ in their number of valid targets
-    return tokens, targets, ROWS[row]
+    tokens, targets = torch.randint(0, 61, (2, 16), generator=generator)
+    (lengths, padded), tasks = ROWS[row], [0] * len(ROWS[row][0])
+    targets[: 3 * row] = targets[len(targets) - padded :] = -100  # ranks differ in their number of valid targets
+    tasks[-1] = PADDING_TASK if padded else 0
+    return Strip(tokens, targets, lengths, tasks, [0] * len(lengths))
 
 
 def whole_gradients(model: Decoder) -> dict[str, Tensor]:
@@ -41,15 +45,6 @@ def whole_gradients(model: Decoder) -> dict[str, Tensor]:
         for name, (start, part) in of_rank.items():
             whole[name].view(-1)[start : start + part.numel()] = part
     return whole
-
-
-def loss(model: Decoder, tokens: Tensor, targets: Tensor, lengths: list[int]) -> Tensor:
-    context = model.context(lengths)
-    if not model.config.num_experts:
-        return model.loss(tokens, targets, context)[0]
-    balance = Balance()
-    total = model.loss(tokens, targets, dataclasses.replace(context, balance=balance))[0]
-    return total + 0.1 * balance.loss(model.config.experts_per_token)
 
 
 def train(steps: int, **changes: Any) -> dict[str, Any]:
@@ -68,17 +63,13 @@ def train(steps: int, **changes: Any) -> dict[str, Any]:
     manager = bmt.optim.OptimManager(grad_scale=1)  # the loss is divided by the tokens of all ranks already
     manager.add_optimizer(bmt.optim.AdamOptimizer(model.parameters(), lr=0.01, weight_decay=0.1))
     initial = {name: weight.clone() for name, weight in model.state_dict().items()}  # alone, a rank is given its own
-    result: dict[str, Any] = {"initial": initial, "losses": []}
-    rows = [read(row) for row in range(len(ROWS)) if row % runtime.world_size() == runtime.rank()]
-    valid = runtime.all_reduce(sum(int((targets != -100).sum()) for _, targets, _ in rows))
+    result: dict[str, Any] = {"initial": initial, "losses": [], "routers": []}
+    strips = [read(row) for row in range(len(ROWS)) if row % runtime.world_size() == runtime.rank()]
     for step in range(steps):
         manager.zero_grad()
-        total = 0.0
-        for tokens, targets, lengths in rows:
-            part = loss(model, tokens, targets, lengths) / valid
-            manager.backward(part)
-            total += part.item()
-        result["losses"].append(runtime.all_reduce(total))
+        told = learn(model, strips, manager)
+        result["losses"].append(told.loss)
+        result["routers"] += told.seen.get(ROUTER_LOSS, ())
         if step == 0:
             result["gradients"] = whole_gradients(model)
         manager.clip_grad_norm(manager.optimizers[0].param_groups, max_norm=1.0)
@@ -90,7 +81,10 @@ runtime.initialize(seed=3)
 MODELS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bf16": {"dtype": "bf16"},
-    "experts": {"dtype": "float32", "num_experts": 6, "experts_per_token": 2, "dim_shared_expert": 24},
+    "experts": {
+        **{"dtype": "float32", "num_experts": 6, "experts_per_token": 2, "dim_shared_expert": 24},
+        "router_loss": 0.1,
+    },
 }
 results = {name: train(int(sys.argv[2]), **changes) for name, changes in MODELS.items()}
 if runtime.rank() == 0:
