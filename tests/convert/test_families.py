@@ -182,7 +182,7 @@ def test_an_unknown_architecture_lists_those_there_are_and_the_nearest() -> None
         ({"scale": True, "norm": "rms_1p", "activate_fn": "gelu_tanh"}, "Gemma multiplies embeddings by the root"),
         (
             {"qkv_bias": True, "norm_expert_weights": False, "num_experts": 2, "experts_per_token": 1},
-            "has num_experts and",
+            "a LLaMA with num_experts and",
         ),
         ({"out_bias": True}, "Llama has biases of all of attention's projections or of none"),
     ],
