@@ -16,7 +16,7 @@ from tests.support.ranks import REPOSITORY, environment
 TESTS = (
     *("tests/convert/test_families.py", "tests/convert/test_hf_config.py", "tests/convert/test_layouts.py"),
     *("tests/convert/test_rope_parity.py", "tests/convert/test_round_trip.py", "tests/convert/test_convert_tools.py"),
-    "tests/convert/test_family_folders.py",
+    *("tests/convert/test_family_folders.py", "tests/convert/test_longrope.py"),
     *("tests/model", "tests/tensors", "tests/data", "tests/settings", "tests/training", "tests/checkpoint"),
     *("tests/lora", "tests/generation", "tests/serve"),
     # transformers' own beam search ended otherwise then
